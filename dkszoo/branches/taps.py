@@ -1,0 +1,51 @@
+"""Taps: the stage outputs where branches leave, named by `feature_info` index or module name."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+
+def feature_list(backbone: nn.Module) -> list[dict]:
+    """The backbone's `feature_info` as a plain list of dicts (num_chs, reduction, module), shallow to deep.
+
+    Raises:
+        ValueError: The network has no `feature_info` or no `forward_intermediates`.
+    """
+    info = getattr(backbone, 'feature_info', None)
+    if info is None or not hasattr(backbone, 'forward_intermediates') or not hasattr(backbone, 'forward_head'):
+        raise ValueError(
+            f'{type(backbone).__name__} cannot carry branches: it lacks feature_info, forward_intermediates or '
+            'forward_head (use a timm classifier)'
+        )
+    return info.get_dicts() if hasattr(info, 'get_dicts') else list(info)
+
+
+def resolve_taps(backbone: nn.Module, taps: Sequence[int | str] | int | str) -> tuple[int, ...]:
+    """Feature indices of `taps`, ascending.
+
+    Args:
+        backbone: A timm-style classifier.
+        taps: Indices into `feature_info` (negative ones count from the end) or module names, or one of them.
+
+    Raises:
+        ValueError: A tap that does not exist, stands twice, or is the last stage, which the main head has already.
+    """
+    info = feature_list(backbone)
+    names = [f['module'] for f in info]
+    taps = [taps] if isinstance(taps, int | str) else list(taps)
+    indices = []
+    for tap in taps:
+        if isinstance(tap, str) and tap.lstrip('-').isdigit():
+            tap = int(tap)
+        index = names.index(tap) if tap in names else tap
+        if not isinstance(index, int) or isinstance(index, bool) or not -len(info) <= index < len(info):
+            valid = ', '.join(f'{i} = {n}' for i, n in enumerate(names[:-1]))
+            raise ValueError(f'no tap {tap!r} in {type(backbone).__name__} (taps: {valid})')
+        indices.append(index % len(info))
+    if not indices:
+        raise ValueError('taps is empty (name at least one stage, or leave taps out for the default)')
+    if len(set(indices)) != len(indices):
+        raise ValueError(f'taps name a stage twice: {taps} (name each stage once)')
+    if len(info) - 1 in indices:
+        raise ValueError(f'tap {names[-1]!r} is the last stage, where the main head is (choose a shallower one)')
+    return tuple(sorted(indices))

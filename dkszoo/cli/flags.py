@@ -1,0 +1,102 @@
+"""Flags from settings: one for every field of `TrainConfig`, grouped by the class that brings it."""
+
+import argparse
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import get_args, get_origin
+
+from dkszoo.engine.config import TrainConfig, field_kinds, flag
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags; only those that were given end up in the namespace."""
+    for part in reversed(TrainConfig.__mro__):
+        own = inspect.get_annotations(part)
+        fields = [f for f in dataclasses.fields(TrainConfig) if f.name in own] if part is not TrainConfig else []
+        if not fields:
+            continue
+        group = parser.add_argument_group(part.__name__.removesuffix('Settings').lower())
+        for field in fields:
+            add_flag(group, field)
+
+
+def add_flag(group, field: dataclasses.Field) -> None:
+    kinds = [kind for kind in field_kinds(field) if kind is not type(None)]
+    names = [*([field.metadata['short']] if 'short' in field.metadata else []), flag(field.name)]
+    help = field.metadata['help'].replace('%', '%%')
+    kwargs = dict(dest=field.name, default=argparse.SUPPRESS, help=help)
+    if field.default not in (None, '', False) and 'default' not in help:
+        kwargs['help'] += f' (default {show(field.default)})'
+    if kinds == [bool]:
+        group.add_argument(*names, action=argparse.BooleanOptionalAction, **kwargs)
+    elif kinds == [dict]:
+        group.add_argument(*names, nargs='+', action=KeyValues, metavar=field.metadata['metavar'], **kwargs)
+    else:
+        metavar = field.metadata.get('metavar') or ('' if field.metadata.get('choices') else kind_name(kinds))
+        choices = field.metadata.get('choices')
+        if choices:
+            metavar = '{' + ','.join(choices) + '}'
+        group.add_argument(*names, type=reader(kinds, field.name), metavar=metavar, **kwargs)
+
+
+def show(value) -> str:
+    return ','.join(str(v) for v in value) if isinstance(value, tuple) else str(value)
+
+
+def kind_name(kinds: list) -> str:
+    name = getattr(get_origin(kinds[0]) or kinds[0], '__name__', '')
+    return {'int': 'N', 'float': 'X', 'str': 'NAME', 'tuple': 'X[,X]'}[name]
+
+
+def reader(kinds: list, name: str) -> Callable[[str], object]:
+    """A function from the text of a flag to its value, by the types of its field."""
+
+    def read(text: str):
+        for kind in kinds:
+            try:
+                return read_as(kind, text)
+            except ValueError:
+                continue
+        raise argparse.ArgumentTypeError(f'{text!r} is not {" or ".join(map(describe, kinds))}')
+
+    return read
+
+
+def describe(kind) -> str:
+    if get_origin(kind) is tuple:
+        return 'rows of numbers, "0,1;1,0"' if get_origin(get_args(kind)[0]) is tuple else 'a list, "1,2"'
+    return {int: 'a whole number', float: 'a number', str: 'a text'}.get(kind, kind.__name__)
+
+
+def read_as(kind, text: str):
+    """`text` as int, float, str, tuple of names or numbers, or rows of numbers.
+
+    Raises:
+        ValueError: It is not one.
+    """
+    if kind in (int, float, str):
+        return kind(text)
+    if kind is tuple:
+        return tuple(int(part) if part.lstrip('-').isdigit() else part for part in text.split(','))
+    item = get_args(kind)[0]
+    if get_origin(item) is tuple:
+        if ';' not in text:
+            raise ValueError(text)
+        return tuple(tuple(float(part) for part in row.split(',')) for row in text.split(';'))
+    return tuple(item(part) for part in text.split(','))
+
+
+class KeyValues(argparse.Action):
+    """KEY=VALUE arguments as a dict; values are numbers, true, false, or texts."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        import yaml
+
+        pairs = {}
+        for value in values:
+            key, equals, text = value.partition('=')
+            if not equals:
+                parser.error(f'{option_string} takes KEY=VALUE, got {value!r}')
+            pairs[key] = yaml.safe_load(text)
+        setattr(namespace, self.dest, pairs)

@@ -1,0 +1,50 @@
+"""The command `dkszoo`: choosing a subcommand, and ending well."""
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+
+import dkszoo
+
+COMMANDS = {
+    'train': 'train a classifier with training-only branches',
+    'validate': 'measure the accuracy of a model or checkpoint',
+    'export': 'strip the branches of a checkpoint, verify and write it',
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors look like all other errors here."""
+
+    def error(self, message: str):
+        raise ValueError(f'{message} (see {self.prog} --help)')
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command line; returns the exit code: 0, 1 (a check of its own failed), 2 (a mistake), 128 + signal."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = Parser(
+        prog='dkszoo',
+        description='Image classifiers trained with training-only auxiliary branches.',
+        epilog='\n'.join(f'  {name:10}{help}' for name, help in COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('--version', action='version', version=f'dkszoo {dkszoo.__version__}')
+    parser.add_argument('command', metavar='COMMAND', choices=COMMANDS, help=f'one of {", ".join(COMMANDS)}')
+    parser.add_argument('arguments', nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    try:
+        args = parser.parse_args(argv)
+        command = importlib.import_module(f'dkszoo.cli.{args.command}')
+        return command.main(args.arguments)
+    except (ValueError, OSError) as error:
+        return fail(error, 2)
+
+
+def fail(error: BaseException, code: int) -> int:
+    """Print one line on stderr and return the exit code; DKSZOO_DEBUG=1 shows where it came from."""
+    if os.environ.get('DKSZOO_DEBUG'):
+        traceback.print_exception(error)
+    print(f'dkszoo: error: {" ".join(str(error).split())}', file=sys.stderr)
+    return code

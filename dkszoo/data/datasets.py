@@ -1,0 +1,102 @@
+"""Opening data sets by timm's names, and views of them that train, validate and test."""
+
+import os
+from collections.abc import Callable, Sequence
+
+from torch.utils.data import Dataset, IterableDataset
+
+from .digits import Digits
+
+
+class View(Dataset):
+    """Some samples of a data set, seen through a transform.
+
+    timm's loader sets `transform`; `(index)` gives (transformed image, class).
+    """
+
+    def __init__(self, base: Dataset, indices: Sequence[int] | None = None, mode: str = 'RGB'):
+        self.base = base
+        self.indices = range(len(base)) if indices is None else indices
+        self.mode = mode
+        self.transform: Callable | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int):
+        image, target = self.base[self.indices[index]]
+        if image.mode != self.mode:
+            image = image.convert(self.mode)
+        return self.transform(image) if self.transform is not None else image, int(target)
+
+
+def open_dataset(name: str, data_dir: str | None, split: str, in_chans: int = 3) -> Dataset:
+    """One split of a data set, giving (PIL image, class) by index.
+
+    Args:
+        name: 'digits', or any name timm's `create_dataset` knows ('torch/cifar100', 'hfds/...'; '' is a folder).
+        data_dir: Root folder; 'digits' has none.
+        split: 'train', 'test', or a name the data set itself has for a split.
+        in_chans: 1 opens folders as gray images.
+
+    Raises:
+        ValueError: Unknown name, a folder that is missing, empty or unreadable, or a data set without random access.
+    """
+    if name == 'digits':
+        return Digits(split)
+    from timm.data import create_dataset
+
+    kind = name.partition('/')[0].lower() if '/' in name else ''
+    if kind in ('', 'torch') and (not data_dir or not os.path.isdir(data_dir)):
+        raise ValueError(f'no data folder {data_dir or ""!r} for data set {name!r} (give --data-dir)')
+    if kind == '':
+        split, kwargs = folder_split(data_dir, split), dict(input_img_mode='RGB' if in_chans == 3 else 'L')
+    else:
+        split, kwargs = {'test': 'validation'}.get(split, split), {}
+    try:
+        dataset = create_dataset(name, root=data_dir, split=split, **kwargs)
+    except (RuntimeError, AssertionError, OSError, KeyError, ImportError, ValueError) as error:
+        raise ValueError(f'cannot open data set {name!r} in {data_dir!r}: {first_line(error)}') from error
+    if isinstance(dataset, IterableDataset):
+        raise ValueError(f'data set {name!r} can only be read in sequence (use one with random access)')
+    if not len(dataset):
+        raise ValueError(f'data set {name!r} in {data_dir!r} is empty')
+    return dataset
+
+
+def folder_split(data_dir: str, split: str) -> str:
+    """The sub-folder of an image folder that holds `split`; 'test' falls back to validation.
+
+    Raises:
+        ValueError: No such sub-folder.
+    """
+    names = {
+        'train': ('train', 'training'),
+        'test': ('test', 'val', 'valid', 'validation', 'eval', 'evaluation'),
+    }.get(split, (split,))
+    for name in names:
+        if os.path.isdir(os.path.join(data_dir, name)):
+            return name
+    raise ValueError(f'no folder {" or ".join(names[:3])} in {data_dir!r} (one sub-folder a split, one in it a class)')
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().split('\n')[0] or type(error).__name__
+
+
+def class_names(dataset: Dataset) -> list[str] | None:
+    """The names of the classes in order of their index, where the data set knows them."""
+    names = getattr(dataset, 'classes', None)
+    reader = getattr(dataset, 'reader', None)
+    if names is None and reader is not None and getattr(reader, 'class_to_idx', None):
+        names = sorted(reader.class_to_idx, key=reader.class_to_idx.get)
+    return [str(name) for name in names] if names else None
+
+
+def class_targets(dataset: Dataset) -> list[int] | None:
+    """The class of every sample, where the data set can tell without opening the images."""
+    targets = getattr(dataset, 'targets', None)
+    reader = getattr(dataset, 'reader', None)
+    if targets is None and reader is not None and isinstance(getattr(reader, 'samples', None), list | tuple):
+        targets = [sample[1] for sample in reader.samples]
+    return [int(t) for t in targets] if targets is not None else None

@@ -1,0 +1,42 @@
+"""Splitting a data set into two parts, the same way every time."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def split_indices(
+    total: int, targets: Sequence[int] | None, fraction: float, seed: int = 0
+) -> tuple[list[int], list[int]]:
+    """Indices of the larger and of the smaller part.
+
+    Args:
+        total: Number of samples.
+        targets: Their classes, to keep each class in proportion; None: at random.
+        fraction: Share of the second part, 0 to below 1.
+        seed: The split depends on it and on nothing else.
+
+    Returns:
+        Two ascending lists that together hold every index once.
+
+    Raises:
+        ValueError: The fraction is outside [0, 1) or leaves one part without samples.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f'the share held out must be at least 0 and below 1, got {fraction}')
+    if fraction == 0:
+        return list(range(total)), []
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(total)
+    if targets is None:
+        held = order[: round(total * fraction)]
+    else:
+        shuffled = np.asarray(targets)[order]
+        held = np.concatenate(
+            [order[shuffled == c][: round((shuffled == c).sum() * fraction)] for c in np.unique(shuffled)]
+        )
+    if len(held) in (0, total):
+        raise ValueError(f'holding out {fraction} of {total} samples leaves one part empty (choose another share)')
+    mask = np.zeros(total, dtype=bool)
+    mask[held] = True
+    return np.flatnonzero(~mask).tolist(), np.flatnonzero(mask).tolist()

@@ -1,0 +1,129 @@
+"""The sample stream: what comes when depends on (seed, epoch, index of the sample) and on nothing else.
+
+The order of an epoch is a permutation drawn from (seed, epoch); the randomness of a sample's transform from (seed,
+epoch, index). Neither depends on the number of workers or processes, nor on where a run was resumed.
+"""
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import BatchSampler, DataLoader, Dataset, default_collate
+
+MASK = 2**64 - 1
+
+
+def mix(*numbers: int) -> int:
+    """A 63-bit seed from some integers (splitmix64's finaliser, folded over them)."""
+    state = 0
+    for number in numbers:
+        state = (state ^ (number & MASK)) + 0x9E3779B97F4A7C15 & MASK
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & MASK
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & MASK
+        state ^= state >> 31
+    return state >> 1
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's CPU generator."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - transforms use the global generator
+    torch.default_generator.manual_seed(seed)
+
+
+class Stream(Dataset):
+    """A data set whose samples are asked for as (epoch, index), each with randomness of its own.
+
+    Args:
+        dataset: Gives (image, target) by index, drawing from the global generators.
+        seed: The run's seed.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int):
+        self.dataset = dataset
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list:
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+        samples = []
+        for epoch, index in keys:
+            seed_everything(mix(self.seed, epoch, index))
+            samples.append(self.dataset[index])
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])
+        return samples
+
+
+class StreamSampler(BatchSampler):
+    """Batches of (epoch, index) keys for one epoch, from any step on.
+
+    Args:
+        total: Samples in the data set.
+        batch_size: Samples a step and process.
+        seed: The run's seed.
+        rank: This process.
+        world_size: Processes; each takes its part of every global batch.
+    """
+
+    def __init__(self, total: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1):
+        self.total, self.seed, self.rank, self.world_size = total, seed, rank, world_size
+        self.global_batch = batch_size * world_size
+        self.epoch, self.start = 0, 0
+
+    @property
+    def steps(self) -> int:
+        """Steps of a whole epoch; a last batch with one sample or none for some process is dropped."""
+        full, rest = divmod(self.total, self.global_batch)
+        return full + (rest // self.world_size > 1)
+
+    def set_position(self, epoch: int, start: int = 0) -> None:
+        """The next iteration gives the batches of `epoch` from step `start` on."""
+        self.epoch, self.start = epoch, start
+
+    def indices(self, epoch: int, step: int) -> list[int]:
+        """This process's samples in one step."""
+        return self._batch(self._order(epoch), step)
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+        return torch.randperm(self.total, generator=generator)
+
+    def _batch(self, order: torch.Tensor, step: int) -> list[int]:
+        batch = order[step * self.global_batch : (step + 1) * self.global_batch]
+        share = len(batch) // self.world_size
+        return batch[self.rank * share : (self.rank + 1) * share].tolist()
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order, epoch = self._order(self.epoch), self.epoch
+        for step in range(self.start, self.steps):
+            yield [(epoch, index) for index in self._batch(order, step)]
+
+    def __len__(self) -> int:
+        return self.steps - self.start
+
+
+def ignore_signals(_: int) -> None:
+    """Workers leave signals to the main process, which ends the step and saves."""
+    import signal
+
+    for name in ('SIGINT', 'SIGTERM', 'SIGUSR1'):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def stream_loader(dataset: Dataset, sampler: StreamSampler, workers: int, pin_memory: bool = False) -> DataLoader:
+    """A loader of the stream; its batches are (images [B, C, H, W], targets [B])."""
+    return DataLoader(
+        Stream(dataset, sampler.seed),
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=default_collate,
+        pin_memory=pin_memory,
+        worker_init_fn=ignore_signals,
+        persistent_workers=workers > 0,
+        generator=torch.Generator(),  # a generator of its own: iterating draws nothing from the global one
+    )

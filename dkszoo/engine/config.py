@@ -1,0 +1,186 @@
+"""The settings of a run: one frozen dataclass, whose fields are the flags of train.py and the keys of a recipe."""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from types import UnionType
+from typing import get_args, get_origin
+
+from dkszoo.tasks import LossSettings, get_method
+from dkszoo.tasks.settings import setting
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    model: str = setting('cifar_resnet20', 'name of a dkszoo or timm model')
+    pretrained: bool = setting(False, "start from the model's pretrained weights")
+    initial_checkpoint: str = setting('', 'start from the weights in this file', metavar='FILE')
+    num_classes: int | None = setting(None, "classes (default: the data set's)")
+    in_chans: int | None = setting(None, "image channels (default: the data set's)")
+    img_size: int | None = setting(None, "side of the training images (default: the data set's, else the model's)")
+    drop: float = setting(0.0, 'dropout before the classifiers')
+    drop_path: float | None = setting(None, 'stochastic depth, for models that have it')
+    model_kwargs: dict | None = setting(None, 'further arguments of the model', metavar='KEY=VALUE')
+    branches: str = setting('', "branch design, or 'none' (default: the method's)")
+    taps: tuple | None = setting(None, 'where branches leave: feature indices or module names', metavar='T[,T]')
+    grad_checkpointing: bool = setting(False, 'recompute blocks in the backward pass to save memory')
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    method: str = setting('dks', 'how the heads learn', metavar='METHOD')
+    smoothing: float = setting(0.0, 'label smoothing')
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    dataset: str = setting('digits', "'digits' or a timm data set name; '' for an image folder")
+    data_dir: str | None = setting(None, 'root folder of the data set', metavar='DIR')
+    val_split: float = setting(0.1, 'share of the training set held out to choose the best epoch; 0: none')
+    best_on: str = setting('val', 'what the best epoch is chosen on', choices=('val', 'test'))
+    batch_size: int = setting(64, 'samples a step and process', short='-b')
+    validation_batch_size: int = setting(256, 'samples a step in evaluation')
+    workers: int = setting(2, 'loading processes', short='-j')
+    mean: tuple[float, ...] | None = setting(None, "channel means (default: the data set's, else the model's)")
+    std: tuple[float, ...] | None = setting(None, 'channel standard deviations')
+    interpolation: str = setting('bilinear', 'resizing', choices=('bilinear', 'bicubic'))
+    crop_pct: float | None = setting(None, 'share of the image the evaluation crop keeps (default: 1 up to 64 px)')
+    pad: int | None = setting(None, "padding of the random crop up to 64 px (default: the data set's)")
+    pad_mode: str = setting('constant', 'what the padding holds', choices=('constant', 'reflect'))
+    hflip: float | None = setting(None, "probability of a horizontal flip (default: the data set's)")
+    no_aug: bool = setting(False, 'no augmentation')
+    aa: str | None = setting(None, "timm's auto-augment policy", metavar='POLICY')
+    reprob: float = setting(0.0, 'probability of random erasing')
+    mixup: float = setting(0.0, 'mixup alpha; 0: off')
+    cutmix: float = setting(0.0, 'CutMix alpha; 0: off')
+
+
+@dataclass(frozen=True)
+class OptimSettings:
+    epochs: int = setting(200, 'epochs in all')
+    opt: str = setting('sgd', "timm's optimizer name")
+    lr: float = setting(0.1, 'learning rate')
+    momentum: float = setting(0.9, 'momentum')
+    weight_decay: float = setting(5e-4, 'weight decay')
+    filter_bias_and_bn: bool = setting(False, 'no weight decay on biases and norms')
+    layer_decay: float | None = setting(None, 'layer-wise learning-rate decay')
+    sched: str = setting('cosine', "timm's schedule name")
+    decay_milestones: tuple[int, ...] = setting((60, 120, 160), 'epochs of the drops (multistep)', metavar='E[,E]')
+    decay_epochs: float = setting(90.0, 'epochs between drops (step)')
+    decay_rate: float = setting(0.1, 'factor of a drop')
+    min_lr: float = setting(0.0, 'lowest learning rate')
+    warmup_lr: float = setting(1e-5, 'learning rate the warm-up starts from')
+    warmup_epochs: int = setting(0, 'epochs of linear warm-up')
+    clip_grad: float | None = setting(None, 'gradient clipping')
+    clip_mode: str = setting('norm', 'kind of clipping', choices=('norm', 'value', 'agc'))
+    grad_accum_steps: int = setting(1, 'steps a parameter update')
+    model_ema: bool = setting(False, 'keep an exponential moving average of the weights and judge by it')
+    model_ema_decay: float = setting(0.999, 'its decay')
+    amp: bool = setting(False, 'mixed precision')
+    amp_dtype: str = setting('float16', 'its type', choices=('float16', 'bfloat16'))
+    channels_last: bool = setting(False, 'channels_last memory layout')
+    torchcompile: bool = setting(False, 'compile network, branches and losses as one graph')
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    seed: int = setting(42, 'seed of everything')
+    device: str = setting('', 'device (default: the best there is)')
+    output: str = setting('runs', 'folder of the run folders', metavar='DIR')
+    experiment: str = setting('', "name of the run folder (default: the recipe's name, else MODEL-METHOD-DATASET)")
+    resume: str = setting('', 'continue from this checkpoint, not from the newest in the run folder', metavar='FILE')
+    overwrite: bool = setting(False, 'start anew in a run folder that holds another run')
+    eval_test_every_epoch: bool = setting(False, 'evaluate the test set after every epoch')
+    log_interval: int = setting(50, 'steps between plain progress lines')
+    recovery_interval: int = setting(0, 'steps between recovery checkpoints; 0: about one a minute')
+    skip_nonfinite: int = setting(0, 'non-finite losses to pass over before the run gives up')
+    export: str = setting('', 'export the best checkpoint to this .safetensors file at the end', metavar='FILE')
+
+
+# Settings that cannot change the result of a run: they may differ when it goes on.
+FREE = ('workers', 'log_interval', 'recovery_interval', 'export', 'output', 'experiment', 'resume', 'overwrite')
+
+
+@dataclass(frozen=True)
+class TrainConfig(RunSettings, OptimSettings, DataSettings, LossSettings, MethodSettings, ModelSettings):
+    """Everything that makes a run. Validated on construction.
+
+    Raises:
+        ValueError: A value out of its range; an unknown method.
+    """
+
+    def __post_init__(self):
+        get_method(self.method)
+        for name in ('epochs', 'batch_size', 'validation_batch_size', 'grad_accum_steps', 'log_interval'):
+            if getattr(self, name) < 1:
+                raise ValueError(f'{flag(name)} must be at least 1, got {getattr(self, name)}')
+        for name in ('workers', 'recovery_interval', 'lr', 'weight_decay', 'warmup_epochs', 'smoothing'):
+            if getattr(self, name) < 0:
+                raise ValueError(f'{flag(name)} must not be negative, got {getattr(self, name)}')
+        if not 0 <= self.val_split < 1:
+            raise ValueError(f'--val-split must be at least 0 and below 1, got {self.val_split}')
+        if self.val_split == 0 and self.best_on == 'val':
+            raise ValueError('--val-split 0 leaves nothing to choose the best epoch on (add --best-on test)')
+        for field in dataclasses.fields(self):
+            choices, value = field.metadata.get('choices'), getattr(self, field.name)
+            if choices and value is not None and value not in choices:
+                near = difflib.get_close_matches(str(value), choices, 1)
+                raise ValueError(f'{flag(field.name)} {value!r} is unknown (choose {" or ".join(near or choices)})')
+
+    def loss_settings(self) -> dict:
+        """The fields of `LossSettings` that were given."""
+        loss = LossSettings(**{f.name: getattr(self, f.name) for f in dataclasses.fields(LossSettings)})
+        return loss.given()
+
+    def fixed(self) -> dict:
+        """All settings that make the result, as plain values."""
+        return {key: value for key, value in self.to_dict().items() if key not in FREE}
+
+    def to_dict(self) -> dict:
+        """All settings as plain values: lists for tuples, so that YAML and JSON give them back."""
+        return {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> 'TrainConfig':
+        """The inverse of `to_dict`; missing keys take their default.
+
+        Raises:
+            ValueError: An unknown key (names the nearest) or a value of the wrong type.
+        """
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        for key in values:
+            if key not in fields:
+                near = difflib.get_close_matches(str(key), fields, 1)
+                raise ValueError(f'unknown setting {key!r}' + (f' (did you mean {near[0]!r}?)' if near else ''))
+        return cls(**{key: coerce(fields[key], value) for key, value in values.items()})
+
+
+def flag(name: str) -> str:
+    return '--' + name.replace('_', '-')
+
+
+def plain(value):
+    """Tuples to lists, all the way down."""
+    return [plain(v) for v in value] if isinstance(value, tuple | list) else value
+
+
+def coerce(field: dataclasses.Field, value):
+    """`value` as the type the field is annotated with: lists become tuples, integers floats where floats are meant.
+
+    Raises:
+        ValueError: It is of another type.
+    """
+    kinds = [get_origin(kind) or kind for kind in field_kinds(field)]
+    if isinstance(value, list):
+        value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
+    if float in kinds and type(value) is int:
+        value = float(value)
+    if type(value) not in kinds:
+        names = ' or '.join(getattr(kind, '__name__', str(kind)) for kind in kinds if kind is not type(None))
+        raise ValueError(f'{field.name} must be {names}, got {value!r}')
+    return value
+
+
+def field_kinds(field: dataclasses.Field) -> tuple:
+    """The types a field may have, NoneType included."""
+    return get_args(field.type) if isinstance(field.type, UnionType) else (field.type,)

@@ -1,0 +1,88 @@
+"""Exact evaluation of every head."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from timm.data import create_loader
+from timm.task import ClassificationEvaluator, evaluation_sample_limit
+from torch import nn
+from torch.utils.data import DataLoader
+
+from dkszoo.branches import DeeplySupervised
+from dkszoo.data import View
+
+
+def eval_loader(
+    view: View,
+    img_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    batch_size: int,
+    workers: int,
+    interpolation: str = 'bilinear',
+    crop_pct: float = 1.0,
+    crop_mode: str = 'center',
+    device: torch.device | str = 'cpu',
+    distributed: bool = False,
+) -> DataLoader:
+    """timm's evaluation loader over a view: resize, crop, normalise, in order."""
+    return create_loader(
+        view,
+        (len(mean), img_size, img_size),
+        batch_size,
+        is_training=False,
+        use_prefetcher=False,
+        interpolation=interpolation,
+        mean=mean,
+        std=std,
+        num_workers=workers,
+        distributed=distributed,
+        crop_pct=crop_pct,
+        crop_mode=crop_mode,
+        pin_memory=torch.device(device).type == 'cuda',
+        device=torch.device(device),
+        persistent_workers=False,
+    )
+
+
+@torch.inference_mode()
+def evaluate(
+    net: nn.Module,
+    loader: DataLoader,
+    device: torch.device,
+    channels_last: bool = False,
+    between: Callable[[], None] = lambda: None,
+    distributed: bool = False,
+) -> dict[str, float]:
+    """Loss and accuracy of every head over a whole data set, counted exactly.
+
+    Args:
+        net: A plain classifier or a `DeeplySupervised`; its mode is restored afterwards.
+        loader: Gives (images, class indices).
+        device: Where the net is.
+        channels_last: Layout of the images.
+        between: Called after every batch; may raise to stop.
+        distributed: Sum over the processes.
+
+    Returns:
+        {'loss', 'top1', 'top5'} of the main head and {'branch0_top1', ...} shallow to deep; accuracies in percent.
+    """
+    heads = 1 + (len(net.branches) if isinstance(net, DeeplySupervised) else 0)
+    limit = evaluation_sample_limit(loader) if distributed else None
+    evaluators = [ClassificationEvaluator(device, max_samples=limit) for _ in range(heads)]
+    was_training = net.training
+    net.eval()
+    try:
+        for images, targets in loader:
+            memory_format = torch.channels_last if channels_last else torch.contiguous_format
+            images = images.to(device, memory_format=memory_format, non_blocking=True)
+            targets = targets.to(device, non_blocking=True)
+            output = net(images)
+            logits = (output.logits, *output.branch_logits) if heads > 1 or hasattr(output, 'logits') else (output,)
+            for evaluator, z in zip(evaluators, logits, strict=True):
+                evaluator.update(z, targets)
+            between()
+    finally:
+        net.train(was_training)
+    main, *branches = [evaluator.compute(distributed=distributed) for evaluator in evaluators]
+    return {**main, **{f'branch{i}_top1': branch['top1'] for i, branch in enumerate(branches)}}

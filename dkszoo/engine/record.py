@@ -1,0 +1,75 @@
+"""run.json: what was run, on what, and what came out."""
+
+import hashlib
+import platform
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+import torchvision
+
+import dkszoo
+from dkszoo.data import class_targets
+
+from .setup import Data, Setup
+
+
+def versions() -> dict[str, str]:
+    """Of everything that can change a number."""
+    return {
+        'dkszoo': dkszoo.__version__,
+        'python': platform.python_version(),
+        'torch': torch.__version__,
+        'torchvision': torchvision.__version__,
+        'timm': timm.__version__,
+        'numpy': np.__version__,
+    }
+
+
+def git_commit() -> str | None:
+    """The commit this package runs from, marked if changed; None outside a repository."""
+    command = ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--match=']
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def fingerprint(data: Data) -> str:
+    """A SHA-256 over sizes, classes, labels and 64 images, evenly spaced, of the training and the test set."""
+    digest = hashlib.sha256(repr(data.classes).encode())
+    for dataset in (data.train.base, data.test.base):
+        digest.update(f'{len(dataset)} {class_targets(dataset)}'.encode())
+        for index in np.linspace(0, len(dataset) - 1, min(64, len(dataset)), dtype=int):
+            image, target = dataset[int(index)]
+            digest.update(f'{image.size} {image.mode} {int(target)}'.encode() + image.tobytes())
+    return digest.hexdigest()
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    return f'{device.type} ({platform.processor() or platform.machine()})'
+
+
+def start_record(setup: Setup, argv: list[str], started: str) -> dict:
+    """run.json at the start; `result`, `ended` and `weights_sha256` come at the end."""
+    return {
+        'argv': argv,
+        'settings': setup.config.to_dict(),
+        'seed': setup.config.seed,
+        'threads': torch.get_num_threads(),
+        'processes': setup.world.size,
+        'versions': versions(),
+        'git_commit': git_commit(),
+        'device': device_name(setup.world.device),
+        'dataset_sha256': fingerprint(setup.data),
+        'train_images': len(setup.data.train),
+        'val_images': len(setup.data.val) if setup.data.val is not None else 0,
+        'test_images': len(setup.data.test),
+        'best_on': setup.config.best_on,
+        'started': started,
+    }

@@ -1,0 +1,29 @@
+"""The random generators a run draws from."""
+
+import random
+
+import numpy as np
+import torch
+
+
+def rng_state(device: torch.device) -> dict:
+    """The state of every generator a run draws from, as plain data."""
+    name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - timm's mixup draws from it
+    state = {
+        'python': random.getstate(),
+        'numpy': (name, keys.tolist(), position, has_gauss, gauss),
+        'torch': torch.get_rng_state(),
+    }
+    if device.type == 'cuda':
+        state['cuda'] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_rng_state(state: dict, device: torch.device) -> None:
+    """The inverse of `rng_state`."""
+    random.setstate(state['python'])
+    name, keys, position, has_gauss, gauss = state['numpy']
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, gauss))  # noqa: NPY002
+    torch.set_rng_state(state['torch'])
+    if device.type == 'cuda' and 'cuda' in state:
+        torch.cuda.set_rng_state(state['cuda'], device)

@@ -1,0 +1,234 @@
+"""From settings to the things a run is made of: data, task, optimizer, schedule."""
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+
+import timm
+import torch
+from timm.data import Mixup
+from timm.loss import create_classification_loss
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.utils import NativeScaler
+from torch import nn
+
+from dkszoo.branches import DeeplySupervised, attach_branches
+from dkszoo.data import (
+    StreamSampler,
+    View,
+    class_names,
+    class_targets,
+    data_facts,
+    open_dataset,
+    split_indices,
+    stream_loader,
+    train_transform,
+)
+from dkszoo.tasks import DeepSupervisionTask, get_method
+
+from .config import TrainConfig
+from .create import check_name, create_model
+from .world import World
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The parts of the data set; `val` is None where nothing was held out."""
+
+    train: View
+    val: View | None
+    test: View
+    classes: list[str] | None
+
+
+@dataclass
+class Setup:
+    """All that a run is made of."""
+
+    config: TrainConfig
+    world: World
+    data: Data
+    task: DeepSupervisionTask
+    optimizer: torch.optim.Optimizer
+    scheduler: object | None
+    scaler: NativeScaler | None
+    sampler: StreamSampler
+    loader: torch.utils.data.DataLoader
+    mixup: Mixup | None
+
+
+def open_data(config: TrainConfig) -> tuple[TrainConfig, Data]:
+    """Open the data set and fill in the settings that follow from it and from the model's name.
+
+    Raises:
+        ValueError: No such model or data set; class or channel counts that do not fit.
+    """
+    check_name(config.model)
+    facts = data_facts(config.dataset)
+    in_chans = config.in_chans or facts.in_chans
+    if in_chans not in (1, 3):
+        raise ValueError(f'--in-chans must be 1 or 3 for images, got {in_chans}')
+    train = open_dataset(config.dataset, config.data_dir, 'train', in_chans)
+    test = open_dataset(config.dataset, config.data_dir, 'test', in_chans)
+    classes = class_names(train)
+    num_classes = config.num_classes or (len(classes) if classes else None)
+    if num_classes is None:
+        raise ValueError(f'data set {config.dataset!r} does not say how many classes it has (give --num-classes)')
+    if classes and num_classes < len(classes):
+        raise ValueError(f'--num-classes {num_classes} is too few for the {len(classes)} classes of the data set')
+    if classes and class_names(test) not in (None, classes):
+        raise ValueError('the test set has other classes than the training set (check the folders)')
+
+    cfg = timm.models.get_pretrained_cfg(config.model, allow_unregistered=True)
+    cfg = cfg.to_dict() if cfg is not None else {}
+    input_size = cfg.get('input_size', (3, 224, 224))
+    img_size = config.img_size or facts.img_size or input_size[-1]
+    own = config.pretrained or bool(config.initial_checkpoint) or facts.mean is None
+    stats = {key: (cfg.get(key) if own else getattr(facts, key)) or (0.5,) for key in ('mean', 'std')}
+    stats = {key: getattr(config, key) or fit_channels(value, in_chans) for key, value in stats.items()}
+    for key, value in stats.items():
+        if len(value) != in_chans:
+            raise ValueError(f'--{key} has {len(value)} values for {in_chans} channels')
+    method = get_method(config.method)
+    config = dataclasses.replace(
+        config,
+        in_chans=in_chans,
+        num_classes=num_classes,
+        img_size=img_size,
+        crop_pct=config.crop_pct or (1.0 if img_size <= 64 else cfg.get('crop_pct', 0.875)),
+        pad=facts.pad if config.pad is None else config.pad,
+        hflip=facts.hflip if config.hflip is None else config.hflip,
+        branches=config.branches or method.design or 'none',
+        **stats,
+    )
+    mode = 'L' if in_chans == 1 else 'RGB'
+    kept, held = split_indices(len(train), class_targets(train), config.val_split, seed=0)
+    val = View(train, held, mode) if held else None
+    return config, Data(View(train, kept, mode), val, View(test, None, mode), classes)
+
+
+def fit_channels(values: tuple, in_chans: int) -> tuple[float, ...]:
+    """Per-channel statistics for another number of channels: their mean, repeated."""
+    values = tuple(float(v) for v in values)
+    return values if len(values) == in_chans else (sum(values) / len(values),) * in_chans
+
+
+def model_arguments(config: TrainConfig) -> dict:
+    """The arguments of the model's constructor; what an export records and `load` repeats."""
+    arguments = dict(num_classes=config.num_classes, in_chans=config.in_chans)
+    if config.drop:
+        arguments['drop_rate'] = config.drop
+    if config.drop_path is not None:
+        arguments['drop_path_rate'] = config.drop_path
+    return {**arguments, **(config.model_kwargs or {})}
+
+
+def build_net(config: TrainConfig, pretrained: bool = False) -> DeeplySupervised:
+    """The network with its branches, freshly initialised unless `pretrained`.
+
+    Raises:
+        ValueError: The model does not take these arguments, cannot carry the branches, or its weights cannot be had.
+    """
+    checkpoint = config.initial_checkpoint if pretrained else ''
+    try:
+        model = create_model(
+            config.model,
+            pretrained=pretrained and config.pretrained,
+            checkpoint_path=checkpoint,
+            **model_arguments(config),
+        )
+    except (TypeError, RuntimeError, OSError) as error:
+        raise ValueError(f'cannot make model {config.model!r}: {error}') from error
+    if config.branches in ('', 'none'):
+        if config.taps:
+            raise ValueError(f'--taps without branches (method {config.method!r} has none; add --branches)')
+        return DeeplySupervised(model)
+    return attach_branches(model, config.branches, config.taps)
+
+
+def build(config: TrainConfig, data: Data, world: World) -> Setup:
+    """Make everything but the run folder. Seeds torch: the initial weights follow from `config.seed`."""
+    seed_torch(config.seed)
+    net = build_net(config, pretrained=True)
+    seed_torch(config.seed + 1 + world.rank)  # what is drawn in training: dropout
+    if config.grad_checkpointing:
+        net.set_grad_checkpointing()
+    net.to(world.device, memory_format=torch.channels_last if config.channels_last else torch.preserve_format)
+    mixup = None
+    if config.mixup > 0 or config.cutmix > 0:
+        mixup = Mixup(config.mixup, config.cutmix, label_smoothing=config.smoothing, num_classes=config.num_classes)
+    criterion = create_classification_loss(smoothing=config.smoothing, soft_targets=mixup is not None)
+    task = DeepSupervisionTask(net, config.method, criterion, device=world.device, **config.loss_settings())
+    trainable = task.get_trainable_module()
+    optimizer = build_optimizer(config, trainable)
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        sched=config.sched,
+        num_epochs=config.epochs,
+        decay_epochs=config.decay_epochs,
+        decay_milestones=list(config.decay_milestones),
+        decay_rate=config.decay_rate,
+        min_lr=config.min_lr,
+        warmup_lr=config.warmup_lr,
+        warmup_epochs=config.warmup_epochs,
+    )
+    if config.model_ema:
+        task.setup_ema(decay=config.model_ema_decay)
+    if config.torchcompile:
+        task.compile()
+    if world.size > 1:
+        task.prepare_distributed(device_ids=[world.device] if world.device.type == 'cuda' else None)
+    sampler, loader = train_stream(config, data.train, world)
+    scaler = NativeScaler(device=world.device.type) if config.amp and config.amp_dtype == 'float16' else None
+    return Setup(config, world, data, task, optimizer, scheduler, scaler, sampler, loader, mixup)
+
+
+def seed_torch(seed: int) -> None:
+    torch.manual_seed(seed)
+
+
+def build_optimizer(config: TrainConfig, trainable: nn.Module) -> torch.optim.Optimizer:
+    """timm's optimizer over everything that trains.
+
+    Raises:
+        ValueError: timm knows no optimizer of that name.
+    """
+    try:
+        return create_optimizer_v2(
+            trainable,
+            opt=config.opt,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+            filter_bias_and_bn=config.filter_bias_and_bn,
+            layer_decay=config.layer_decay,
+        )
+    except (ValueError, AssertionError, TypeError) as error:
+        raise ValueError(f'cannot make optimizer {config.opt!r}: {error}') from error
+
+
+def train_stream(config: TrainConfig, view: View, world: World):
+    """The sampler and loader of the training images.
+
+    Raises:
+        ValueError: There are too few images for one step.
+    """
+    view.transform = train_transform(
+        config.img_size,
+        config.mean,
+        config.std,
+        pad=config.pad,
+        hflip=config.hflip,
+        interpolation=config.interpolation,
+        no_aug=config.no_aug,
+        pad_mode=config.pad_mode,
+        auto_augment=config.aa,
+        re_prob=config.reprob,
+    )
+    sampler = StreamSampler(len(view), config.batch_size, config.seed, world.rank, world.size)
+    if not sampler.steps:
+        raise ValueError(f'{len(view)} training images are too few for one step (at least 2 a process are needed)')
+    return sampler, stream_loader(view, sampler, config.workers, pin_memory=world.device.type == 'cuda')

@@ -1,0 +1,41 @@
+"""Running totals of the training figures."""
+
+import torch
+from timm.utils import reduce_tensor
+
+
+class Sums:
+    """Sample-weighted totals of the training figures, kept on the device.
+
+    Args:
+        start: Totals to go on from.
+        device: Where they are kept.
+    """
+
+    def __init__(self, start: dict[str, float], device: torch.device):
+        dtype = torch.float32 if device.type == 'mps' else torch.float64
+        self.totals = {key: torch.tensor(value, dtype=dtype, device=device) for key, value in start.items()}
+
+    def add(self, result: dict[str, torch.Tensor], labels: torch.Tensor) -> None:
+        """Add one step: loss, terms and, from the labels [B], the main head's top-1."""
+        count = len(labels)
+        correct = (result['output'].detach().argmax(dim=1) == labels).sum()
+        figures = {k: v.detach() * count for k, v in result.items() if k != 'output'}
+        for key, value in {**figures, 'top1': 100.0 * correct, 'samples': torch.tensor(count)}.items():
+            old = self.totals.get(key)
+            self.totals[key] = value.double() if old is None else old + value.to(old.dtype)
+
+    def to_dict(self) -> dict[str, float]:
+        return {key: value.item() for key, value in self.totals.items()}
+
+    def means(self) -> dict[str, float]:
+        totals = self.to_dict()
+        samples = totals.pop('samples', 0.0) or 1.0
+        return {key: value / samples for key, value in totals.items()}
+
+    def reduced_means(self, world) -> dict[str, float]:
+        """The means over all processes."""
+        if world.size > 1:
+            for key, value in self.totals.items():
+                self.totals[key] = reduce_tensor(value.to(world.device), 1).cpu()
+        return self.means()

@@ -1,0 +1,220 @@
+"""What every CIFAR-size network here shares: the classifier, the taps and the rest of timm's model interface.
+
+A family derives from `CifarNet`, makes its stem, calls `_init_stages`, makes its last norm if it has one, calls
+`_init_head` and writes `forward_features` (explicitly, so that TorchScript can read it) and the pieces below.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from timm.layers import create_classifier
+from timm.models import checkpoint_seq
+from torch import nn
+
+CIFAR100_MEAN = (0.5071, 0.4867, 0.4408)
+CIFAR100_STD = (0.2675, 0.2565, 0.2761)
+
+
+def cifar_cfg(**kwargs) -> dict:
+    """The pretrained configuration of an untagged CIFAR-size network: 3x32x32, 100 classes, RepDistiller's mean/std."""
+    return {
+        'url': '',
+        'num_classes': 100,
+        'input_size': (3, 32, 32),
+        'pool_size': (8, 8),
+        'crop_pct': 1.0,
+        'interpolation': 'bilinear',
+        'mean': CIFAR100_MEAN,
+        'std': CIFAR100_STD,
+        'first_conv': 'conv1',
+        'classifier': 'fc',
+        'license': 'apache-2.0',
+        **kwargs,
+    }
+
+
+def init_convs(module: nn.Module) -> None:
+    """Convolutions normal with variance 2 / (k k out_chs), biases 0: the rule of all the public CIFAR code but one."""
+    for m in module.modules():
+        if isinstance(m, nn.Conv2d):
+            nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+
+
+class CifarNet(nn.Module):
+    """Base of the CIFAR-size networks.
+
+    `feature_info` lists the stages and nothing else, shallow to deep, so `stage_j(tap_{j-1}) == tap_j` holds for any
+    two neighbours; `stage_depths` holds the number of blocks of each (a tuple for a stage made of several rows).
+    """
+
+    # Keys of the stem and of what `forward_norm` runs (None where it runs nothing), for `group_matcher`.
+    _stem_keys = r'^conv1|^bn1'
+    _norm_keys = None
+
+    def _dd(self) -> dict:
+        """Device and type of the parameters, for whatever is made next."""
+        parameter = next(self.parameters())
+        return dict(device=parameter.device, dtype=parameter.dtype)
+
+    def _init_stages(self, in_chs: int, reductions: Sequence[int]) -> int:
+        """Make the stages of `stage_depths` and their `feature_info`; returns the channels that go out."""
+        self.feature_info = []
+        for i, (depth, reduction) in enumerate(zip(self.stage_depths, reductions, strict=True)):
+            stage, in_chs = self.make_stage(i, in_chs, depth)
+            self.add_module(f'layer{i + 1}', stage)
+            self.feature_info.append(dict(num_chs=in_chs, reduction=reduction, module=f'layer{i + 1}'))
+        return in_chs
+
+    def _init_head(self, num_features: int, num_classes: int, global_pool: str, drop_rate: float) -> None:
+        self.num_features = num_features
+        self.num_classes = num_classes
+        self.drop_rate = drop_rate
+        self.grad_checkpointing = False
+        if num_features != self.feature_info[-1]['num_chs']:
+            self.feature_info[-1]['num_chs_norm'] = num_features  # what timm's feature getter gives with norm=True
+        self.global_pool, self.fc = create_classifier(num_features, num_classes, pool_type=global_pool, **self._dd())
+        self.head_hidden_size = num_features * self.global_pool.feat_mult()
+
+    # -- pieces a family provides ----------------------------------------------------------------------------------
+
+    def forward_stem(self, x: torch.Tensor) -> torch.Tensor:
+        """Everything before the first stage."""
+        raise NotImplementedError
+
+    def forward_norm(self, x: torch.Tensor) -> torch.Tensor:
+        """Everything between the last stage and the pool; nothing by default."""
+        return x
+
+    def make_stage(self, index: int, in_chs: int, depth, width: float = 1.0) -> tuple[nn.Module, int]:
+        """A fresh stage like number `index` of this network.
+
+        Args:
+            index: Which stage to repeat, 0 is the shallowest.
+            in_chs: Channels that come in.
+            depth: Blocks, in the form `stage_depths` has for this stage.
+            width: Factor on the stage's own width (for DenseNets: on the growth rate).
+
+        Returns:
+            The initialised module and the channels that go out.
+        """
+        raise NotImplementedError
+
+    def make_norm(self, in_chs: int) -> tuple[nn.Module, int]:
+        """A fresh copy of what `forward_norm` does, for `in_chs` channels, and the channels that go out."""
+        return nn.Identity(), in_chs
+
+    def _checkpoint_stages(self, x: torch.Tensor) -> torch.Tensor:
+        """All stages, each block recomputed in the backward pass."""
+        return checkpoint_seq([getattr(self, info['module']) for info in self.feature_info], x, flatten=True)
+
+    def _take_indices(self, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
+        """Absolute stage indices for timm's `indices` (None: all, int: the last n) and the deepest of them."""
+        total = len(self.feature_info)
+        if indices is None or isinstance(indices, int):
+            indices = range(-(total if indices is None else indices), 0)
+        take = [i + total if i < 0 else i for i in indices]
+        if not take or min(take) < 0 or max(take) >= total:
+            raise ValueError(f'indices must name some of the {total} stages 0 to {total - 1}, got {list(indices)}')
+        return take, max(take)
+
+    # -- timm's interface ------------------------------------------------------------------------------------------
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict:
+        """Parameter groups for layer-wise learning-rate decay: the stem, then each stage or block."""
+        blocks = [(r'^layer(\d+)' if coarse else r'^layer(\d+)\.(\d+)', None)]
+        if self._norm_keys is not None:
+            blocks.append((self._norm_keys, (99999,)))  # timm's mark for "with the group before"
+        return dict(stem=self._stem_keys, blocks=blocks)
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory: recompute each block in the backward pass."""
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self, name_only: bool = False) -> nn.Module | str:
+        """The last linear layer, or its name."""
+        return 'fc' if name_only else self.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the head by a fresh one for `num_classes` (0: none), with another pooling if named."""
+        pool_type = self.global_pool.pool_type if global_pool is None else global_pool
+        self.num_classes = num_classes
+        self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=pool_type, **self._dd())
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+        self.global_pool.train(self.training)
+        self.fc.train(self.training)
+
+    def forward_intermediates(
+        self,
+        x: torch.Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = 'NCHW',
+        intermediates_only: bool = False,
+    ):
+        """Run the network and return the outputs of stages (see timm).
+
+        Args:
+            x: Images [B, C, H, W].
+            indices: Stages to return: the last n if an int, all if None.
+            norm: Apply the network's last norm to the deepest stage, where it has one.
+            stop_early: Do not run past the deepest stage asked for.
+            output_fmt: 'NCHW'.
+            intermediates_only: Return only the list.
+
+        Returns:
+            The final map before pooling and the list of stage outputs, shallow to deep, or only the list.
+        """
+        if output_fmt != 'NCHW':
+            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
+        take, deepest = self._take_indices(indices)
+        taps = []
+        x = self.forward_stem(x)
+        for i, info in enumerate(self.feature_info):
+            stage = getattr(self, info['module'])
+            x = checkpoint_seq(stage, x) if self.grad_checkpointing and not torch.jit.is_scripting() else stage(x)
+            if i in take:
+                last = i == len(self.feature_info) - 1
+                taps.append(self.forward_norm(x) if norm and last else x)
+            if stop_early and i == deepest:
+                break
+        if intermediates_only:
+            return taps
+        if i == len(self.feature_info) - 1:
+            x = self.forward_norm(x)
+        return x, taps
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the stages and the head that the intermediates named do not need (see timm)."""
+        take, deepest = self._take_indices(indices)
+        for info in self.feature_info[deepest + 1 :]:
+            setattr(self, info['module'], nn.Sequential())
+        pruned = deepest < len(self.feature_info) - 1
+        if pruned or prune_norm:
+            self._drop_norm()
+            self.num_features = self.feature_info[deepest]['num_chs']
+        if pruned or prune_head:
+            self.reset_classifier(0, '')
+        return take
+
+    def _drop_norm(self) -> None:
+        """Remove what `forward_norm` runs; a family that has something there overrides this."""
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Pool, drop out and classify: final map [B, C, H, W] -> logits [B, K], or [B, C] with `pre_logits`."""
+        x = self.global_pool(x)
+        if self.drop_rate:
+            x = F.dropout(x, p=float(self.drop_rate), training=self.training)
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images [B, C, H, W] -> logits [B, K]."""
+        return self.forward_head(self.forward_features(x))

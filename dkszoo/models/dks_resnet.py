@@ -1,0 +1,82 @@
+"""ImageNet ResNets under names that own DKS weights.
+
+`Deep Residual Learning for Image Recognition` - https://arxiv.org/abs/1512.03385, trained with deeply-supervised
+knowledge synergy - https://arxiv.org/abs/1906.00675. The networks are timm's own (torchvision's and the published DKS
+weights' keys and function); timm gives no public way to add a tag to its own names, and its `resnet*` names carry other
+evaluation settings. Here images are squashed to 256x256, whatever their aspect ratio, with bicubic interpolation, and
+their centre 224x224 is taken, as in the official DKS evaluation.
+
+Initialisation: convolutions kaiming normal (fan out), batch norms 1 and 0, classifier torch's default, as torchvision
+and DHM have it; timm's `resnet*` names start the last norm of every block at 0 (`zero_init_last=True` here).
+"""
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import ResNet, build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.resnet import BasicBlock, Bottleneck
+
+__all__ = []
+
+
+def _create_dks_resnet(variant: str, pretrained: bool = False, **kwargs) -> ResNet:
+    return build_model_with_cfg(ResNet, variant, pretrained, **dict(dict(zero_init_last=False), **kwargs))
+
+
+def _cfg(**kwargs) -> dict:
+    return {
+        'url': '',
+        'num_classes': 1000,
+        'input_size': (3, 224, 224),
+        'pool_size': (7, 7),
+        'crop_pct': 0.875,
+        'crop_mode': 'squash',
+        'interpolation': 'bicubic',
+        'mean': IMAGENET_DEFAULT_MEAN,
+        'std': IMAGENET_DEFAULT_STD,
+        'first_conv': 'conv1',
+        'classifier': 'fc',
+        'license': 'apache-2.0',
+        **kwargs,
+    }
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        'dks_resnet18.*': _cfg(),
+        'dks_resnet34.*': _cfg(),
+        'dks_resnet50.*': _cfg(),
+        'dks_resnet101.*': _cfg(),
+        'dks_resnet152.*': _cfg(),
+    }
+)
+
+
+@register_model
+def dks_resnet18(pretrained: bool = False, **kwargs) -> ResNet:
+    """ResNet-18 for ImageNet."""
+    return _create_dks_resnet('dks_resnet18', pretrained, **dict(dict(block=BasicBlock, layers=(2, 2, 2, 2)), **kwargs))
+
+
+@register_model
+def dks_resnet34(pretrained: bool = False, **kwargs) -> ResNet:
+    """ResNet-34 for ImageNet."""
+    return _create_dks_resnet('dks_resnet34', pretrained, **dict(dict(block=BasicBlock, layers=(3, 4, 6, 3)), **kwargs))
+
+
+@register_model
+def dks_resnet50(pretrained: bool = False, **kwargs) -> ResNet:
+    """ResNet-50 for ImageNet."""
+    return _create_dks_resnet('dks_resnet50', pretrained, **dict(dict(block=Bottleneck, layers=(3, 4, 6, 3)), **kwargs))
+
+
+@register_model
+def dks_resnet101(pretrained: bool = False, **kwargs) -> ResNet:
+    """ResNet-101 for ImageNet."""
+    model_args = dict(block=Bottleneck, layers=(3, 4, 23, 3))
+    return _create_dks_resnet('dks_resnet101', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def dks_resnet152(pretrained: bool = False, **kwargs) -> ResNet:
+    """ResNet-152 for ImageNet."""
+    model_args = dict(block=Bottleneck, layers=(3, 8, 36, 3))
+    return _create_dks_resnet('dks_resnet152', pretrained, **dict(model_args, **kwargs))

@@ -1,0 +1,34 @@
+"""Recipes: YAML files with all settings of one result."""
+
+import difflib
+from pathlib import Path
+
+import yaml
+
+RECIPES = Path(__file__).parent / 'recipes'
+
+
+def list_recipes() -> list[str]:
+    """The names `--config` knows."""
+    return sorted(path.stem for path in RECIPES.glob('*.yaml'))
+
+
+def read_recipe(name: str) -> dict:
+    """The settings of a recipe, by name or by the path of a YAML file; its name is the run folder's by default.
+
+    Raises:
+        ValueError: No such recipe (names the nearest), or a file that is not a mapping.
+    """
+    path = RECIPES / f'{name}.yaml'
+    if not path.is_file():
+        path = Path(name)
+    if not path.is_file():
+        near = difflib.get_close_matches(name, list_recipes(), 1)
+        raise ValueError(f'unknown recipe {name!r} (recipes: {", ".join(near or list_recipes())}; or a YAML file)')
+    try:
+        settings = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f'recipe {str(path)!r} cannot be read: {str(error).splitlines()[0]}') from error
+    if not isinstance(settings, dict):
+        raise ValueError(f'recipe {str(path)!r} is no mapping of settings to values')
+    return {'experiment': path.stem, **settings}

@@ -1,0 +1,137 @@
+"""The training task: timm's contract, filled with the terms of a method."""
+
+import difflib
+from dataclasses import fields
+
+import torch
+from timm.task import TrainingTask, resolve_classification_loss
+from timm.utils import unwrap_model
+from torch import nn
+
+from dkszoo.branches import DeeplySupervised
+
+from .methods import get_method, term_settings
+from .settings import LossSettings
+from .terms import TERMS
+from .trainable import TrainableModule
+
+
+class DeepSupervisionTask(TrainingTask):
+    """Training with auxiliary branches by any method, for timm's training loop or one's own.
+
+    Args:
+        model: A `DeeplySupervised`, or a plain classifier for the methods without branches.
+        method: A name in `METHODS`, or a sum such as 'kd+ds'.
+        criterion: Loss on labels, (logits [B, K], target) -> scalar; default timm's cross-entropy.
+        teacher: Not used by the present methods.
+        device: Where the task's tensors live.
+        dtype: Their type.
+        verbose: Log what the task does.
+        **settings: Fields of `LossSettings`: alpha, beta, synergy, ...
+
+    Raises:
+        ValueError: Unknown method or setting, a setting the method does not read, missing branches or teacher.
+
+    Example:
+        >>> net = dkszoo.create_model('cifar_resnet20', num_classes=10, branches='dks')
+        >>> task = dkszoo.DeepSupervisionTask(net, method='dks')
+        >>> task(images, labels)['loss'].backward()
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: str = 'dks',
+        criterion: nn.Module | None = None,
+        teacher: nn.Module | None = None,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        verbose: bool = True,
+        **settings,
+    ):
+        super().__init__(device=device, dtype=dtype, verbose=verbose)
+        self.method = method
+        spec = get_method(method)
+        net = model if isinstance(model, DeeplySupervised) else DeeplySupervised(model)
+        if spec.uses_branches and not net.branches:
+            raise ValueError(f'method {method!r} needs branches (use attach_branches, or create_model(branches=...))')
+        if teacher is not None:
+            raise ValueError(f'method {method!r} has no use for a teacher (leave it out)')
+        known = [f.name for f in fields(LossSettings)]
+        for name in settings:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                raise ValueError(f'unknown setting {name!r} (settings: {", ".join(near or known)})')
+        criterion = resolve_classification_loss(criterion, self.device)
+        resolved = term_settings(spec, LossSettings(**settings))
+        terms = {name: TERMS[name](net, criterion, resolved[name]) for name in spec.terms}
+        self.trainable_module = TrainableModule(net, terms)
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> dict:
+        """Images [B, C, H, W] and labels -> {'loss', 'output' (main logits), one detached value a term}."""
+        return self.trainable_module(input, target)
+
+    def _trainable(self, ema: bool = False) -> TrainableModule | None:
+        """The `TrainableModule` behind DDP, compile and EMA wrappers."""
+        module = self.get_trainable_module(ema=ema)
+        return None if module is None else unwrap_model(module)
+
+    def get_net(self, ema: bool = False) -> DeeplySupervised | None:
+        """The network with its branches, unwrapped; None for an EMA that was not set up."""
+        trainable = self._trainable(ema)
+        return None if trainable is None else trainable.net
+
+    def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module | None:
+        """The plain backbone: what is validated, saved as `state_dict` and exported."""
+        trainable = unwrap_model(module) if module is not None else self._trainable(ema)
+        return None if trainable is None else trainable.net.backbone
+
+    def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs) -> 'DeepSupervisionTask':
+        """Wrap all that trains in DistributedDataParallel; every parameter takes part in every step."""
+        ddp = nn.parallel.DistributedDataParallel
+        self.trainable_module = ddp(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
+        return self
+
+    def compile(self, backend: str = 'inductor', mode: str | None = None, **kwargs) -> nn.Module:
+        """Compile backbone, branches and terms as one graph. Evaluation stays eager, so its numbers are validate's."""
+        self.trainable_module = torch.compile(self.trainable_module, backend=backend, mode=mode, **kwargs)
+        return self.get_eval_model()
+
+    def compile_ema(self, backend: str = 'inductor', mode: str | None = None, **kwargs) -> nn.Module | None:
+        """The EMA model is only evaluated, and evaluation stays eager."""
+        return self.get_eval_model(ema=True)
+
+    def get_clip_parameters(self, exclude_head: bool = False):
+        """All parameters; with `exclude_head` (AGC) without those of any classifier."""
+        trainable = self._trainable()
+        if not exclude_head:
+            return list(trainable.parameters())
+        heads = [trainable.net.backbone.get_classifier(), *(b.head.fc for b in trainable.net.branches)]
+        excluded = {id(p) for head in heads for p in head.parameters()}
+        return [p for p in trainable.parameters() if id(p) not in excluded]
+
+    def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict:
+        """All trained state that is not the backbone's: branches and the terms' parameters."""
+        trainable = unwrap_model(module) if module is not None else self._trainable(ema)
+        if trainable is None:
+            return {}
+        return {'branches': trainable.net.branches.state_dict(), 'terms': trainable.terms.state_dict()}
+
+    def load_task_state(
+        self, state: dict | None, strict: bool = True, module: nn.Module | None = None, ema: bool = False
+    ) -> None:
+        """Load what `get_task_state` gave.
+
+        Raises:
+            ValueError: The state is missing although there are branches or parameters to load.
+            RuntimeError: Keys or shapes differ (torch's own message).
+        """
+        trainable = unwrap_model(module) if module is not None else self._trainable(ema)
+        if trainable is None:
+            raise ValueError('there is no EMA to load into (call setup_ema first)')
+        state = state or {}
+        parts = {'branches': trainable.net.branches, 'terms': trainable.terms}
+        for name, part in parts.items():
+            if name not in state and part.state_dict():
+                raise ValueError(f'the checkpoint has no {name} in its task_state (was it saved by dkszoo?)')
+            part.load_state_dict(state.get(name, {}), strict=strict)

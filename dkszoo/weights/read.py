@@ -1,0 +1,107 @@
+"""Reading checkpoints without running anything that is in them."""
+
+import argparse
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import torch
+
+# NumPy scalars stand in peers' checkpoints (accuracies); argparse.Namespace in timm's. Nothing else is let in.
+ALLOWED = [
+    argparse.Namespace,
+    np.dtype,
+    (np._core.multiarray.scalar, 'numpy.core.multiarray.scalar'),
+    (np._core.multiarray.scalar, 'numpy._core.multiarray.scalar'),
+    *{type(np.dtype(kind)) for kind in ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', '?')},
+]
+
+
+def read_pickle(path: str | os.PathLike, legacy: bool = True):
+    """The contents of a `torch.save` file, on the CPU.
+
+    Args:
+        path: The file.
+        legacy: Also read torch's format before 1.6, which has no checksums.
+
+    Raises:
+        ValueError: The file is missing, damaged (its checksums are verified), no checkpoint, or holds code.
+    """
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        raise ValueError(f'no checkpoint file {path!r}')
+    if not os.path.getsize(path):
+        raise ValueError(f'checkpoint {path!r} is empty (a copy or download that broke off?)')
+    if zipfile.is_zipfile(path):
+        verify_zip(path)
+    elif not legacy or looks_like_zip(path):
+        raise ValueError(f'checkpoint {path!r} is truncated or no checkpoint at all')
+    try:
+        with torch.serialization.safe_globals(ALLOWED):
+            return torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        if 'Unsupported global' in str(error) or 'GLOBAL' in str(error) or 'Unsupported class' in str(error):
+            raise ValueError(f'checkpoint {path!r} holds code or objects, not only data; it was not read') from error
+        raise ValueError(f'{path!r} is no checkpoint, or is damaged') from error
+    except Exception as error:
+        raise ValueError(f'{path!r} is no checkpoint, or is damaged ({type(error).__name__})') from error
+
+
+def looks_like_zip(path: str) -> bool:
+    with open(path, 'rb') as file:
+        return file.read(4) == b'PK\x03\x04'
+
+
+def verify_zip(path: str) -> None:
+    """Check every checksum of a zip file.
+
+    Raises:
+        ValueError: One does not fit.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except Exception as error:
+        raise ValueError(f'checkpoint {path!r} is damaged ({error})') from error
+    if bad is not None:
+        raise ValueError(f'checkpoint {path!r} is damaged (checksum of {bad} does not fit)')
+
+
+def backbone_state(checkpoint: dict, ema: bool = True) -> dict[str, torch.Tensor]:
+    """The backbone's state dict in a training checkpoint of ours or timm's, or in a bare state dict.
+
+    Args:
+        checkpoint: What `read_pickle` gave.
+        ema: Take the averaged weights where there are any.
+
+    Raises:
+        ValueError: There is no state dict in it.
+    """
+    state = checkpoint
+    for key in ('state_dict_ema', 'state_dict') if ema else ('state_dict',):
+        if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
+            state = checkpoint[key]
+            break
+    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise ValueError('the checkpoint holds no state dict of tensors')
+    return dict(state)
+
+
+def load_strictly(model: torch.nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
+    """Load a state dict that must fit key for key and shape for shape.
+
+    Raises:
+        ValueError: It does not fit; names the first difference.
+    """
+    own = model.state_dict()
+    for key in own:
+        if key not in state:
+            raise ValueError(f'{source} does not fit the model: it lacks {key!r}')
+    for key, value in state.items():
+        if key not in own:
+            raise ValueError(f'{source} does not fit the model, which has no {key!r}')
+        if value.shape != own[key].shape:
+            got, expected = list(value.shape), list(own[key].shape)
+            raise ValueError(f'{source} does not fit the model: {key!r} has shape {got}, expected {expected}')
+    model.load_state_dict(state)

@@ -1,0 +1,78 @@
+"""The project's own models as the tests see them: names from the registry, size caps, cached small builds."""
+
+import copy
+import functools
+
+import timm
+import torch
+from torch import nn
+
+import dkszoo.models
+
+# Networks above either cap are built and counted on the meta device only; the others also run on real numbers.
+MAX_CONVS = 100
+MAX_PARAMS = 12e6
+
+FAMILIES = {family: timm.list_models(module=family) for family in dkszoo.models.__all__}
+NAMES = sorted(name for names in FAMILIES.values() for name in names)
+CIFAR_NAMES = [name for name in NAMES if name.startswith('cifar_')]
+
+
+@functools.cache
+def _meta(name):
+    return timm.create_model(name, device='meta').eval()
+
+
+def meta(name, **kwargs):
+    """The network without data, in eval mode; the plain one is a copy of a cached build."""
+    return timm.create_model(name, device='meta', **kwargs).eval() if kwargs else copy.deepcopy(_meta(name))
+
+
+def num_params(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def num_convs(name):
+    return sum(isinstance(m, nn.Conv2d) for m in _meta(name).modules())
+
+
+LIGHT = [n for n in NAMES if num_convs(n) <= MAX_CONVS and num_params(_meta(n)) <= MAX_PARAMS]
+SMALLEST = [min(names, key=num_convs) for names in FAMILIES.values()]
+
+
+def size(name):
+    """A small input size the network works at: its own at 32 pixels, 64 for the ImageNet networks."""
+    return 32 if name in CIFAR_NAMES else 64
+
+
+def images(name, batch=2, chans=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, chans, size(name), size(name), generator=generator)
+
+
+@functools.cache
+def _real(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    for m in norms:
+        m.momentum = None  # so that one forward leaves the batch's own statistics, and eval mode is well scaled
+    with torch.no_grad():
+        model.train()(images(name, batch=4, seed=1))
+    for m in norms:
+        m.momentum = 0.1
+    return model.eval()
+
+
+def real(name):
+    """A copy of the network with weights and sensible running statistics, in eval mode."""
+    return copy.deepcopy(_real(name))
+
+
+def assert_near(actual, expected, tolerance):
+    """max|actual - expected| <= tolerance * max|expected|, and there is something to compare."""
+    actual, expected = actual.detach().float(), expected.detach().float()
+    assert actual.shape == expected.shape
+    scale = expected.abs().max()
+    assert 0 < scale < float('inf')
+    assert (actual - expected).abs().max() <= tolerance * scale

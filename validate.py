@@ -1,0 +1,8 @@
+#!/usr/bin/env python3
+"""Measure the accuracy of a model or checkpoint: `python validate.py --checkpoint FILE`, or see --help."""
+
+import sys
+
+from dkszoo.cli.main import main
+
+sys.exit(main(['validate', *sys.argv[1:]]))
