@@ -40,11 +40,13 @@ def main(argv: list[str] | None = None) -> int:
         return command.main(args.arguments)
     except (ValueError, OSError) as error:
         return fail(error, 2)
+    except KeyboardInterrupt:
+        return 130
 
 
-def fail(error: BaseException, code: int) -> int:
+def fail(error: BaseException | str, code: int) -> int:
     """Print one line on stderr and return the exit code; DKSZOO_DEBUG=1 shows where it came from."""
-    if os.environ.get('DKSZOO_DEBUG'):
+    if os.environ.get('DKSZOO_DEBUG') and isinstance(error, BaseException):
         traceback.print_exception(error)
     print(f'dkszoo: error: {" ".join(str(error).split())}', file=sys.stderr)
     return code

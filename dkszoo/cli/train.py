@@ -1,6 +1,7 @@
 """`dkszoo train`, `python train.py`."""
 
 import sys
+import traceback
 
 import yaml
 from timm.utils import setup_default_logging
@@ -31,12 +32,24 @@ def main(argv: list[str]) -> int:
         try:
             run = engine.prepare(config, ['train.py', *argv], stop)
             stop.check()
+        except engine.Stopped as error:
+            return stopped(error)
+        try:
             return train(run)
         except engine.Stopped as error:
-            print(f'dkszoo: stopped by {error}; the same command goes on from here', file=sys.stderr)
-            return error.exit_code
+            return stopped(error)
+        except OSError as error:
+            return fail(f'{error} (free some space or mend the disk; the same command goes on from what is saved)', 1)
+        except ValueError:  # nothing a user gave is checked this late: let the traceback show
+            traceback.print_exc()
+            return fail('training failed, see above (the same command goes on from what is saved)', 1)
         except (engine.RunFailed, deploy.VerificationFailed) as error:
             return fail(error, 1)
+
+
+def stopped(error: engine.Stopped) -> int:
+    print(f'dkszoo: stopped by {error}; the same command goes on from here', file=sys.stderr)
+    return error.exit_code
 
 
 def train(run: engine.Run) -> int:

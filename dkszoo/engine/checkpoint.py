@@ -132,8 +132,15 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
 
 
 def save_checkpoint(checkpoint: dict, path: Path) -> None:
-    """Durably replace a checkpoint; the new file is read back before the old one goes."""
-    write_durably(path, lambda temporary: torch.save(checkpoint, temporary), check=read_checkpoint)
+    """Durably replace a checkpoint; the new file is read back before the old one goes.
+
+    Raises:
+        OSError: It could not be written; the old one is still there.
+    """
+    try:
+        write_durably(path, lambda temporary: torch.save(checkpoint, temporary), check=read_checkpoint)
+    except (RuntimeError, ValueError) as error:  # what torch says when the disk is full; or the file read back badly
+        raise OSError(f'cannot write {str(path)!r}: {str(error).splitlines()[0]}') from error
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:

@@ -88,7 +88,7 @@ class RunSettings:
     device: str = setting('', 'device (default: the best there is)')
     output: str = setting('runs', 'folder of the run folders', metavar='DIR')
     experiment: str = setting('', "name of the run folder (default: the recipe's name, else MODEL-METHOD-DATASET)")
-    resume: str = setting('', 'continue from this checkpoint, not from the newest in the run folder', metavar='FILE')
+    resume: str = setting('', 'go on from this checkpoint where the run folder has none yet', metavar='FILE')
     overwrite: bool = setting(False, 'start anew in a run folder that holds another run')
     eval_test_every_epoch: bool = setting(False, 'evaluate the test set after every epoch')
     log_interval: int = setting(50, 'steps between plain progress lines')

@@ -83,6 +83,13 @@ class RunFolder:
         with open(self.path / 'log.jsonl', 'a', encoding='utf-8') as file:
             file.write(json.dumps(entry) + '\n')
 
+    def trim_log(self, epoch: int) -> None:
+        """Drop what log.jsonl says of `epoch` and later ones, and a last line that was cut off."""
+        path = self.path / 'log.jsonl'
+        if path.exists():
+            lines = [line for line in path.read_text(encoding='utf-8').splitlines() if line.endswith('}')]
+            write_text(path, ''.join(f'{line}\n' for line in lines if json.loads(line)['epoch'] < epoch))
+
     def write_summary(self, history: list[dict]) -> None:
         """summary.csv, whole, from one row an epoch (epoch, lr, train, eval); timm's columns, no times."""
 

@@ -2,26 +2,13 @@
 
 import logging
 import time
-from pathlib import Path
 
 import torch
 
-from dkszoo.weights import load_strictly
-
-from .checkpoint import (
-    BEST,
-    LAST,
-    Progress,
-    capture,
-    copy_checkpoint,
-    newest_checkpoint,
-    read_checkpoint,
-    recovery_files,
-    restore,
-    save_checkpoint,
-)
+from .checkpoint import Progress
 from .evaluate import eval_loader, evaluate
 from .folder import RunFolder
+from .keeper import Keeper
 from .progress import ProgressBar
 from .rng import rng_state, set_rng_state
 from .setup import Setup
@@ -30,8 +17,6 @@ from .step import NonFinite, Stepper
 from .sums import Sums
 
 _logger = logging.getLogger(__name__)
-
-MINUTE = 60.0
 
 
 class RunFailed(Exception):
@@ -51,10 +36,10 @@ class Trainer:
     def __init__(self, setup: Setup, folder: RunFolder, stop: StopRequest, skip_nonfinite: int = 0):
         self.setup, self.folder, self.stop, self.skip_nonfinite = setup, folder, stop, skip_nonfinite
         self.config, self.world = setup.config, setup.world
+        self.keeper = Keeper(setup, folder)
         self.progress = Progress()
         self.stepper = Stepper(setup)
         self.loaders = {name: self.eval_loader(view) for name in ('val', 'test') if (view := getattr(setup.data, name))}
-        self.saved_at = time.monotonic()
 
     def eval_loader(self, view):
         config = self.config
@@ -71,20 +56,9 @@ class Trainer:
             distributed=self.world.size > 1,
         )
 
-    # -- resume ----------------------------------------------------------------------------------------------------
-
     def resume(self) -> None:
         """Go on from the newest good checkpoint, if there is one."""
-        if self.config.resume:
-            checkpoint = read_checkpoint(self.config.resume)
-        else:
-            checkpoint = newest_checkpoint(self.folder.path, lambda text: _logger.warning('%s', text))
-        if checkpoint is None:
-            return
-        self.progress = restore(self.setup, checkpoint)
-        if self.world.is_main:
-            self.folder.write_summary(self.progress.history)
-        _logger.info('resumed at epoch %d, step %d', self.progress.epoch + 1, self.progress.step)
+        self.progress = self.keeper.resume()
 
     # -- training --------------------------------------------------------------------------------------------------
 
@@ -124,9 +98,9 @@ class Trainer:
                 if bar.due(progress.step):
                     figures = sums.means()
                     bar.update(progress.step, figures['loss'], figures.get('top1', 0.0))
-                if self.at_update() and (self.stop.signum is not None or self.recovery_due()):
+                if self.at_update() and (self.asked_to_stop() or self.keeper.recovery_due(progress)):
                     progress.sums = sums.to_dict()
-                    self.save_recovery()
+                    self.keeper.save_recovery(self.progress)
                     self.stop.check()
         progress.sums = sums.to_dict()
         bar.close()
@@ -159,7 +133,7 @@ class Trainer:
             return
         progress.skipped -= 1
         progress.sums = sums.to_dict()
-        self.save_recovery()
+        self.keeper.save_recovery(self.progress)
         raise RunFailed(f'{where} for samples {names} (lower --lr, or --skip-nonfinite N passes over N such steps)')
 
     def at_update(self) -> bool:
@@ -167,21 +141,15 @@ class Trainer:
         step = self.progress.step
         return step % self.config.grad_accum_steps == 0 or step == self.setup.sampler.steps
 
-    def recovery_due(self) -> bool:
-        interval = self.config.recovery_interval
-        if interval:
-            return self.progress.step % interval == 0
-        return time.monotonic() - self.saved_at > MINUTE
-
-    def save_recovery(self) -> None:
-        """Write a recovery checkpoint of this very position; the newest two are kept."""
-        if self.world.is_main:
-            progress = self.progress
-            path = self.folder.path / f'recovery-{progress.epoch}-{progress.step}.pth.tar'
-            save_checkpoint(capture(self.setup, progress), path)
-            for old in recovery_files(self.folder.path)[2:]:
-                old.unlink(missing_ok=True)
-        self.saved_at = time.monotonic()
+    def asked_to_stop(self) -> bool:
+        """Whether a signal has come, to any process."""
+        asked = self.stop.signum is not None
+        if self.world.size > 1:
+            flag = torch.tensor(self.stop.signum or 0, device=self.world.device)
+            torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+            asked = bool(flag)
+            self.stop.signum = int(flag) or None
+        return asked
 
     # -- after an epoch --------------------------------------------------------------------------------------------
 
@@ -195,7 +163,7 @@ class Trainer:
             if self.stop.signum is not None:
                 set_rng_state(state, self.world.device)
                 if self.progress.epoch < self.config.epochs:
-                    self.save_recovery()
+                    self.keeper.save_recovery(self.progress)
                 self.stop.check()
 
         state = rng_state(self.world.device)
@@ -223,23 +191,8 @@ class Trainer:
         if better:
             progress.best_epoch, progress.best_metric = progress.epoch, metric
         progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
-        if self.world.is_main:
-            self.save_epoch(metric, better)
-        self.saved_at = time.monotonic()
+        self.keeper.save_epoch(progress, metric, better)
         self.stop.check()
-
-    def save_epoch(self, metric: float, better: bool) -> None:
-        checkpoint = capture(self.setup, self.progress, metric)
-        checkpoint['epoch'] = self.progress.epoch - 1  # timm's count: the epoch that is done
-        last, best = self.folder.path / LAST, self.folder.path / BEST
-        self.folder.write_summary(self.progress.history)
-        if better:  # before `last`: a run killed in between does this epoch again and writes the same best
-            save_checkpoint(checkpoint, best)
-            copy_checkpoint(best, last)
-        else:
-            save_checkpoint(checkpoint, last)
-        for old in recovery_files(self.folder.path):
-            old.unlink(missing_ok=True)
 
     def report(self, row: dict) -> None:
         figures = row['eval']
@@ -252,15 +205,7 @@ class Trainer:
     def test(self) -> dict:
         """Test the last and the best weights, as they stand in the files."""
         result = {'best_epoch': self.progress.best_epoch, 'best_on': self.config.best_on}
-        for name, file in (('last', LAST), ('best', BEST)):
-            self.load_weights(self.folder.path / file)
+        for name in ('last', 'best'):
+            self.keeper.load_weights(name)
             result[name] = self.evaluate('test')
         return result
-
-    def load_weights(self, path: Path) -> None:
-        """Put the weights of a file of this run into the network that is evaluated."""
-        ema = self.config.model_ema
-        checkpoint = read_checkpoint(path)
-        suffix = '_ema' if ema else ''
-        load_strictly(self.setup.task.get_eval_model(ema=ema), checkpoint[f'state_dict{suffix}'], str(path))
-        self.setup.task.load_task_state(checkpoint.get(f'task_state{suffix}'), ema=ema)

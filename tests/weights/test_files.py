@@ -1,0 +1,36 @@
+import os
+
+import pytest
+
+from dkszoo.weights import files
+
+
+def test_replaces_whole_file(tmp_path):
+    path = tmp_path / 'a.txt'
+    files.write_text(path, 'old')
+    files.write_text(path, 'new')
+    assert path.read_text() == 'new'
+    assert os.listdir(tmp_path) == ['a.txt']
+
+
+@pytest.mark.parametrize('failing', ['write', 'check', 'fsync', 'replace'])
+def test_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, failing):
+    path = tmp_path / 'a.txt'
+    files.write_text(path, 'old')
+
+    def fail(*args):
+        raise OSError(28, 'No space left on device')
+
+    if failing in ('fsync', 'replace'):
+        monkeypatch.setattr(os, failing, fail)
+    write = fail if failing == 'write' else lambda temporary: temporary.write_text('new')
+    with pytest.raises(OSError, match='No space left'):
+        files.write_durably(path, write, fail if failing == 'check' else None)
+    monkeypatch.undo()
+    assert path.read_text() == 'old'
+    assert os.listdir(tmp_path) == ['a.txt']
+
+
+def test_sha256(tmp_path):
+    (tmp_path / 'a').write_bytes(b'abc')
+    assert files.sha256(tmp_path / 'a') == 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'

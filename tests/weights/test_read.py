@@ -1,0 +1,98 @@
+import argparse
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from dkszoo.weights import backbone_state, load_strictly, read_pickle
+
+
+def saved(tmp_path, value, **kwargs):
+    path = tmp_path / 'file.pth'
+    torch.save(value, path, **kwargs)
+    return path
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_reads_data_namespaces_and_numpy_scalars(tmp_path, legacy):
+    value = {
+        'state_dict': {'w': torch.ones(2)},
+        'args': argparse.Namespace(lr=0.1),
+        'acc': np.float64(3.5),
+        'half': np.float32(1.5),
+        'count': np.int64(7),
+    }
+    path = saved(tmp_path, value, _use_new_zipfile_serialization=not legacy)
+    back = read_pickle(path)
+    assert (back['acc'], back['half'], back['count'], back['args'].lr) == (3.5, 1.5, 7, 0.1)
+    assert torch.equal(back['state_dict']['w'], torch.ones(2))
+
+
+class Evil:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.system, (f'touch {self.target}',)
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_code_is_refused_and_not_run(tmp_path, legacy):
+    mark = tmp_path / 'ran'
+    path = saved(tmp_path, {'state_dict': Evil(mark)}, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(ValueError, match='code or objects'):
+        read_pickle(path)
+    assert not mark.exists()
+
+
+def test_numpy_arrays_are_not_on_the_allow_list(tmp_path):
+    with pytest.raises(ValueError, match='code or objects'):
+        read_pickle(saved(tmp_path, {'a': np.ones(3)}))
+
+
+def test_missing_empty_foreign_truncated_and_damaged_files(tmp_path):
+    with pytest.raises(ValueError, match='no checkpoint file'):
+        read_pickle(tmp_path / 'nothing')
+    path = tmp_path / 'empty'
+    path.touch()
+    with pytest.raises(ValueError, match='is empty'):
+        read_pickle(path)
+    path.write_text('<html>not found</html>')
+    with pytest.raises(ValueError, match='no checkpoint'):
+        read_pickle(path)
+    path.write_bytes(pickle.dumps({'a': 1})[:-3])
+    with pytest.raises(ValueError, match='no checkpoint'):
+        read_pickle(path)
+    good = saved(tmp_path, {'w': torch.arange(1000.0)})
+    content = good.read_bytes()
+    good.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match='truncated'):
+        read_pickle(good)
+    flipped = bytearray(content)
+    flipped[content.index(torch.arange(1000.0).numpy().tobytes()[400:800])] ^= 1
+    good.write_bytes(flipped)
+    with pytest.raises(ValueError, match='checksum'):
+        read_pickle(good)
+
+
+def test_backbone_state_prefers_the_average():
+    a, b = {'w': torch.zeros(1)}, {'w': torch.ones(1)}
+    assert backbone_state({'state_dict': a, 'state_dict_ema': b})['w'] == 1
+    assert backbone_state({'state_dict': a, 'state_dict_ema': b}, ema=False)['w'] == 0
+    assert backbone_state(a)['w'] == 0
+    with pytest.raises(ValueError, match='no state dict'):
+        backbone_state({'epoch': 3})
+
+
+def test_load_strictly_names_the_first_difference():
+    model = torch.nn.Linear(2, 3)
+    state = dict(model.state_dict())
+    load_strictly(model, state, 'file')
+    with pytest.raises(ValueError, match="file does not fit the model: it lacks 'bias'"):
+        load_strictly(model, {'weight': state['weight']}, 'file')
+    with pytest.raises(ValueError, match="which has no 'extra'"):
+        load_strictly(model, {**state, 'extra': torch.ones(1)}, 'file')
+    with pytest.raises(ValueError, match=r"'weight' has shape \[2, 2\], expected \[3, 2\]"):
+        load_strictly(model, {**state, 'weight': torch.ones(2, 2)}, 'file')
