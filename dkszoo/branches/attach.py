@@ -49,6 +49,7 @@ def attach_branches(
     Raises:
         ValueError: Unknown design or tap, a design that cannot work here, or no classes to learn.
     """
+    feature_list(backbone)  # says what is missing where the network cannot carry branches
     num_classes = backbone.num_classes if num_classes is None else num_classes
     if num_classes < 1:
         raise ValueError('branches need classes to learn, num_classes is 0 (give num_classes)')

@@ -59,6 +59,8 @@ def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
     if 'result' in record and (folder.path / 'args.yaml').exists():
         folder.prepare(config)
         return Run(config, folder, record, None)
+    if config.resume:
+        read_checkpoint(config.resume)
     setup = build(config, data, world)
     if world.is_main:
         folder.prepare(config)

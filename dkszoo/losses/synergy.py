@@ -64,8 +64,7 @@ def synergy_loss(
     check_logits(logits[0], 'logits[0]')
     for i, head in enumerate(logits):
         check_same_shape(head, logits[0], f'logits[{i}]')
-    heads = promote(*logits)
-    scale, matrix = _split_beta(beta, pairs, heads)
+    scale, matrix = _split_beta(beta, pairs, heads := promote(*logits))
     loss = _Synergy.apply(pairs, matrix, form, float(eps), *heads)
     return loss if scale is None else loss * scale
 

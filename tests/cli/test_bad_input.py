@@ -1,0 +1,119 @@
+"""A user's mistake ends with exit code 2 and one line that says what to do, before any training."""
+
+import os
+
+import pytest
+import torch
+
+TRAIN = ('train', '--config', 'quickstart', '--device', 'cpu')
+
+
+def refused(run_cli, tmp_path, *argv: str) -> str:
+    """Run, check the form of the refusal, and give its last line."""
+    code, _, err = run_cli(*argv)
+    assert code == 2, err
+    assert 'Traceback' not in err
+    last = err.splitlines()[-1]
+    assert last.startswith('dkszoo: error: ')
+    assert not list(tmp_path.rglob('*.pth.tar'))
+    return last
+
+
+@pytest.mark.parametrize(
+    ('argv', 'says'),
+    [
+        (('--model', 'cifar_resnt20'), 'did you mean cifar_resnet20'),
+        (('--model', 'resnet18.dks_in1k'), "has no tag 'dks_in1k'"),
+        (('--method', 'dsk'), "unknown method 'dsk'"),
+        (('--branches', 'dkss'), "unknown design 'dkss'"),
+        (('--dataset', 'torch/cifar11', '--data-dir', '.'), "data set 'torch/cifar11'"),
+        (('--dataset', 'torch/cifar10', '--data-dir', '.'), '--data-dir'),
+        (('--dataset', 'torch/cifar10'), 'give --data-dir'),
+        (('--dataset', '', '--data-dir', 'nowhere'), 'no data folder'),
+        (('--dataset', '', '--data-dir', '.'), 'no folder train'),
+        (('--taps', '7'), 'no tap 7'),
+        (('--taps', 'layer9'), "no tap 'layer9'"),
+        (('--taps', 'layer3'), 'is the last stage'),
+        (('--taps', '0,0'), 'twice'),
+        (('--num-classes', '3'), 'too few for the 10 classes'),
+        (('--lr', 'fast'), 'is not a number'),
+        (('--epochs', '0'), '--epochs must be at least 1'),
+        (('--batch-size', '0'), '--batch-size must be at least 1'),
+        (('--val-split', '1.5'), '--val-split'),
+        (('--val-split', '0'), '--best-on test'),
+        (('--best-on', 'tset'), 'choose test'),
+        (('--opt', 'sgdd'), "optimizer 'sgdd'"),
+        (('--sched', 'cosin'), "'cosin'"),
+        (('--device', 'gpu'), "device 'gpu'"),
+        (('--model-kwargs', 'depthh=3'), "model 'cifar_resnet8'"),
+        (('--model-kwargs', 'depth'), 'KEY=VALUE'),
+        (('--initial-checkpoint', 'nothing.pth'), 'no checkpoint file'),
+        (('--resume', 'nothing.pth'), 'no checkpoint file'),
+        (('--export', 'out.pth'), 'must be named *.safetensors'),
+        (('--export', 'no/where/out.safetensors'), 'cannot write into folder'),
+        (('--alpha', '1,2,3'), 'alpha has 3 weights for 2 branches'),
+        (('--beta', '0,1;1,0'), '3 x 3 matrix'),
+        (('--epochz', '3'), '--epochz'),
+        (('--in-chans', '2'), '--in-chans must be 1 or 3'),
+        (('--mean', '0.5,0.5'), '2 values for 1 channels'),
+    ],
+)
+def test_training_mistakes(run_cli, tmp_path, argv, says):
+    assert says in refused(run_cli, tmp_path, *TRAIN, *argv)
+    assert not (tmp_path / 'runs').exists()
+
+
+def test_recipes(run_cli, tmp_path):
+    assert 'recipes: quickstart' in refused(run_cli, tmp_path, 'train', '--config', 'quikstart')
+    (tmp_path / 'r.yaml').write_text('learning_rate: 3\n')
+    assert "unknown setting 'learning_rate'" in refused(run_cli, tmp_path, 'train', '--config', 'r.yaml')
+    (tmp_path / 'r.yaml').write_text('metod: dks\n')
+    assert "did you mean 'method'" in refused(run_cli, tmp_path, 'train', '--config', 'r.yaml')
+    (tmp_path / 'r.yaml').write_text('epochs: many\n')
+    assert 'epochs must be int' in refused(run_cli, tmp_path, 'train', '--config', 'r.yaml')
+    (tmp_path / 'r.yaml').write_text('- 1\n')
+    assert 'no mapping' in refused(run_cli, tmp_path, 'train', '--config', 'r.yaml')
+    (tmp_path / 'r.yaml').write_text('a: !!python/object/apply:os.system ["touch ran"]\n')
+    assert 'cannot be read' in refused(run_cli, tmp_path, 'train', '--config', 'r.yaml')
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_commands(run_cli, tmp_path):
+    assert 'invalid choice' in refused(run_cli, tmp_path, 'trian')
+    assert 'COMMAND' in refused(run_cli, tmp_path)
+    assert 'nothing to measure' in refused(run_cli, tmp_path, 'validate')
+    assert 'without weights' in refused(run_cli, tmp_path, 'validate', '--model', 'cifar_resnet8')
+    assert 'No pretrained weights exist' in refused(
+        run_cli, tmp_path, 'validate', '--model', 'cifar_resnet14', '--pretrained', '--dataset', 'digits'
+    )
+    assert 'no checkpoint file' in refused(run_cli, tmp_path, 'export', 'a.pth.tar', 'b.safetensors')
+
+
+def test_checkpoints(run_cli, tmp_path):
+    torch.save({'weight': torch.ones(2)}, tmp_path / 'foreign.pth')
+    for argv in (
+        ('validate', '--checkpoint', 'foreign.pth'),
+        ('export', 'foreign.pth', 'o.safetensors'),
+    ):
+        code, _, err = run_cli(*argv)
+        assert code == 2
+        assert 'is no training checkpoint of dkszoo' in err.splitlines()[-1]
+    assert 'does not fit' in refused(run_cli, tmp_path, *TRAIN, '--initial-checkpoint', 'foreign.pth')
+    (tmp_path / 'a.safetensors').write_bytes(b'nonsense')
+    assert 'a.json' in refused(run_cli, tmp_path, 'validate', '--checkpoint', 'a.safetensors')
+    assert not (tmp_path / 'o.safetensors').exists()
+
+
+def test_unwritable_output(run_cli, tmp_path):
+    (tmp_path / 'file').touch()
+    assert 'cannot write run folder' in refused(run_cli, tmp_path, *TRAIN, '--output', 'file')
+    if os.getuid():  # root may write anywhere
+        (tmp_path / 'locked').mkdir(mode=0o500)
+        assert 'cannot write run folder' in refused(run_cli, tmp_path, *TRAIN, '--output', 'locked')
+
+
+def test_help_needs_no_more_than_a_terminal(run_cli):
+    for command in ((), ('train',), ('validate',), ('export',)):
+        code, out, _ = run_cli(*command, '--help')
+        assert code == 0
+        assert 'usage' in out

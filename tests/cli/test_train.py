@@ -1,0 +1,145 @@
+"""train.py end to end on a network small enough for a test."""
+
+import csv
+import json
+
+import pytest
+import timm
+import torch
+import yaml
+
+import dkszoo
+from dkszoo.engine.config import FREE, TrainConfig
+from dkszoo.weights import sha256
+
+TINY = (
+    *('train', '--config', 'quickstart', '--experiment', 'tiny', '--epochs', '2', '--batch-size', '256'),
+    *('--model-kwargs', 'channels=[4,8,16]', 'stem_chs=4', '--device', 'cpu', '--workers', '0'),
+)
+
+
+def test_train_export_validate_and_finish_again(run_cli, tmp_path):
+    code, out, err = run_cli(*TINY, '--export', 'out.safetensors')
+    assert code == 0, err
+    folder = tmp_path / 'runs/tiny'
+    files = {'args.yaml', 'run.json', 'summary.csv', 'log.jsonl', 'curves.png', 'last.pth.tar', 'model_best.pth.tar'}
+    assert {path.name for path in folder.iterdir()} == files
+    assert 'test accuracy, last epoch' in out
+    assert 'bit-identical' in out
+
+    # the training checkpoint is timm's: its own loader fills the plain model strictly
+    kwargs = dict(num_classes=10, in_chans=1, channels=[4, 8, 16], stem_chs=4)
+    plain = timm.create_model('cifar_resnet8', **kwargs).eval()
+    assert not any(timm.models.load_checkpoint(plain, str(folder / 'model_best.pth.tar'), strict=True))
+
+    # the export is the same network, bit for bit
+    model, transform = dkszoo.load(tmp_path / 'out.safetensors')
+    images = torch.randn(5, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(model(images), plain(images))
+    card = json.loads((tmp_path / 'out.json').read_text())
+    assert card['sha256'] == sha256(tmp_path / 'out.safetensors')
+    assert card['class_names'] == [str(i) for i in range(10)]
+    from dkszoo.data import open_dataset
+
+    assert transform(open_dataset('digits', None, 'test')[0][0]).shape == (1, 32, 32)
+
+    # validate gives the very numbers of the log, from either file
+    result = json.loads((folder / 'run.json').read_text())['result']
+    for file, expected in (
+        ('runs/tiny/last.pth.tar', 'last'),
+        ('runs/tiny/model_best.pth.tar', 'best'),
+        ('out.safetensors', 'best'),
+    ):
+        code, out, err = run_cli('validate', '--checkpoint', file, '--device', 'cpu', '--workers', '0')
+        assert code == 0, err
+        figures = json.loads(out.splitlines()[-1])
+        for key in ('loss', 'top1', 'top5'):
+            assert figures[key] == result[expected][key]
+
+    # the same command prints the finished result and trains nothing
+    before = (folder / 'last.pth.tar').stat().st_mtime_ns
+    code, out, _ = run_cli(*TINY)
+    assert code == 0
+    assert 'finished already' in out
+    assert (folder / 'last.pth.tar').stat().st_mtime_ns == before
+
+    # other settings are refused, unless they cannot change the result
+    code, _, err = run_cli(*TINY, '--lr', '0.2')
+    assert code == 2
+    assert '--lr 0.1, not 0.2' in err.splitlines()[-1]
+    assert run_cli(*TINY, '--workers', '1', '--log-interval', '3')[0] == 0
+
+
+def test_summary_has_every_head_and_term(run_cli, tmp_path):
+    assert run_cli(*TINY, '--epochs', '1', '--eval-test-every-epoch')[0] == 0
+    with open(tmp_path / 'runs/tiny/summary.csv', newline='') as file:
+        (row,) = csv.DictReader(file)
+    terms = [float(row[f'train_{term}']) for term in ('ce', 'ds', 'synergy')]
+    assert sum(terms) == pytest.approx(float(row['train_loss']), rel=1e-5)
+    for name in ('top1', 'branch0_top1', 'branch1_top1', 'test_top1'):
+        assert 0 <= float(row[f'eval_{name}']) <= 100
+
+
+def test_validate_per_branch_and_results_file(run_cli, tmp_path):
+    assert run_cli(*TINY, '--epochs', '1')[0] == 0
+    validate = ('validate', '--checkpoint', 'runs/tiny/last.pth.tar', '--per-branch', '--results-file', 'r.csv')
+    for _ in range(2):
+        code, out, err = run_cli(*validate)
+        assert code == 0, err
+    result = json.loads((tmp_path / 'runs/tiny/run.json').read_text())['result']['last']
+    assert json.loads(out.splitlines()[-1])['branch1_top1'] == result['branch1_top1']
+    with open(tmp_path / 'r.csv', newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2
+    assert float(rows[0]['top1']) == result['top1']
+
+
+def test_best_on_test_is_stamped(run_cli, tmp_path):
+    assert run_cli(*TINY, '--epochs', '1', '--val-split', '0', '--best-on', 'test')[0] == 0
+    assert 'eval_best_on' in (tmp_path / 'runs/tiny/summary.csv').read_text()
+    assert json.loads((tmp_path / 'runs/tiny/run.json').read_text())['best_on'] == 'test'
+
+
+@pytest.mark.parametrize('method', ['baseline', 'ds'])
+def test_other_methods_train(run_cli, tmp_path, method):
+    code, _, err = run_cli(*TINY, '--method', method, '--epochs', '1', '--export', 'o.safetensors')
+    assert code == 0, err
+    card = json.loads((tmp_path / 'o.json').read_text())
+    assert (card['method'], card['design']) == (method, None if method == 'baseline' else 'dks')
+
+
+def test_ema_is_what_is_judged_and_exported(run_cli, tmp_path):
+    code, _, err = run_cli(*TINY, '--model-ema', '--model-ema-decay', '0.5', '--export', 'o.safetensors')
+    assert code == 0, err
+    checkpoint = torch.load(tmp_path / 'runs/tiny/model_best.pth.tar', weights_only=True)
+    model, _ = dkszoo.load(tmp_path / 'o.safetensors')
+    exported = model.state_dict()
+    assert all(torch.equal(exported[key], value) for key, value in checkpoint['state_dict_ema'].items())
+    assert not all(torch.equal(exported[key], value) for key, value in checkpoint['state_dict'].items())
+    result = json.loads((tmp_path / 'runs/tiny/run.json').read_text())['result']
+    _, out, _ = run_cli('validate', '--checkpoint', 'runs/tiny/model_best.pth.tar')
+    assert json.loads(out.splitlines()[-1])['loss'] == result['best']['loss']
+    _, out, _ = run_cli('validate', '--checkpoint', 'runs/tiny/model_best.pth.tar', '--no-ema')
+    assert json.loads(out.splitlines()[-1])['loss'] != result['best']['loss']
+    assert run_cli('export', 'runs/tiny/model_best.pth.tar', 'p.safetensors', '--no-ema')[0] == 0
+    plain, _ = dkszoo.load(tmp_path / 'p.safetensors')
+    assert all(torch.equal(plain.state_dict()[key], value) for key, value in checkpoint['state_dict'].items())
+
+
+def test_print_config_is_a_recipe_of_itself(run_cli, tmp_path):
+    code, out, _ = run_cli('train', '--config', 'quickstart', '--print-config', '--synergy', 'top-down')
+    assert code == 0
+    assert yaml.safe_load(out)['num_classes'] == 10
+    (tmp_path / 'mine.yaml').write_text(out)
+    code, again, _ = run_cli('train', '--config', 'mine.yaml', '--print-config')
+    assert code == 0
+    assert again == out
+    assert not (tmp_path / 'runs').exists()
+
+
+def test_config_round_trip():
+    config = TrainConfig(alpha=(0.5, 1.0), beta=((0.0, 1.0), (1.0, 0.0)), taps=(0, 'layer2'), model_kwargs={'a': 1})
+    again = TrainConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again == config
+    assert set(FREE) < set(config.to_dict())
+    assert not set(FREE) & set(config.fixed())

@@ -1,0 +1,107 @@
+import json
+
+import pytest
+import timm
+import torch
+
+import dkszoo
+from dkszoo.deploy import VerificationFailed, verify
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A training checkpoint as train.py writes it, of an untrained network with odd BN statistics."""
+    torch.manual_seed(0)
+    args = dict(num_classes=4, channels=[4, 8, 16], stem_chs=4)
+    net = dkszoo.create_model('cifar_resnet8', branches='dks', **args)
+    net.train()(torch.randn(8, 3, 32, 32))
+    task = dkszoo.DeepSupervisionTask(net)
+    data = dict(
+        input_size=[3, 32, 32],
+        mean=[0.5] * 3,
+        std=[0.2] * 3,
+        interpolation='bilinear',
+        crop_pct=1.0,
+        crop_mode='center',
+    )
+    model = dict(
+        arch='cifar_resnet8',
+        model_args=args,
+        design='dks',
+        taps=[0, 1],
+        method='dks',
+        class_names=list('abcd'),
+        dataset='digits',
+        data=data,
+    )
+    own = {'format': 1, 'model': model}
+    path = tmp_path / 'c.pth.tar'
+    torch.save({**task.get_checkpoint_state(), 'epoch': 3, 'args': {}, 'dkszoo': own}, path)
+    return path, net
+
+
+def test_export_and_load(checkpoint, tmp_path):
+    path, net = checkpoint
+    card = dkszoo.export(path, tmp_path / 'o.safetensors')
+    model, _ = dkszoo.load(tmp_path / 'o.safetensors')
+    images = torch.randn(3, 3, 32, 32)
+    assert torch.equal(model(images), net.eval()(images).logits)
+    assert card['num_params'] == sum(p.numel() for p in model.parameters())
+    assert model.pretrained_cfg['mean'] == (0.5,) * 3
+    assert json.loads((tmp_path / 'o.json').read_text()) == card
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['c.pth.tar', 'o.json', 'o.safetensors']
+
+
+def test_damage_is_found(checkpoint, tmp_path):
+    path, _ = checkpoint
+    out = tmp_path / 'o.safetensors'
+    dkszoo.export(path, out)
+    content = bytearray(out.read_bytes())
+    content[-1] ^= 1
+    out.write_bytes(content)
+    with pytest.raises(ValueError, match='SHA-256 does not fit'):
+        dkszoo.load(out)
+    out.unlink()
+    with pytest.raises(ValueError, match='no file'):
+        dkszoo.load(out)
+
+
+def test_failed_verification_writes_nothing(checkpoint, tmp_path, monkeypatch):
+    path, _ = checkpoint
+    # a network whose main head depends on a branch cannot be stripped
+    from dkszoo.branches import DeeplySupervised
+
+    forward = DeeplySupervised.forward
+
+    def entangled(self, x):
+        out = forward(self, x)
+        return out._replace(logits=out.logits + 1e-6 * out.branch_logits[0])
+
+    monkeypatch.setattr(DeeplySupervised, 'forward', entangled)
+    with pytest.raises(VerificationFailed, match='logits of the stripped network differ'):
+        dkszoo.export(path, tmp_path / 'o.safetensors')
+    assert [p.name for p in tmp_path.iterdir()] == ['c.pth.tar']
+
+
+def test_failed_verification_on_the_command_line(checkpoint, run_cli, monkeypatch):
+    path, _ = checkpoint
+    from dkszoo.branches import DeeplySupervised
+
+    forward = DeeplySupervised.forward
+    monkeypatch.setattr(
+        DeeplySupervised, 'forward', lambda self, x: (out := forward(self, x))._replace(logits=out.logits + 1)
+    )
+    code, _, err = run_cli('export', path, 'o.safetensors')
+    assert code == 1
+    assert err.splitlines()[-1].startswith('dkszoo: error: logits of the stripped network differ')
+
+
+def test_verify_compares_parameters_too():
+    small = timm.create_model('cifar_resnet8', num_classes=3)
+    net = dkszoo.attach_branches(small)
+    other = timm.create_model('cifar_resnet8', num_classes=3)
+    other.load_state_dict(small.state_dict())
+    assert verify(net, other, (3, 32, 32))['num_params'] == sum(p.numel() for p in small.parameters())
+    other.spare = torch.nn.Linear(2, 2)
+    with pytest.raises(VerificationFailed, match='parameters'):
+        verify(net, other, (3, 32, 32))
