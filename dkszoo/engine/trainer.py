@@ -187,7 +187,7 @@ class Trainer:
         if config.best_on == 'test':
             row['eval']['best_on'] = 'test'
         progress.history.append(row)
-        better = progress.best_metric is None or metric > progress.best_metric
+        better = progress.best_metric is None or metric >= progress.best_metric  # of equals, the longer trained
         if better:
             progress.best_epoch, progress.best_metric = progress.epoch, metric
         progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
