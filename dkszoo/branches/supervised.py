@@ -52,19 +52,29 @@ class DeeplySupervised(nn.Module):
 
     def forward(self, x: torch.Tensor) -> DeepOutput:
         """Images [B, C, H, W] -> `DeepOutput`. The backbone runs once."""
-        if self.taps:
-            final, stages = self.backbone.forward_intermediates(x, indices=list(self.taps))
+        return self.forward_stages(x)[0]
+
+    def forward_stages(
+        self, x: torch.Tensor, indices: Sequence[int] = ()
+    ) -> tuple[DeepOutput, tuple[torch.Tensor, ...]]:
+        """`forward`, and the maps of the stages with these `feature_info` indices, tapped or not."""
+        wanted = sorted({*self.taps, *indices})
+        if wanted:
+            final, maps = self.backbone.forward_intermediates(x, indices=wanted)
         else:
-            final, stages = self.backbone.forward_features(x), ()
+            final, maps = self.backbone.forward_features(x), ()
+        maps = dict(zip(wanted, maps, strict=True))
+        stages = [maps[tap] for tap in self.taps]
         logits = self.backbone.forward_head(final)
         branch_outputs = [branch(stage) for branch, stage in zip(self.branches, stages, strict=True)]
-        return DeepOutput(
+        output = DeepOutput(
             logits=logits,
             branch_logits=tuple(branch_logits for _, branch_logits in branch_outputs),
             features=final,
             branch_features=tuple(features for features, _ in branch_outputs),
             stages=tuple(stages),
         )
+        return output, tuple(maps[index] for index in indices)
 
     @property
     def num_classes(self) -> int:

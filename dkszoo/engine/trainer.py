@@ -81,6 +81,7 @@ class Trainer:
         if setup.scheduler is not None:
             setup.scheduler.step(progress.epoch)
         setup.task.train()
+        setup.task.set_progress(progress.epoch, self.config.epochs)
         sampler.set_position(progress.epoch, progress.step)
         bar = ProgressBar(
             progress.epoch,

@@ -3,6 +3,19 @@
 from .methods import METHODS, Method, get_method
 from .settings import LossSettings
 from .task import DeepSupervisionTask
-from .terms import TERMS, Batch, Term
+from .teacher import Teacher, TeacherOutput
+from .terms import TERMS, Batch, Context, Term
 
-__all__ = ['METHODS', 'TERMS', 'Batch', 'DeepSupervisionTask', 'LossSettings', 'Method', 'Term', 'get_method']
+__all__ = [
+    'METHODS',
+    'TERMS',
+    'Batch',
+    'Context',
+    'DeepSupervisionTask',
+    'LossSettings',
+    'Method',
+    'Teacher',
+    'TeacherOutput',
+    'Term',
+    'get_method',
+]

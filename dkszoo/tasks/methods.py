@@ -25,18 +25,34 @@ class Method:
     defaults: dict = field(default_factory=dict)
 
     @property
-    def uses_branches(self) -> bool:
-        return any(TERMS[name].uses_branches for name in self.terms)
-
-    @property
     def uses_teacher(self) -> bool:
         return any(TERMS[name].uses_teacher for name in self.terms)
+
+    def resolve(self, settings: LossSettings) -> dict[str, dict]:
+        """For each term its settings: what was given, else the method's default, else the term's."""
+        given, resolved = settings.given(), {}
+        for name in self.terms:
+            own = {key: self.defaults.get(key, value) for key, value in TERMS[name].settings.items()}
+            resolved[name] = {key: given.get(key, value) for key, value in own.items()}
+        return resolved
+
+    def needs_branches(self, settings: LossSettings) -> bool:
+        """Whether any term reads the branches under these settings."""
+        return any(TERMS[name].needs_branches(own) for name, own in self.resolve(settings).items())
 
 
 METHODS = {
     'baseline': Method(terms=('ce',)),
     'ds': Method(terms=('ce', 'ds'), design='auto'),
     'dks': Method(terms=('ce', 'ds', 'synergy'), design='auto'),
+    'kd': Method(terms=('ce', 'kd')),
+    'fitnet': Method(terms=('ce', 'hint')),
+    'at': Method(terms=('ce', 'at')),
+    'vid': Method(terms=('ce', 'vid')),
+    'byot': Method(terms=('ce', 'ds', 'self_kd', 'self_feature'), design='bottleneck', defaults={'alpha': 0.7}),
+    'dskd': Method(
+        terms=('ce', 'kd', 'feature'), design='mirror', defaults={'kd_on': 'both', 'branch_weighting': 'loss'}
+    ),
 }
 
 
@@ -59,17 +75,9 @@ def get_method(name: str) -> Method:
     )
 
 
-def term_settings(method: Method, settings: LossSettings) -> dict[str, dict]:
-    """For each term its settings: what was given, else the method's default, else the term's.
-
-    A setting that no term of the method reads does nothing and is named in a warning.
-    """
-    resolved = {}
-    for name in method.terms:
-        own = {key: method.defaults.get(key, value) for key, value in TERMS[name].settings.items()}
-        resolved[name] = {key: settings.given().get(key, value) for key, value in own.items()}
-    known = {key for own in resolved.values() for key in own}
+def warn_unread(method: Method, settings: LossSettings) -> None:
+    """Name in a warning every setting that was given and that no term of the method reads."""
+    known = {key for own in method.resolve(settings).values() for key in own}
     for key in settings.given():
         if key not in known:
             _logger.warning('%s does nothing here (this method reads %s)', key, ', '.join(sorted(known)))
-    return resolved

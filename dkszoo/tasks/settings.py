@@ -1,6 +1,7 @@
 """The settings of the losses: one frozen dataclass, whose fields are flags of train.py and keywords of the task."""
 
-from dataclasses import dataclass, field
+import difflib
+from dataclasses import dataclass, field, fields
 
 
 def setting(default, help: str, **metadata):
@@ -10,12 +11,24 @@ def setting(default, help: str, **metadata):
 
 @dataclass(frozen=True)
 class LossSettings:
-    """Weights and forms of the terms; None means the method's own default."""
+    """Weights and forms of the terms; None means the method's own default.
+
+    Raises:
+        ValueError: A value out of its range.
+    """
 
     ce_weight: float | None = setting(None, 'weight of the main cross-entropy (default 1)')
     alpha: float | tuple[float, ...] | None = setting(
-        None, 'weight of the branch cross-entropies, one or one a branch, shallow to deep (default 1)', metavar='A[,A]'
+        None,
+        'weight of the branch cross-entropies, one or one a branch, shallow to deep (default 1; byot 0.7)',
+        metavar='A[,A]',
     )
+    alpha_schedule: str | None = setting(
+        None,
+        'alpha over the epochs: constant, falling to 0 in a line, or 0 from --alpha-zero-from on (default fixed)',
+        choices=('fixed', 'linear', 'zeroing'),
+    )
+    alpha_zero_from: float | None = setting(None, 'share of the epochs after which zeroing sets in (default 0.5)')
     synergy: str | None = setting(
         None,
         'which heads teach which (default bidirectional)',
@@ -28,7 +41,63 @@ class LossSettings:
         None, 'KL or cross-entropy form, same gradient (default kl)', choices=('kl', 'ce')
     )
     synergy_eps: float | None = setting(None, "smoothing of the probabilities; the official code's is 1e-8 (default 0)")
+    kd_weight: float | None = setting(None, "weight of the teacher's predictions (default 1)")
+    kd_temperature: float | None = setting(None, 'temperature tau of both sides (default 4)')
+    kd_on: str | None = setting(
+        None, 'heads that learn from the teacher (default main; dskd both)', choices=('main', 'branches', 'both')
+    )
+    kd_scale_tau2: bool | None = setting(None, 'multiply by tau^2 (default yes; DSKD eq. 1 does not)')
+    branch_weighting: str | None = setting(
+        None,
+        "weights of the branches' losses from the teacher: 1 each, 1/(L-1) each, or each sample's share of the loss "
+        '(default sum; dskd loss)',
+        choices=('sum', 'equal', 'loss'),
+    )
+    branch_weight_grad: bool | None = setting(None, "let gradients pass through the weights of 'loss' (default no)")
+    feature_weight: float | None = setting(None, "weight of the teacher's final map (default 30; 0 leaves it out)")
+    feature_map: str | None = setting(
+        None, 'compare the maps, or their means over positions (default spatial)', choices=('spatial', 'pooled')
+    )
+    feature_projection: str | None = setting(
+        None, 'r(.): a 1x1 convolution with batch norm, or with bias (default conv-bn)', choices=('conv-bn', 'conv')
+    )
+    feature_reduction: str | None = setting(
+        None, 'of the squared difference of a sample (default mean)', choices=('mean', 'sum')
+    )
+    hint_weight: float | None = setting(None, 'weight of the FitNet hint (default 100)')
+    hint_stage: int | None = setting(None, 'stage of the hint, from 0 (default 1, the second)')
+    at_weight: float | None = setting(None, 'weight of attention transfer (default 1000)')
+    at_power: float | None = setting(None, 'its exponent p (default 2)')
+    vid_weight: float | None = setting(None, 'weight of variational information distillation (default 1)')
+    self_kd_weight: float | None = setting(None, "byot: weight of the main head's predictions (default 0.3)")
+    self_kd_temperature: float | None = setting(None, 'byot: temperature (default 3)')
+    self_feature_weight: float | None = setting(None, "byot: weight of the main head's feature (default 0.03)")
+
+    def __post_init__(self):
+        for f in fields(LossSettings):
+            check_value(f.name, getattr(self, f.name), f.metadata.get('choices'))
 
     def given(self) -> dict:
         """The settings somebody has set."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        return {f.name: getattr(self, f.name) for f in fields(LossSettings) if getattr(self, f.name) is not None}
+
+
+def check_value(name: str, value, choices: tuple[str, ...] | None) -> None:
+    """Raise a ValueError for a setting out of its range; None is always in it."""
+    if value is None:
+        return
+    if choices:
+        if value not in choices:
+            near = difflib.get_close_matches(str(value), choices, 1)
+            raise ValueError(f'{name} {value!r} is unknown (choose {" or ".join(near or choices)})')
+        return
+    numbers = value if isinstance(value, tuple | list) else (value,)
+    for number in (n for row in numbers for n in (row if isinstance(row, tuple | list) else (row,))):
+        if not 0 <= number < float('inf'):
+            raise ValueError(f'{name} must be at least 0 and finite, got {number}')
+        if number == 0 and name.endswith('_temperature'):
+            raise ValueError(f'{name} must be above 0, got {number}')
+    if name == 'alpha_zero_from' and value > 1:
+        raise ValueError(f'{name} is a share of the epochs, 0 to 1, got {value}')
+    if name == 'at_power' and value < 1:
+        raise ValueError(f'{name} must be at least 1, got {value}')

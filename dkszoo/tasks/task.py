@@ -10,9 +10,11 @@ from torch import nn
 
 from dkszoo.branches import DeeplySupervised
 
-from .methods import get_method, term_settings
+from .methods import get_method, warn_unread
+from .pairing import example_batch, pair_stages
 from .settings import LossSettings
-from .terms import TERMS
+from .teacher import Teacher
+from .terms import TERMS, Context
 from .trainable import TrainableModule
 
 
@@ -23,7 +25,9 @@ class DeepSupervisionTask(TrainingTask):
         model: A `DeeplySupervised`, or a plain classifier for the methods without branches.
         method: A name in `METHODS`, or a sum such as 'kd+ds'.
         criterion: Loss on labels, (logits [B, K], target) -> scalar; default timm's cross-entropy.
-        teacher: Not used by the present methods.
+        teacher: For the methods that learn from one: a classifier of the same classes, which stays frozen and is no
+            part of any state dict. The images are taken to be normalised by the model's `pretrained_cfg`, and are
+            normalised anew if the teacher's says otherwise; a `Teacher` says all that itself.
         device: Where the task's tensors live.
         dtype: Their type.
         verbose: Log what the task does.
@@ -51,25 +55,56 @@ class DeepSupervisionTask(TrainingTask):
     ):
         super().__init__(device=device, dtype=dtype, verbose=verbose)
         self.method = method
-        spec = get_method(method)
+        spec, settings = get_method(method), make_settings(settings)
         net = model if isinstance(model, DeeplySupervised) else DeeplySupervised(model)
-        if spec.uses_branches and not net.branches:
+        needs_branches = spec.needs_branches(settings)
+        if needs_branches and not net.branches:
             raise ValueError(f'method {method!r} needs branches (use attach_branches, or create_model(branches=...))')
-        if teacher is not None:
-            raise ValueError(f'method {method!r} has no use for a teacher (leave it out)')
-        known = [f.name for f in fields(LossSettings)]
-        for name in settings:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                raise ValueError(f'unknown setting {name!r} (settings: {", ".join(near or known)})')
-        criterion = resolve_classification_loss(criterion, self.device)
-        resolved = term_settings(spec, LossSettings(**settings))
-        terms = {name: TERMS[name](net, criterion, resolved[name]) for name in spec.terms}
-        self.trainable_module = TrainableModule(net, terms)
+        if spec.uses_teacher != (teacher is not None):
+            raise ValueError(
+                f'method {method!r} needs a teacher (pass teacher=, a trained classifier)'
+                if spec.uses_teacher
+                else f'method {method!r} has no use for a teacher (leave it out, or use {method}+kd)'
+            )
+        warn_unread(spec, settings)
+        teacher = None if teacher is None else adopt_teacher(teacher, net)
+        self._hold('teacher', teacher)
+        kinds = [TERMS[name] for name in spec.terms]
+        uses_stages = any(kind.uses_stages for kind in kinds)
+        own_stages, self.teacher_stages = pair_stages(net.backbone, teacher.model) if uses_stages else ((), ())
+        example = None
+        if any(kind.uses_example for kind in kinds):
+            example = example_batch(net, teacher, (own_stages, self.teacher_stages))
+        context = Context(net, resolve_classification_loss(criterion, self.device), example)
+        weight = next(net.parameters())
+        terms = {
+            name: TERMS[name](context, own).to(weight.device, weight.dtype)
+            for name, own in spec.resolve(settings).items()
+        }
+        idle_branches = len(net.branches) > 0 and not needs_branches
+        self.trainable_module = TrainableModule(net, terms, own_stages, idle_branches)
+
+    def _hold(self, name: str, module: nn.Module | None) -> None:
+        """Keep a module without making it a part: not in state_dict(), parameters() or train()."""
+        object.__setattr__(self, name, module)
+
+    def _apply(self, fn, *args, **kwargs):
+        """Conversions such as `.to(device)` reach the teacher too; its type is its own."""
+        result = super()._apply(fn, *args, **kwargs)
+        if self.teacher is not None:
+            self.teacher.to(self.device)
+        return result
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> dict:
         """Images [B, C, H, W] and labels -> {'loss', 'output' (main logits), one detached value a term}."""
-        return self.trainable_module(input, target)
+        if self.teacher is None:
+            return self.trainable_module(input, target)
+        return self.trainable_module(input, target, self.teacher(input, self.teacher_stages))
+
+    def set_progress(self, epoch: int, epochs: int) -> None:
+        """Say before an epoch which one it is, from 0, of how many; schedules (alpha's) go by it."""
+        for term in self._trainable().terms.values():
+            term.set_progress(epoch / epochs)
 
     def _trainable(self, ema: bool = False) -> TrainableModule | None:
         """The `TrainableModule` behind DDP, compile and EMA wrappers."""
@@ -94,6 +129,8 @@ class DeepSupervisionTask(TrainingTask):
 
     def compile(self, backend: str = 'inductor', mode: str | None = None, **kwargs) -> nn.Module:
         """Compile backbone, branches and terms as one graph. Evaluation stays eager, so its numbers are validate's."""
+        if self.teacher is not None:
+            self.teacher.compile(backend=backend, mode=mode, **kwargs)
         self.trainable_module = torch.compile(self.trainable_module, backend=backend, mode=mode, **kwargs)
         return self.get_eval_model()
 
@@ -135,3 +172,33 @@ class DeepSupervisionTask(TrainingTask):
             if name not in state and part.state_dict():
                 raise ValueError(f'the checkpoint has no {name} in its task_state (was it saved by dkszoo?)')
             part.load_state_dict(state.get(name, {}), strict=strict)
+
+
+def make_settings(settings: dict) -> LossSettings:
+    """The settings from keywords; raises a ValueError for an unknown one that says the nearest."""
+    known = [f.name for f in fields(LossSettings)]
+    for name in settings:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise ValueError(f'unknown setting {name!r} (settings: {", ".join(near or known)})')
+    return LossSettings(**settings)
+
+
+def adopt_teacher(teacher: nn.Module, net: DeeplySupervised) -> Teacher:
+    """The teacher, wrapped if it is not yet, on the network's device.
+
+    Raises:
+        ValueError: It is the student itself, or has other classes.
+    """
+    if not isinstance(teacher, Teacher):
+        cfg = getattr(net.backbone, 'pretrained_cfg', None) or {}
+        own = {id(p) for p in net.parameters()}
+        if any(id(p) in own for p in teacher.parameters()):
+            raise ValueError('the teacher is the network itself, which would freeze (pass a copy.deepcopy of it)')
+        teacher = Teacher(teacher, input_mean=cfg.get('mean'), input_std=cfg.get('std'))
+    if teacher.num_classes not in (None, net.num_classes):
+        raise ValueError(
+            f'the teacher has {teacher.num_classes} classes, the network {net.num_classes} '
+            '(take a teacher that was trained on this data set)'
+        )
+    return teacher.to(next(net.parameters()).device)

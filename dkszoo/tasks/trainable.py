@@ -1,10 +1,13 @@
 """All that trains, in one module: the network and the terms."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
-from dkszoo.branches import DeeplySupervised, DeepOutput
+from dkszoo.branches import DeeplySupervised
 
+from .teacher import TeacherOutput
 from .terms import Batch, Term
 
 
@@ -14,18 +17,23 @@ class TrainableModule(nn.Module):
     Args:
         net: The network with its branches.
         terms: The method's terms, by name.
+        stages: `feature_info` indices of the stages the terms look at.
+        idle_branches: No term reads the branches there are.
     """
 
-    def __init__(self, net: DeeplySupervised, terms: dict[str, Term]):
+    def __init__(
+        self, net: DeeplySupervised, terms: dict[str, Term], stages: Sequence[int] = (), idle_branches: bool = False
+    ):
         super().__init__()
         self.net = net
         self.terms = nn.ModuleDict(terms)
-        self.idle_branches = len(net.branches) > 0 and not any(term.uses_branches for term in terms.values())
+        self.stages = tuple(stages)
+        self.idle_branches = idle_branches
 
-    def forward(self, x: torch.Tensor, target: torch.Tensor, teacher: DeepOutput | None = None) -> dict:
+    def forward(self, x: torch.Tensor, target: torch.Tensor, teacher: TeacherOutput | None = None) -> dict:
         """Images and labels -> {'loss', 'output', one value a term}; the values are detached and add up to the loss."""
-        output = self.net(x)
-        batch = Batch(output, target, teacher)
+        output, maps = self.net.forward_stages(x, self.stages)
+        batch = Batch(output, target, teacher, maps)
         values = {name: term(batch) for name, term in self.terms.items()}
         loss = torch.stack(list(values.values())).sum()
         if self.idle_branches:  # DDP wants a gradient for every parameter, be it zero

@@ -1,12 +1,18 @@
 """Reading checkpoints without running anything that is in them."""
 
 import argparse
+import json
 import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
+
+from .files import sha256
 
 # NumPy scalars stand in peers' checkpoints (accuracies); argparse.Namespace in timm's. Nothing else is let in.
 ALLOWED = [
@@ -105,3 +111,28 @@ def load_strictly(model: torch.nn.Module, state: dict[str, torch.Tensor], source
             got, expected = list(value.shape), list(own[key].shape)
             raise ValueError(f'{source} does not fit the model: {key!r} has shape {got}, expected {expected}')
     model.load_state_dict(state)
+
+
+def read_safetensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict]:
+    """The tensors of a .safetensors file, and the JSON that an export has beside it (else an empty dict).
+
+    Raises:
+        ValueError: The file is missing or damaged, or not the one the JSON describes.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f'no checkpoint file {str(path)!r}')
+    card_path, card = path.with_suffix('.json'), {}
+    if card_path.is_file():
+        try:
+            card = json.loads(card_path.read_text(encoding='utf-8'))
+        except ValueError as error:
+            raise ValueError(f'{str(card_path)!r} is damaged ({error})') from error
+        if not isinstance(card, dict):
+            raise ValueError(f'{str(card_path)!r} was not written by dkszoo export')
+        if 'sha256' in card and sha256(path) != card['sha256']:
+            raise ValueError(f'{str(path)!r} is damaged or not the file its .json describes (SHA-256 does not fit)')
+    try:
+        return safetensors.torch.load_file(path), card
+    except SafetensorError as error:
+        raise ValueError(f'{str(path)!r} is no safetensors file, or is damaged ({error})') from error

@@ -1,0 +1,61 @@
+"""What terms are made from: which stages of network and teacher belong together, and an example of their outputs."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from dkszoo.branches import DeeplySupervised
+
+from .teacher import Teacher
+from .terms import Batch
+
+
+def stage_indices(backbone: nn.Module) -> list[int]:
+    """The `feature_info` indices of a network's stages, shallow to deep: all of them but a stem's.
+
+    A stem is a first entry that is a single layer, or called so.
+
+    Raises:
+        ValueError: The network has no `feature_info`.
+    """
+    info = getattr(backbone, 'feature_info', None)
+    if info is None or not hasattr(backbone, 'forward_intermediates'):
+        raise ValueError(f'{type(backbone).__name__} does not show its stages (use a timm classifier)')
+    names = [entry['module'] for entry in (info.get_dicts() if hasattr(info, 'get_dicts') else info)]
+    first = backbone.get_submodule(names[0])
+    has_stem = len(names) > 1 and (not list(first.children()) or 'stem' in names[0])
+    return list(range(int(has_stem), len(names)))
+
+
+def pair_stages(student: nn.Module, teacher: nn.Module) -> tuple[list[int], list[int]]:
+    """The stages that are matched, as `feature_info` indices of each: from the deepest on, as many as both have."""
+    own, other = stage_indices(student), stage_indices(teacher)
+    count = min(len(own), len(other))
+    return own[-count:], other[-count:]
+
+
+@torch.no_grad()
+def example_batch(
+    net: DeeplySupervised, teacher: Teacher | None, stages: tuple[Sequence[int], Sequence[int]] = ((), ())
+) -> Batch:
+    """The outputs for one black image. Changes nothing in the networks, nor in any random generator.
+
+    Args:
+        net: The network.
+        teacher: Its teacher.
+        stages: The `feature_info` indices matched, of the network and of the teacher.
+    """
+    weight = next(net.parameters())
+    cfg = getattr(net.backbone, 'pretrained_cfg', None) or {}
+    size = teacher.input_size if teacher is not None and teacher.input_size else cfg.get('input_size', (3, 32, 32))[-2:]
+    channels = getattr(net.backbone, 'in_chans', 3)
+    image = torch.zeros(1, channels, *size, device=weight.device, dtype=weight.dtype)
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        output, maps = net.forward_stages(image, stages[0])
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return Batch(output, None, teacher(image, stages[1]) if teacher is not None else None, maps)

@@ -1,0 +1,109 @@
+"""The teacher: a frozen network that gives targets."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from dkszoo.branches import strip
+
+
+class TeacherOutput(NamedTuple):
+    """What a teacher says of a batch; nothing of it has a gradient.
+
+    Attributes:
+        logits: [B, K].
+        features: Its final map before pooling [B, C, H, W]; None for a network that cannot tell.
+        stages: The maps asked for, each [B, C, H, W].
+    """
+
+    logits: torch.Tensor
+    features: torch.Tensor | None
+    stages: tuple[torch.Tensor, ...] = ()
+
+
+class Teacher(nn.Module):
+    """A classifier that only teaches: no gradients, evaluation mode whatever it is told, its own normalisation.
+
+    Args:
+        model: Any classifier; of a `DeeplySupervised` the backbone. It is held, not copied, and stays frozen.
+        mean: Channel means of the images it was trained on; default: its `pretrained_cfg`'s.
+        std: Their standard deviations.
+        input_mean: Channel means the images that come have been normalised with; default: those it wants.
+        input_std: Their standard deviations.
+        input_size: (H, W) of the images it takes; None: any.
+        dtype: Type it computes in, whatever autocast says; None: as it is, under autocast like all else.
+
+    Raises:
+        ValueError: Means or deviations of different lengths.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        input_mean: Sequence[float] | None = None,
+        input_std: Sequence[float] | None = None,
+        input_size: tuple[int, int] | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        self.model = strip(model).requires_grad_(False).eval()
+        self.dtype = dtype
+        self.input_size = None if input_size is None else tuple(input_size)
+        cfg = getattr(self.model, 'pretrained_cfg', None) or {}
+        own = mean or cfg.get('mean'), std or cfg.get('std')
+        given = input_mean or own[0], input_std or own[1]
+        self.renormalises = None not in own + given and tuple(map(tuple, own)) != tuple(map(tuple, given))
+        if self.renormalises:
+            if len({len(values) for values in own + given}) > 1:
+                raise ValueError(
+                    f"the teacher's mean and std are of {len(own[0])} and {len(own[1])} channels, the images' of "
+                    f'{len(given[0])} and {len(given[1])} (give one value a channel)'
+                )
+            mean, std, input_mean, input_std = (torch.tensor(v).view(1, -1, 1, 1) for v in (*own, *given))
+            self.register_buffer('scale', input_std / std, persistent=False)
+            self.register_buffer('shift', (input_mean - mean) / std, persistent=False)
+        super().train(False)
+        if dtype is not None:
+            self.model.to(dtype)
+
+    @property
+    def num_classes(self) -> int | None:
+        return getattr(self.model, 'num_classes', None)
+
+    def train(self, mode: bool = True) -> 'Teacher':
+        """Nothing: a teacher stays in evaluation mode."""
+        return self
+
+    @torch.no_grad()
+    def forward(self, x: torch.Tensor, stages: Sequence[int] = ()) -> TeacherOutput:
+        """Images as the student sees them [B, C, H, W] -> what the teacher says.
+
+        Args:
+            x: The images.
+            stages: `feature_info` indices of the maps to give, ascending.
+
+        Raises:
+            ValueError: Images of another size than it takes.
+        """
+        if self.input_size is not None and tuple(x.shape[2:]) != self.input_size:
+            (h, w), got = self.input_size, tuple(x.shape[2:])
+            raise ValueError(f'the teacher takes {h}x{w} images, got {got[0]}x{got[1]} (train at its size)')
+        if self.renormalises:
+            x = x * self.scale + self.shift
+        with torch.autocast(x.device.type, enabled=False) if self.dtype is not None else nullcontext():
+            return self.answer(x if self.dtype is None else x.to(self.dtype), list(stages))
+
+    def answer(self, x: torch.Tensor, stages: list[int]) -> TeacherOutput:
+        model = self.model
+        if not hasattr(model, 'forward_features') or not hasattr(model, 'forward_head'):
+            return TeacherOutput(model(x), None)
+        if not stages:
+            features = model.forward_features(x)
+            return TeacherOutput(model.forward_head(features), features)
+        features, maps = model.forward_intermediates(x, indices=stages)
+        return TeacherOutput(model.forward_head(features), features, tuple(maps))

@@ -1,0 +1,92 @@
+"""What a term is, and what it sees."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from dkszoo.branches import DeeplySupervised, DeepOutput
+
+from ..teacher import TeacherOutput
+
+
+class Batch(NamedTuple):
+    """What a term may look at.
+
+    Attributes:
+        output: The network's outputs.
+        target: Labels [B], or probabilities [B, K].
+        teacher: The teacher's outputs; None without one.
+        stages: Maps [B, C, H, W] of the network's stages, shallow to deep, each the partner of the map at the same
+            place in `teacher.stages`; empty unless a term uses them.
+    """
+
+    output: DeepOutput
+    target: torch.Tensor | None
+    teacher: TeacherOutput | None
+    stages: tuple[torch.Tensor, ...] = ()
+
+
+class Context(NamedTuple):
+    """What a term is made for.
+
+    Attributes:
+        net: The network.
+        criterion: The loss on labels, (logits [B, K], target) -> scalar.
+        example: The outputs for one image, to read shapes from; None unless a term asks for it.
+    """
+
+    net: DeeplySupervised
+    criterion: Any
+    example: Batch | None
+
+
+class Term(nn.Module):
+    """Base of the terms: one weighted loss each.
+
+    `settings` names the fields of `LossSettings` the term reads, with the values they take by default. A term with
+    parameters (projections, variances) makes them in its constructor; they train and are saved with the branches.
+
+    Args:
+        context: What it is made for.
+        settings: The term's own settings, defaults filled in.
+    """
+
+    settings: dict = {}
+    uses_branches = False
+    uses_teacher = False
+    uses_stages = False  # reads Batch.stages
+    uses_example = False  # reads Context.example
+
+    def __init__(self, context: Context, settings: dict):
+        super().__init__()
+
+    @classmethod
+    def needs_branches(cls, settings: dict) -> bool:
+        """Whether it reads any branch under these settings."""
+        return cls.uses_branches
+
+    def set_progress(self, done: float) -> None:
+        """Told before every epoch which share of the training is done, 0 to below 1."""
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """The weighted loss, a float32 (or float64) scalar."""
+        raise NotImplementedError
+
+
+def promote(tensor: torch.Tensor) -> torch.Tensor:
+    """Half precision to float32; float64 stays."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def zero_like(logits: torch.Tensor) -> torch.Tensor:
+    """A loss of nothing."""
+    return promote(logits).new_zeros(())
+
+
+def check_maps(maps: dict[str, torch.Tensor]) -> None:
+    """Raise a ValueError unless all tensors are maps (B, C, H, W); the keys say what they are."""
+    for name, tensor in maps.items():
+        if tensor is None or tensor.ndim != 4:
+            shape = 'none' if tensor is None else tuple(tensor.shape)
+            raise ValueError(f'expected {name} of shape (B, C, H, W), got {shape} (use a convolutional network)')

@@ -1,0 +1,53 @@
+"""Terms that learn from the labels, by whatever criterion the task has."""
+
+import torch
+
+from .base import Term, promote
+
+SCHEDULES = ('fixed', 'linear', 'zeroing')
+
+
+class CrossEntropy(Term):
+    """ce: CE(y, z_main)."""
+
+    settings = {'ce_weight': 1.0}
+
+    def __init__(self, context, settings):
+        super().__init__(context, settings)
+        self.criterion = context.criterion
+        self.weight = settings['ce_weight']
+
+    def forward(self, batch):
+        return self.weight * self.criterion(promote(batch.output.logits), batch.target)
+
+
+class DeepSupervision(Term):
+    """ds: sum over branches of alpha_l CE(y, z_l) (DKS eq. 3).
+
+    The schedule multiplies every alpha: by 1 (fixed), by 1 - epoch / epochs (linear), or by 1 and, from the share
+    `alpha_zero_from` of the epochs on, by 0 (zeroing).
+    """
+
+    settings = {'alpha': 1.0, 'alpha_schedule': 'fixed', 'alpha_zero_from': 0.5}
+    uses_branches = True
+
+    def __init__(self, context, settings):
+        super().__init__(context, settings)
+        self.criterion = context.criterion
+        branches, alpha = len(context.net.branches), settings['alpha']
+        alpha = (alpha,) * branches if isinstance(alpha, int | float) else tuple(alpha)
+        if len(alpha) != branches:
+            raise ValueError(f'alpha has {len(alpha)} weights for {branches} branches (give one, or one a branch)')
+        self.alpha = alpha
+        self.schedule, self.zero_from = settings['alpha_schedule'], settings['alpha_zero_from']
+        # A tensor, so that a compiled graph takes a new value without being compiled again.
+        self.register_buffer('scale', torch.ones(()), persistent=False)
+
+    def set_progress(self, done):
+        factors = {'fixed': 1.0, 'linear': 1.0 - done, 'zeroing': float(done < self.zero_from)}
+        self.scale.fill_(factors[self.schedule])
+
+    def forward(self, batch):
+        branch_logits = batch.output.branch_logits
+        losses = [a * self.criterion(promote(z), batch.target) for a, z in zip(self.alpha, branch_logits, strict=True)]
+        return self.scale * torch.stack(losses).sum()
