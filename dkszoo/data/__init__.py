@@ -1,20 +1,32 @@
 """Data sets, splits and the sample stream."""
 
+from .augment import Augmentation
 from .datasets import View, class_names, class_targets, open_dataset
 from .facts import DataFacts, data_facts
-from .splits import split_indices
+from .images import ArrayImages
+from .memory import MemoryEvalLoader, MemoryLoader, choose_loader, is_small, read_pixels
+from .splits import balanced_subset, split_indices
 from .stream import StreamSampler, mix, stream_loader
-from .transforms import train_transform
+from .transforms import pixel_transform, train_transform
 
 __all__ = [
+    'ArrayImages',
+    'Augmentation',
     'DataFacts',
+    'MemoryEvalLoader',
+    'MemoryLoader',
     'StreamSampler',
     'View',
+    'balanced_subset',
+    'choose_loader',
     'class_names',
     'class_targets',
     'data_facts',
+    'is_small',
     'mix',
     'open_dataset',
+    'pixel_transform',
+    'read_pixels',
     'split_indices',
     'stream_loader',
     'train_transform',

@@ -5,7 +5,13 @@ from collections.abc import Callable, Sequence
 
 from torch.utils.data import Dataset, IterableDataset
 
-from .digits import Digits
+from .cifar import LAYOUTS, open_cifar
+from .digits import open_digits
+from .idx import FOLDERS, open_idx
+from .images import ArrayImages
+
+TRAIN = ('train', 'training')
+TEST = ('test', 'val', 'valid', 'validation', 'eval', 'evaluation')
 
 
 class View(Dataset):
@@ -36,19 +42,20 @@ def open_dataset(name: str, data_dir: str | None, split: str, in_chans: int = 3)
     Args:
         name: 'digits', or any name timm's `create_dataset` knows ('torch/cifar100', 'hfds/...'; '' is a folder).
         data_dir: Root folder; 'digits' has none.
-        split: 'train', 'test', or a name the data set itself has for a split.
+        split: 'train', 'test' (or timm's other words for them), or a name the data set itself has for a split.
         in_chans: 1 opens folders as gray images.
 
     Raises:
         ValueError: Unknown name, a folder that is missing, empty or unreadable, or a data set without random access.
     """
-    if name == 'digits':
-        return Digits(split)
+    kind = name.partition('/')[0].lower() if '/' in name else ''
+    if name != 'digits' and kind in ('', 'torch') and (not data_dir or not os.path.isdir(data_dir)):
+        raise ValueError(f'no data folder {data_dir or ""!r} for data set {name!r} (give --data-dir)')
+    small = {'digits', *FOLDERS, *LAYOUTS}
+    if name.lower() in small:
+        return open_small(name.lower(), data_dir, split)
     from timm.data import create_dataset
 
-    kind = name.partition('/')[0].lower() if '/' in name else ''
-    if kind in ('', 'torch') and (not data_dir or not os.path.isdir(data_dir)):
-        raise ValueError(f'no data folder {data_dir or ""!r} for data set {name!r} (give --data-dir)')
     if kind == '':
         split, kwargs = folder_split(data_dir, split), dict(input_img_mode='RGB' if in_chans == 3 else 'L')
     else:
@@ -64,16 +71,23 @@ def open_dataset(name: str, data_dir: str | None, split: str, in_chans: int = 3)
     return dataset
 
 
+def open_small(name: str, data_dir: str | None, split: str) -> ArrayImages:
+    """One split of a data set of small images, whole in memory."""
+    if split not in TRAIN + TEST:
+        raise ValueError(f'data set {name!r} has no split {split!r} (choose train or test)')
+    train = split in TRAIN
+    if name == 'digits':
+        return open_digits('train' if train else 'test')
+    return (open_idx if name in FOLDERS else open_cifar)(name, data_dir, train)
+
+
 def folder_split(data_dir: str, split: str) -> str:
     """The sub-folder of an image folder that holds `split`; 'test' falls back to validation.
 
     Raises:
         ValueError: No such sub-folder.
     """
-    names = {
-        'train': ('train', 'training'),
-        'test': ('test', 'val', 'valid', 'validation', 'eval', 'evaluation'),
-    }.get(split, (split,))
+    names = {'train': TRAIN, 'test': TEST}.get(split, (split,))
     for name in names:
         if os.path.isdir(os.path.join(data_dir, name)):
             return name

@@ -2,12 +2,12 @@
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import Dataset
 
+from .images import ArrayImages
 from .splits import split_indices
 
 
-class Digits(Dataset):
+def open_digits(split: str) -> ArrayImages:
     """The digits of the UCI repository's optical recognition set, 8x8 with 17 gray levels, resized to 32x32.
 
     The test split is fixed: a fifth of the images, with the classes in proportion.
@@ -18,23 +18,13 @@ class Digits(Dataset):
     Raises:
         ValueError: scikit-learn is not installed.
     """
-
-    classes = [str(i) for i in range(10)]
-
-    def __init__(self, split: str):
-        try:
-            from sklearn.datasets import load_digits
-        except ImportError as error:
-            raise ValueError("data set digits needs scikit-learn (pip install 'dkszoo[demo]')") from error
-        digits = load_digits()
-        train, test = split_indices(len(digits.target), digits.target, 0.2, seed=0)
-        indices = train if split == 'train' else test
-        images = (digits.images[indices] * (255 / 16)).round().astype(np.uint8)
-        self.images = [Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR) for image in images]
-        self.targets = [int(digits.target[i]) for i in indices]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return self.images[index], self.targets[index]
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ValueError("data set digits needs scikit-learn (pip install 'dkszoo[demo]')") from error
+    digits = load_digits()
+    train, test = split_indices(len(digits.target), digits.target, 0.2, seed=0)
+    indices = train if split == 'train' else test
+    images = (digits.images[indices] * (255 / 16)).round().astype(np.uint8)
+    resized = [np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR)) for image in images]
+    return ArrayImages(np.stack(resized), digits.target[indices], [str(i) for i in range(10)])

@@ -1,6 +1,27 @@
-"""Facts about data sets: channels, size, normalisation, default augmentation. Data only."""
+"""Facts about data sets: channels, sizes, normalisation, default augmentation. Data only."""
 
 from dataclasses import dataclass
+
+# Normalisation, (mean, std) of the channels in [0, 1], by the name our docs give it: --mean and --std choose another.
+# All but the first are of CIFAR-10's images, whatever they are used on.
+NORMALISATION = {
+    'c100': ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),  # RepDistiller, SemCKD, mdistiller, HSAKD
+    'c10': ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),  # the same as c10b, rounded; our default for CIFAR-10
+    'c10u8': (  # DKS, which gives them in gray levels; it normalises CIFAR-100 by them as well
+        (125.3 / 255, 123.0 / 255, 113.9 / 255),
+        (63.0 / 255, 62.1 / 255, 66.7 / 255),
+    ),
+    'c10b': (  # DHM, on CIFAR-100 as well
+        (0.49139968, 0.48215827, 0.44653124),
+        (0.24703233, 0.24348505, 0.26158768),
+    ),
+    'c10c': ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),  # BYOT: means of the images' own deviations
+    'mnist': ((0.1307,), (0.3081,)),
+    'fashion_mnist': ((0.2860,), (0.3530,)),
+    'kmnist': ((0.1918,), (0.3483,)),
+    'digits': ((0.3052,), (0.3234,)),
+    'imagenet': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
 
 
 @dataclass(frozen=True)
@@ -14,6 +35,9 @@ class DataFacts:
         std: Their standard deviations.
         pad: Padding of the random crop, in pixels at `img_size`.
         hflip: Probability of the horizontal flip.
+        num_classes: Number of classes; None: not known before it is opened, and so the next two.
+        num_train: Training images.
+        num_test: Test images.
     """
 
     in_chans: int = 3
@@ -22,19 +46,23 @@ class DataFacts:
     std: tuple[float, ...] | None = None
     pad: int = 4
     hflip: float = 0.5
+    num_classes: int | None = None
+    num_train: int | None = None
+    num_test: int | None = None
 
 
-# Normalisation by name, as the public code has it: see --mean/--std to choose another.
-CIFAR100_STATS = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))  # RepDistiller, SemCKD, mdistiller
-CIFAR10_STATS = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))  # DHM; DKS uses it for CIFAR-100 too
+def characters(name: str, num_train: int, num_test: int) -> DataFacts:
+    """Ten gray characters: a flip would make another of them."""
+    return DataFacts(1, 32, *NORMALISATION[name], 2, 0.0, 10, num_train, num_test)
+
 
 DATA_FACTS = {
-    'digits': DataFacts(1, 32, (0.3052,), (0.3234,), pad=2, hflip=0.0),
-    'torch/cifar10': DataFacts(3, 32, *CIFAR10_STATS),
-    'torch/cifar100': DataFacts(3, 32, *CIFAR100_STATS),
-    'torch/mnist': DataFacts(1, 32, (0.1307,), (0.3081,), pad=2, hflip=0.0),
-    'torch/fashion_mnist': DataFacts(1, 32, (0.2860,), (0.3530,)),
-    'torch/kmnist': DataFacts(1, 32, (0.1918,), (0.3483,), pad=2, hflip=0.0),
+    'digits': characters('digits', 1438, 359),
+    'torch/cifar10': DataFacts(3, 32, *NORMALISATION['c10'], 4, 0.5, 10, 50_000, 10_000),
+    'torch/cifar100': DataFacts(3, 32, *NORMALISATION['c100'], 4, 0.5, 100, 50_000, 10_000),
+    'torch/mnist': characters('mnist', 60_000, 10_000),
+    'torch/fashion_mnist': DataFacts(1, 32, *NORMALISATION['fashion_mnist'], 4, 0.5, 10, 60_000, 10_000),
+    'torch/kmnist': characters('kmnist', 60_000, 10_000),
 }
 
 

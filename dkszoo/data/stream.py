@@ -85,23 +85,25 @@ class StreamSampler(BatchSampler):
         """The next iteration gives the batches of `epoch` from step `start` on."""
         self.epoch, self.start = epoch, start
 
-    def indices(self, epoch: int, step: int) -> list[int]:
-        """This process's samples in one step."""
-        return self._batch(self._order(epoch), step)
-
-    def _order(self, epoch: int) -> torch.Tensor:
+    def order(self, epoch: int) -> torch.Tensor:
+        """The permutation [total] of all samples in which an epoch goes through them."""
         generator = torch.Generator().manual_seed(mix(self.seed, epoch))
         return torch.randperm(self.total, generator=generator)
 
-    def _batch(self, order: torch.Tensor, step: int) -> list[int]:
-        batch = order[step * self.global_batch : (step + 1) * self.global_batch]
-        share = len(batch) // self.world_size
-        return batch[self.rank * share : (self.rank + 1) * share].tolist()
+    def part(self, step: int) -> slice:
+        """This process's part of the order in one step."""
+        first = step * self.global_batch
+        share = min(self.global_batch, self.total - first) // self.world_size
+        return slice(first + self.rank * share, first + (self.rank + 1) * share)
+
+    def indices(self, epoch: int, step: int) -> list[int]:
+        """This process's samples in one step."""
+        return self.order(epoch)[self.part(step)].tolist()
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order, epoch = self._order(self.epoch), self.epoch
+        order, epoch = self.order(self.epoch), self.epoch
         for step in range(self.start, self.steps):
-            yield [(epoch, index) for index in self._batch(order, step)]
+            yield [(epoch, index) for index in order[self.part(step)].tolist()]
 
     def __len__(self) -> int:
         return self.steps - self.start

@@ -1,52 +1,89 @@
-"""Transforms of training images; evaluation uses timm's own."""
+"""Transforms of training images, one at a time; evaluation uses timm's own."""
 
 from collections.abc import Callable, Sequence
 
+import torch
 from timm.data import create_transform
+from timm.data.random_erasing import RandomErasing
 from torchvision import transforms
 
+from .augment import Augmentation
+
 SMALL = 64
+
+
+class Cutout:
+    """Hides a square around a random pixel of a normalised image [C, H, W] behind 0, the mean colour.
+
+    DeVries and Taylor, arXiv:1708.04552; the square may stand out over the border.
+
+    Args:
+        side: Side of the square in pixels.
+    """
+
+    def __init__(self, side: int):
+        self.side = side
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        height, width = image.shape[-2:]
+        top = int(torch.randint(height, ())) - self.side // 2
+        left = int(torch.randint(width, ())) - self.side // 2
+        image[..., max(top, 0) : max(top + self.side, 0), max(left, 0) : max(left + self.side, 0)] = 0
+        return image
+
+
+def resize(img_size: int, interpolation: str) -> list[Callable]:
+    """PIL image -> PIL image of img_size x img_size, the same every time: what comes before all augmentation."""
+    return [
+        transforms.Resize(img_size, transforms.InterpolationMode(interpolation)),
+        transforms.CenterCrop(img_size),
+    ]
+
+
+def pixel_transform(img_size: int, interpolation: str) -> Callable:
+    """PIL image -> bytes [C, img_size, img_size], before any augmentation."""
+    return transforms.Compose([*resize(img_size, interpolation), transforms.PILToTensor()])
 
 
 def train_transform(
     img_size: int,
     mean: Sequence[float],
     std: Sequence[float],
-    pad: int = 4,
-    hflip: float = 0.5,
+    augmentation: Augmentation,
     interpolation: str = 'bilinear',
     no_aug: bool = False,
-    pad_mode: str = 'constant',
-    **timm_kwargs,
+    auto_augment: str | None = None,
 ) -> Callable:
     """PIL image -> normalised tensor [C, img_size, img_size].
 
-    Up to 64 px: resize where needed, pad, random crop, flip, as every CIFAR paper does. Above: timm's random resized
-    crop and whatever `timm_kwargs` asks for.
+    Up to 64 px: resize where needed, pad, random crop, flip, as every CIFAR paper does. Above, or with timm's
+    `auto_augment`: its random resized crop. `no_aug` leaves only resizing and normalising.
     """
-    if img_size > SMALL or no_aug or timm_kwargs.get('auto_augment'):
-        size = (len(mean), img_size, img_size)
-        return create_transform(
-            size,
+    if no_aug:
+        augmentation = Augmentation()
+    if img_size > SMALL or auto_augment:
+        first = create_transform(
+            (len(mean), img_size, img_size),
             is_training=True,
             no_aug=no_aug,
-            hflip=hflip,
+            hflip=augmentation.hflip,
             interpolation=interpolation,
             mean=mean,
             std=std,
-            use_prefetcher=False,
-            **timm_kwargs,
+            auto_augment=auto_augment,
+            re_prob=augmentation.re_prob,
         )
-    steps = [
-        transforms.Resize(img_size, transforms.InterpolationMode(interpolation)),
-        transforms.CenterCrop(img_size),
-        transforms.RandomCrop(img_size, padding=pad or None, padding_mode=pad_mode),
-        transforms.RandomHorizontalFlip(hflip),
-        transforms.ToTensor(),
-        transforms.Normalize(mean, std),
-    ]
-    if timm_kwargs.get('re_prob'):
-        from timm.data import RandomErasing
-
-        steps.append(RandomErasing(timm_kwargs['re_prob'], mode=timm_kwargs.get('re_mode', 'const'), device='cpu'))
+        steps = [first]
+    else:
+        steps = [
+            *resize(img_size, interpolation),
+            transforms.RandomCrop(img_size, padding=augmentation.pad or None, padding_mode=augmentation.pad_mode),
+            transforms.RandomHorizontalFlip(augmentation.hflip),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, std),
+        ]
+        if augmentation.re_prob:
+            steps.append(RandomErasing(augmentation.re_prob, mode='const', device='cpu'))
+    if augmentation.cutout:
+        steps.append(Cutout(augmentation.cutout))
     return transforms.Compose(steps)

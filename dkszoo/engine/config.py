@@ -36,11 +36,15 @@ class MethodSettings:
 class DataSettings:
     dataset: str = setting('digits', "'digits' or a timm data set name; '' for an image folder")
     data_dir: str | None = setting(None, 'root folder of the data set', metavar='DIR')
+    train_num_samples: int | None = setting(None, 'train on this many images, a fixed subset balanced over the classes')
     val_split: float = setting(0.1, 'share of the training set held out to choose the best epoch; 0: none')
     best_on: str = setting('val', 'what the best epoch is chosen on', choices=('val', 'test'))
     batch_size: int = setting(64, 'samples a step and process', short='-b')
     validation_batch_size: int = setting(256, 'samples a step in evaluation')
-    workers: int = setting(2, 'loading processes', short='-j')
+    loader: str = setting(
+        'auto', 'images in memory, or one at a time (auto: memory if it can)', choices=('auto', 'memory', 'timm')
+    )
+    workers: int = setting(2, 'loading processes of loader timm', short='-j')
     mean: tuple[float, ...] | None = setting(None, "channel means (default: the data set's, else the model's)")
     std: tuple[float, ...] | None = setting(None, 'channel standard deviations')
     interpolation: str = setting('bilinear', 'resizing', choices=('bilinear', 'bicubic'))
@@ -51,6 +55,7 @@ class DataSettings:
     no_aug: bool = setting(False, 'no augmentation')
     aa: str | None = setting(None, "timm's auto-augment policy", metavar='POLICY')
     reprob: float = setting(0.0, 'probability of random erasing')
+    cutout: int = setting(0, 'side of the square that Cutout hides, in pixels; 0: off')
     mixup: float = setting(0.0, 'mixup alpha; 0: off')
     cutmix: float = setting(0.0, 'CutMix alpha; 0: off')
 
@@ -114,9 +119,14 @@ class TrainConfig(RunSettings, OptimSettings, DataSettings, LossSettings, Method
         for name in ('epochs', 'batch_size', 'validation_batch_size', 'grad_accum_steps', 'log_interval'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{flag(name)} must be at least 1, got {getattr(self, name)}')
-        for name in ('workers', 'recovery_interval', 'lr', 'weight_decay', 'warmup_epochs', 'smoothing'):
+        for name in ('workers', 'recovery_interval', 'lr', 'weight_decay', 'warmup_epochs', 'smoothing', 'cutout'):
             if getattr(self, name) < 0:
                 raise ValueError(f'{flag(name)} must not be negative, got {getattr(self, name)}')
+        if self.pad is not None and self.pad < 0:
+            raise ValueError(f'--pad must not be negative, got {self.pad}')
+        for name in ('hflip', 'reprob'):
+            if not 0 <= (getattr(self, name) or 0) <= 1:
+                raise ValueError(f'{flag(name)} is a probability from 0 to 1, got {getattr(self, name)}')
         if not 0 <= self.val_split < 1:
             raise ValueError(f'--val-split must be at least 0 and below 1, got {self.val_split}')
         if self.val_split == 0 and self.best_on == 'val':

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from timm.data import create_loader
+from timm.data import create_loader, create_transform
 from timm.task import ClassificationEvaluator, evaluation_sample_limit
 from torch import nn
 from torch.utils.data import DataLoader
 
 from dkszoo.branches import DeeplySupervised
-from dkszoo.data import View
+from dkszoo.data import MemoryEvalLoader, View, is_small, read_pixels
 
 
 def eval_loader(
@@ -24,21 +24,25 @@ def eval_loader(
     crop_mode: str = 'center',
     device: torch.device | str = 'cpu',
     distributed: bool = False,
-) -> DataLoader:
-    """timm's evaluation loader over a view: resize, crop, normalise, in order."""
+) -> DataLoader | MemoryEvalLoader:
+    """timm's evaluation loader over a view: resize, crop, normalise, in order.
+
+    Sets of small images are transformed once and kept in memory; the batches are the same, bit for bit.
+    """
+    size = (len(mean), img_size, img_size)
+    how = dict(interpolation=interpolation, mean=mean, std=std, crop_pct=crop_pct, crop_mode=crop_mode)
+    if is_small(view, img_size, len(mean)) and not distributed:
+        as_pixels = create_transform(size, is_training=False, normalize=False, **how)
+        return MemoryEvalLoader(*read_pixels(view, as_pixels), batch_size, mean, std, torch.device(device))
     return create_loader(
         view,
-        (len(mean), img_size, img_size),
+        size,
         batch_size,
         is_training=False,
         use_prefetcher=False,
-        interpolation=interpolation,
-        mean=mean,
-        std=std,
         num_workers=workers,
         distributed=distributed,
-        crop_pct=crop_pct,
-        crop_mode=crop_mode,
+        **how,
         pin_memory=torch.device(device).type == 'cuda',
         device=torch.device(device),
         persistent_workers=False,

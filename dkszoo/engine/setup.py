@@ -15,12 +15,18 @@ from torch import nn
 
 from dkszoo.branches import DeeplySupervised, attach_branches
 from dkszoo.data import (
+    Augmentation,
+    MemoryLoader,
     StreamSampler,
     View,
+    balanced_subset,
+    choose_loader,
     class_names,
     class_targets,
     data_facts,
     open_dataset,
+    pixel_transform,
+    read_pixels,
     split_indices,
     stream_loader,
     train_transform,
@@ -56,7 +62,7 @@ class Setup:
     scheduler: object | None
     scaler: NativeScaler | None
     sampler: StreamSampler
-    loader: torch.utils.data.DataLoader
+    loader: torch.utils.data.DataLoader | MemoryLoader
     mixup: Mixup | None
 
 
@@ -104,10 +110,14 @@ def open_data(config: TrainConfig) -> tuple[TrainConfig, Data]:
         branches=config.branches or method.design or 'none',
         **stats,
     )
-    mode = 'L' if in_chans == 1 else 'RGB'
-    kept, held = split_indices(len(train), class_targets(train), config.val_split, seed=0)
+    mode, targets = 'L' if in_chans == 1 else 'RGB', class_targets(train)
+    kept, held = split_indices(len(train), targets, config.val_split, seed=0)
+    if config.train_num_samples is not None:
+        kept = balanced_subset(kept, targets, config.train_num_samples)
     val = View(train, held, mode) if held else None
-    return config, Data(View(train, kept, mode), val, View(test, None, mode), classes)
+    data = Data(View(train, kept, mode), val, View(test, None, mode), classes)
+    loader = choose_loader(config.loader, data.train, img_size, in_chans, config.pad, config.aa)
+    return dataclasses.replace(config, loader=loader), data
 
 
 def fit_channels(values: tuple, in_chans: int) -> tuple[float, ...]:
@@ -216,19 +226,15 @@ def train_stream(config: TrainConfig, view: View, world: World):
     Raises:
         ValueError: There are too few images for one step.
     """
-    view.transform = train_transform(
-        config.img_size,
-        config.mean,
-        config.std,
-        pad=config.pad,
-        hflip=config.hflip,
-        interpolation=config.interpolation,
-        no_aug=config.no_aug,
-        pad_mode=config.pad_mode,
-        auto_augment=config.aa,
-        re_prob=config.reprob,
-    )
     sampler = StreamSampler(len(view), config.batch_size, config.seed, world.rank, world.size)
     if not sampler.steps:
         raise ValueError(f'{len(view)} training images are too few for one step (at least 2 a process are needed)')
+    augmentation = Augmentation(config.pad, config.pad_mode, config.hflip, config.reprob, config.cutout)
+    if config.loader == 'memory':
+        images, targets = read_pixels(view, pixel_transform(config.img_size, config.interpolation))
+        augmentation = Augmentation() if config.no_aug else augmentation
+        return sampler, MemoryLoader(images, targets, sampler, augmentation, config.mean, config.std, world.device)
+    view.transform = train_transform(
+        config.img_size, config.mean, config.std, augmentation, config.interpolation, config.no_aug, config.aa
+    )
     return sampler, stream_loader(view, sampler, config.workers, pin_memory=world.device.type == 'cuda')

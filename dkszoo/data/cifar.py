@@ -1,0 +1,149 @@
+"""Reading CIFAR's pickles without running what is in them."""
+
+import io
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .images import ArrayImages
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a CIFAR data set keeps what.
+
+    Attributes:
+        folder: Its folder in torchvision's root.
+        train: The files of the training images.
+        test: The files of the test images.
+        labels: The key of the labels.
+        meta: The file with the names of the classes.
+        names: Their key in it.
+    """
+
+    folder: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    labels: str
+    meta: str
+    names: str
+
+
+LAYOUTS = {
+    'torch/cifar10': Layout(
+        'cifar-10-batches-py',
+        tuple(f'data_batch_{i}' for i in range(1, 6)),
+        ('test_batch',),
+        'labels',
+        'batches.meta',
+        'label_names',
+    ),
+    'torch/cifar100': Layout('cifar-100-python', ('train',), ('test',), 'fine_labels', 'meta', 'fine_label_names'),
+}
+
+
+def whole_numbers(*args) -> np.dtype:
+    """The type of an array, where it is one of integers: an array of objects could hold anything."""
+    dtype = np.dtype(*args)
+    if dtype.kind not in 'ui':
+        raise pickle.UnpicklingError(f'an array of {dtype}')
+    return dtype
+
+
+def empty_array(*_) -> np.ndarray:
+    """The array that a pickle then fills; NumPy always asks for an empty one."""
+    return np.ndarray((0,), np.uint8)
+
+
+def filled_array(data: bytes, dtype: np.dtype, shape: tuple, order: str) -> np.ndarray:
+    """The array of a pickle of protocol 5."""
+    return np.frombuffer(data, dtype).reshape(shape, order=order)
+
+
+def number(dtype: np.dtype, data: bytes) -> int:
+    """A NumPy scalar."""
+    return int(np.frombuffer(data, dtype)[0])
+
+
+def to_bytes(text: str, encoding: str) -> bytes:
+    """How Python 3 writes bytes for Python 2."""
+    return text.encode(encoding)
+
+
+# All that a pickle may name: what arrays of integers are made of, each built by a function of ours.
+ALLOWED = {
+    ('numpy', 'ndarray'): np.ndarray,
+    ('numpy', 'dtype'): whole_numbers,
+    ('_codecs', 'encode'): to_bytes,
+}
+for core in ('numpy.core', 'numpy._core'):
+    ALLOWED[f'{core}.multiarray', '_reconstruct'] = empty_array
+    ALLOWED[f'{core}.multiarray', 'scalar'] = number
+    ALLOWED[f'{core}.numeric', '_frombuffer'] = filled_array
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """An unpickler for plain containers and arrays of integers."""
+
+    def find_class(self, module: str, name: str):
+        if (module, name) not in ALLOWED:
+            raise pickle.UnpicklingError(f'{module}.{name}')
+        return ALLOWED[module, name]
+
+
+def read_cifar_pickle(path: Path) -> dict:
+    """The dict in one of CIFAR's files, its keys as texts.
+
+    Raises:
+        ValueError: The file is missing, truncated, or holds anything but containers, texts, numbers and arrays of
+            integers; nothing in it was run.
+    """
+    if not path.is_file():
+        raise ValueError(f'no file {path.name} in {str(path.parent)!r} (choose another --data-dir)')
+    try:
+        contents = ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding='latin1').load()
+    except Exception as error:  # a damaged pickle can raise anything
+        reason = str(error) or type(error).__name__
+        raise ValueError(f'{str(path)!r} is damaged or no CIFAR file: {reason} (download it again)') from error
+    if not isinstance(contents, dict):
+        raise ValueError(f'{str(path)!r} is no CIFAR file: it holds a {type(contents).__name__} (download it again)')
+    return {key.decode('latin1') if isinstance(key, bytes) else key: value for key, value in contents.items()}
+
+
+def read_batch(path: Path, key: str, num_classes: int) -> tuple[np.ndarray, list[int]]:
+    """Images [N, 32, 32, 3] and labels of one file."""
+    contents = read_cifar_pickle(path)
+    data, labels = contents.get('data'), contents.get(key)
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
+        raise ValueError(f'{str(path)!r} has no images of 3 x 32 x 32 bytes under "data" (download it again)')
+    if not isinstance(labels, list | np.ndarray) or len(labels) != len(data) or not len(data):
+        raise ValueError(f'{str(path)!r} has not one label an image under "{key}" (download it again)')
+    if not all(isinstance(label, int | np.integer) and 0 <= label < num_classes for label in labels):
+        raise ValueError(f'{str(path)!r} has labels that are not 0 to {num_classes - 1} (download it again)')
+    return data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), list(labels)
+
+
+def open_cifar(name: str, data_dir: str, train: bool) -> ArrayImages:
+    """CIFAR-10 or CIFAR-100 from torchvision's root, or from the folder that holds its files.
+
+    Args:
+        name: A key of `LAYOUTS`.
+        data_dir: The folder.
+        train: The training split, else the test split.
+
+    Raises:
+        ValueError: A file is missing or not what it should be.
+    """
+    layout = LAYOUTS[name]
+    folder = Path(data_dir) / layout.folder
+    folder = folder if folder.is_dir() else Path(data_dir)
+    names = read_cifar_pickle(folder / layout.meta).get(layout.names)
+    if not isinstance(names, list) or not all(isinstance(n, str | bytes) for n in names):
+        raise ValueError(f'{str(folder / layout.meta)!r} has no list "{layout.names}" (download it again)')
+    classes = [n.decode('latin1') if isinstance(n, bytes) else n for n in names]
+    files = layout.train if train else layout.test
+    batches = [read_batch(folder / file, layout.labels, len(classes)) for file in files]
+    images = np.ascontiguousarray(np.concatenate([images for images, _ in batches]))
+    return ArrayImages(images, [label for _, labels in batches for label in labels], classes)

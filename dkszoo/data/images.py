@@ -1,0 +1,28 @@
+"""Images of one size, held as an array."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+
+
+class ArrayImages(Dataset):
+    """A data set of equal images in memory; `(index)` gives (PIL image, class).
+
+    Args:
+        images: uint8, [N, H, W] gray or [N, H, W, 3].
+        targets: The class of each.
+        classes: The names of the classes.
+    """
+
+    def __init__(self, images: np.ndarray, targets: Sequence[int], classes: Sequence[str]):
+        self.images = images
+        self.targets = [int(target) for target in targets]
+        self.classes = list(classes)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.images[index]), self.targets[index]

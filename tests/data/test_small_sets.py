@@ -1,0 +1,193 @@
+"""Data sets of small images: what is read is what was written, and damaged or hostile files end in a ValueError."""
+
+import gzip
+import os
+import pickle
+import struct
+
+import numpy as np
+import pytest
+from small_files import idx_bytes, write_cifar, write_idx
+from torchvision import datasets
+
+from dkszoo.data import class_names, class_targets, data_facts, open_dataset
+from dkszoo.data.facts import NORMALISATION
+
+FOLDERS = {'torch/mnist': 'MNIST', 'torch/fashion_mnist': 'FashionMNIST', 'torch/kmnist': 'KMNIST'}
+IMAGES, LABELS = 'train-images-idx3-ubyte', 'train-labels-idx1-ubyte'
+
+
+def pixels(dataset) -> np.ndarray:
+    return np.stack([np.asarray(dataset[i][0]) for i in range(len(dataset))])
+
+
+def check(dataset, images, labels):
+    assert np.array_equal(pixels(dataset), images)
+    assert [dataset[i][1] for i in range(len(dataset))] == labels.tolist() == class_targets(dataset)
+
+
+@pytest.mark.parametrize('packed', [False, True])
+@pytest.mark.parametrize('flat', [False, True])
+@pytest.mark.parametrize('name', FOLDERS)
+def test_idx_sets(tmp_path, name, flat, packed):
+    parts = write_idx(tmp_path if flat else tmp_path / FOLDERS[name] / 'raw', packed)
+    for split, (images, labels) in parts.items():
+        dataset = open_dataset(name, str(tmp_path), split)
+        check(dataset, images, labels)
+        assert class_names(dataset) == getattr(datasets, FOLDERS[name]).classes
+        assert dataset[0][0].mode == 'L'
+
+
+def test_idx_as_torchvision_reads_it(tmp_path):
+    write_idx(tmp_path / 'FashionMNIST' / 'raw', packed=False)
+    ours, theirs = open_dataset('torch/fashion_mnist', str(tmp_path), 'test'), datasets.FashionMNIST(tmp_path, False)
+    check(ours, theirs.data.numpy(), theirs.targets)
+
+
+@pytest.mark.parametrize('keys', [str, str.encode])
+@pytest.mark.parametrize('protocol', [2, 3, 4, 5])
+@pytest.mark.parametrize('num_classes', [10, 100])
+def test_cifar(tmp_path, num_classes, protocol, keys):
+    parts = write_cifar(tmp_path, num_classes, protocol, keys)
+    for split, (images, labels) in parts.items():
+        dataset = open_dataset(f'torch/cifar{num_classes}', str(tmp_path), split)
+        check(dataset, images, labels)
+        assert class_names(dataset) == [f'class{i}' for i in range(num_classes)]
+        assert dataset[0][0].mode == 'RGB'
+
+
+def test_cifar_from_its_own_folder(tmp_path):
+    images, labels = write_cifar(tmp_path, 100)['test']
+    check(open_dataset('Torch/CIFAR100', str(tmp_path / 'cifar-100-python'), 'validation'), images, labels)
+
+
+def damage(path, change):
+    path.write_bytes(change(path.read_bytes()))
+
+
+IDX_DAMAGE = {
+    'missing': (IMAGES, os.remove, 'no file train-images-idx3-ubyte'),
+    'no bytes': (IMAGES, lambda p: p.write_bytes(b''), 'no idx file'),
+    'short header': (IMAGES, lambda p: damage(p, lambda b: b[:10]), 'truncated'),
+    'magic': (IMAGES, lambda p: damage(p, lambda b: b'\x1f' + b[1:]), 'no idx file'),
+    'floats': (IMAGES, lambda p: p.write_bytes(idx_bytes(np.zeros((2, 28, 28), 'uint8'), kind=0x0D)), 'no idx file'),
+    'dimensions': (IMAGES, lambda p: p.write_bytes(idx_bytes(np.zeros(4, 'uint8'))), 'no idx file'),
+    'no images': (IMAGES, lambda p: p.write_bytes(idx_bytes(np.zeros((0, 28, 28), 'uint8'))), 'empty'),
+    'truncated': (IMAGES, lambda p: damage(p, lambda b: b[:-1]), 'truncated'),
+    'too long': (IMAGES, lambda p: damage(p, lambda b: b + b'\0'), 'too long'),
+    'boast': (
+        IMAGES,
+        lambda p: damage(p, lambda b: b[:4] + struct.pack('>3I', *[2**32 - 1] * 3) + b[16:]),
+        'truncated',
+    ),
+    'fewer labels': (LABELS, lambda p: p.write_bytes(idx_bytes(np.zeros(7, 'uint8'))), '40 images .* 7 labels'),
+    'label': (LABELS, lambda p: p.write_bytes(idx_bytes(np.full(40, 10, 'uint8'))), 'label 10'),
+}
+
+
+@pytest.mark.parametrize('case', IDX_DAMAGE)
+def test_damaged_idx(tmp_path, case):
+    write_idx(tmp_path, packed=False)
+    name, change, message = IDX_DAMAGE[case]
+    change(tmp_path / name)
+    with pytest.raises(ValueError, match=message):
+        open_dataset('torch/mnist', str(tmp_path), 'train')
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:-8] + b'\0' * 8,
+        lambda data: gzip.decompress(data),
+        lambda data: data[:20] + bytes(byte ^ 255 for byte in data[20:40]) + data[40:],
+        lambda data: gzip.compress(gzip.decompress(data)[:-100]),
+        lambda data: gzip.compress(gzip.decompress(data)[:4] + struct.pack('>3I', 2**31, 28, 28)),
+    ],
+    ids=['half', 'checksum', 'plain', 'scrambled', 'short', 'boast'],
+)
+def test_damaged_gzip(tmp_path, change):
+    write_idx(tmp_path, packed=True)
+    damage(tmp_path / f'{IMAGES}.gz', change)
+    with pytest.raises(ValueError, match=r'truncated|too short'):
+        open_dataset('torch/mnist', str(tmp_path), 'train')
+
+
+class Payload:
+    def __init__(self, function, *args):
+        self.what = function, args
+
+    def __reduce__(self):
+        return self.what
+
+
+def hostile_files(marker: str) -> dict:
+    good = {b'data': np.zeros((2, 3072), np.uint8), b'fine_labels': [0, 1]}
+    run = Payload(os.system, f'touch {marker}')
+    return {
+        'system': (run, 'posix.system'),
+        'hidden': ({**good, b'filenames': [run]}, 'posix.system'),
+        'eval': ({**good, b'data': Payload(eval, f'open({marker!r}, "w")')}, 'eval'),
+        'getattr': (Payload(getattr, 'text', 'upper'), 'getattr'),
+        'objects': ({**good, b'data': np.array([[run]], dtype=object)}, 'array of object'),
+        'object array': ({**good, b'data': np.array([['a']], dtype=object)}, 'array of object'),
+        'list': ([1, 2], 'holds a list'),
+        'no images': ({b'fine_labels': [0, 1]}, 'no images'),
+        'floats': ({**good, b'data': np.zeros((2, 3072))}, 'array of float64'),
+        'shape': ({**good, b'data': np.zeros((2, 1024), np.uint8)}, 'no images'),
+        'labels missing': ({b'data': good[b'data']}, 'label'),
+        'few labels': ({**good, b'fine_labels': [0]}, 'label'),
+        'large label': ({**good, b'fine_labels': [0, 100]}, 'labels that are not 0 to 99'),
+        'text label': ({**good, b'fine_labels': ['0', '1']}, 'labels that are not 0 to 99'),
+        'empty': ({b'data': np.zeros((0, 3072), np.uint8), b'fine_labels': []}, r'label|bytes'),
+    }
+
+
+@pytest.mark.parametrize('protocol', [2, 4])
+@pytest.mark.parametrize('case', hostile_files(''))
+def test_hostile_and_damaged_pickles(tmp_path, case, protocol):
+    write_cifar(tmp_path, 100)
+    marker = tmp_path / 'ran'
+    contents, message = hostile_files(str(marker))[case]
+    (tmp_path / 'cifar-100-python' / 'train').write_bytes(pickle.dumps(contents, protocol))
+    with pytest.raises(ValueError, match=message):
+        open_dataset('torch/cifar100', str(tmp_path), 'train')
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize('change', [lambda d: b'', lambda d: d[: len(d) // 2], lambda d: b'junk' + d])
+def test_broken_pickles(tmp_path, change):
+    write_cifar(tmp_path, 10)
+    damage(tmp_path / 'cifar-10-batches-py' / 'data_batch_3', change)
+    with pytest.raises(ValueError, match=r'data_batch_3.* is damaged'):
+        open_dataset('torch/cifar10', str(tmp_path), 'train')
+    assert len(open_dataset('torch/cifar10', str(tmp_path), 'test')) == 20
+
+
+def test_missing_files(tmp_path):
+    write_cifar(tmp_path, 10)
+    (tmp_path / 'cifar-10-batches-py' / 'batches.meta').unlink()
+    with pytest.raises(ValueError, match=r'no file batches\.meta'):
+        open_dataset('torch/cifar10', str(tmp_path), 'train')
+    with pytest.raises(ValueError, match='no file meta'):
+        open_dataset('torch/cifar100', str(tmp_path), 'train')
+    with pytest.raises(ValueError, match='--data-dir'):
+        open_dataset('torch/cifar100', None, 'train')
+    with pytest.raises(ValueError, match='no split'):
+        open_dataset('torch/cifar10', str(tmp_path), 'extra')
+
+
+def test_facts_agree_with_the_digits():
+    images = pixels(open_dataset('digits', None, 'train')) / 255
+    facts = data_facts('digits')
+    assert facts.mean == (round(images.mean(), 4),)
+    assert facts.std == (round(images.std(), 4),)
+    assert facts.num_train == len(images)
+    assert facts.num_test == len(open_dataset('digits', None, 'test'))
+
+
+def test_normalisation_constants():
+    for name, (mean, std) in NORMALISATION.items():
+        assert len(mean) == len(std) in (1, 3), name
+    assert np.multiply(NORMALISATION['c10u8'], 255).round(1).tolist() == [[125.3, 123.0, 113.9], [63.0, 62.1, 66.7]]
+    assert np.allclose(NORMALISATION['c10b'], NORMALISATION['c10'], atol=6e-5)
