@@ -1,18 +1,26 @@
 """Training-only branches: designs, taps, and the module that owns backbone and branches."""
 
-from .attach import attach_branches
+from .attach import attach_branches, empty_model, list_designs
+from .branch import Branch, MirrorBranch
+from .costs import Cost, cost
 from .designs import DESIGNS, BranchSpec
 from .output import DeepOutput
-from .supervised import Branch, DeeplySupervised, strip
-from .taps import resolve_taps
+from .supervised import DeeplySupervised, strip
+from .taps import default_taps, resolve_taps
 
 __all__ = [
     'DESIGNS',
     'Branch',
     'BranchSpec',
+    'Cost',
     'DeepOutput',
     'DeeplySupervised',
+    'MirrorBranch',
     'attach_branches',
+    'cost',
+    'default_taps',
+    'empty_model',
+    'list_designs',
     'resolve_taps',
     'strip',
 ]

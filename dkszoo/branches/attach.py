@@ -2,63 +2,128 @@
 
 import difflib
 import logging
+import warnings
 from collections.abc import Sequence
 
-from timm.layers import ClassifierHead
+import timm
+import torch
 from torch import nn
 
-from .designs import DESIGNS, BranchSpec
-from .supervised import Branch, DeeplySupervised
-from .taps import feature_list
+from .build import build_branch, check_halvings
+from .designs import AUTO, DESIGNS, BranchSpec, named_design
+from .probe import Probe
+from .supervised import DeeplySupervised
+from .taps import resolve_taps
+from .user_design import read_specs, write_specs
 
 _logger = logging.getLogger(__name__)
 
 
-def build_branch(backbone: nn.Module, spec: BranchSpec, num_classes: int) -> Branch:
-    """One freshly initialised branch of the backbone's own kind of stages, on the backbone's device."""
-    chs = feature_list(backbone)[spec.tap]['num_chs']
-    stages = []
-    for i, (depth, width) in enumerate(zip(spec.depths, spec.widths, strict=True)):
-        stage, chs = backbone.make_stage(spec.tap + 1 + i, chs, depth, width)
-        stages.append(stage)
-    norm, chs = backbone.make_norm(chs)
-    weight = next(backbone.parameters())
-    drop_rate = float(getattr(backbone, 'drop_rate', 0.0))
-    head = ClassifierHead(chs, num_classes, drop_rate=drop_rate, device=weight.device, dtype=weight.dtype)
-    return Branch(nn.Sequential(*stages), norm, head).train(backbone.training)
-
-
 def attach_branches(
     backbone: nn.Module,
-    design: str = 'auto',
+    design: str | dict = 'auto',
     taps: Sequence[int | str] | int | str | None = None,
     num_classes: int | None = None,
+    strict: bool = True,
 ) -> DeeplySupervised:
     """Give a classifier training-only branches.
 
+    The backbone is looked at through a copy without values, so nothing in it changes, and it may be on the meta device.
+
     Args:
-        backbone: A timm-style classifier; held, not copied, and not changed.
-        design: 'dks', or 'auto' for the richest design that works here.
+        backbone: A timm-style classifier; held, not copied.
+        design: A name in `DESIGNS`; 'auto' for the first of dks, mirror, conv and linear that works here; or a design
+            of one's own, see docs/branches.md.
         taps: Where branches leave: `feature_info` indices or module names; default: the two deepest resolutions
-            before the final one.
+            before the final one (`bottleneck`: three), for networks of one resolution a third and two thirds of it.
         num_classes: Classes of the branch heads; default: the backbone's.
+        strict: Refuse branches whose path has more or fewer down-samplings than the main one; False: only warn.
 
     Returns:
         The network with branches; `strip` gives the backbone back.
 
     Raises:
-        ValueError: Unknown design or tap, a design that cannot work here, or no classes to learn.
+        ValueError: Unknown design or tap, a design that cannot work here (says why), or no classes to learn.
     """
-    feature_list(backbone)  # says what is missing where the network cannot carry branches
     num_classes = backbone.num_classes if num_classes is None else num_classes
     if num_classes < 1:
         raise ValueError('branches need classes to learn, num_classes is 0 (give num_classes)')
-    if design == 'auto':
-        design = 'dks'
-        _logger.info('branches: design %s for %s', design, type(backbone).__name__)
-    if design not in DESIGNS:
-        near = difflib.get_close_matches(design, DESIGNS, 1)
-        raise ValueError(f'unknown design {design!r} (designs: {", ".join(near or ["auto", *DESIGNS])})')
-    specs = DESIGNS[design](backbone, taps)
-    branches = [build_branch(backbone, spec, num_classes) for spec in specs]
-    return DeeplySupervised(backbone, branches, [spec.tap for spec in specs], design=design)
+    probe = Probe(backbone)
+    if isinstance(design, dict):
+        specs = read_specs(design, probe, taps)
+        record = write_specs(specs, design.get('name'))
+        branches = build(probe, specs, num_classes, strict)
+    else:
+        record, specs, branches = build_named(probe, design, taps, num_classes, strict)
+    return DeeplySupervised(backbone, branches, [spec.tap for spec in specs], design=record)
+
+
+def build(probe: Probe, specs: list[BranchSpec], num_classes: int, strict: bool) -> list[nn.Module]:
+    """All branches, checked against the papers' rule."""
+    branches = [build_branch(probe, spec, num_classes) for spec in specs]
+    for spec, branch in zip(specs, branches, strict=True):
+        try:
+            check_halvings(probe, spec, branch)
+        except ValueError as error:
+            if strict:
+                raise
+            warnings.warn(str(error), stacklevel=3)
+    return branches
+
+
+def build_named(probe: Probe, name: str, taps, num_classes: int, strict: bool):
+    """A design by its name, or the first of AUTO that works; returns (name, specs, branches)."""
+    if name != 'auto':
+        if name not in DESIGNS:
+            near = difflib.get_close_matches(str(name), DESIGNS, 1)
+            raise ValueError(f'unknown design {name!r} (designs: {", ".join(near or ["auto", *DESIGNS])})')
+        specs = named_design(name, probe, taps)
+        return name, specs, build(probe, specs, num_classes, strict)
+    if taps is not None:
+        resolve_taps(probe.backbone, taps)  # a tap that does not exist is no reason to try another design
+    reasons = []
+    for name in AUTO:
+        try:
+            specs = named_design(name, probe, taps)
+            branches = build(probe, specs, num_classes, strict)
+        except ValueError as error:
+            reasons.append(error)
+            continue
+        names = ', '.join(probe.info[spec.tap]['module'] for spec in specs)
+        _logger.info('branches: design %s for %s, at %s', name, type(probe.backbone).__name__, names)
+        return name, specs, branches
+    raise reasons[-1]
+
+
+def list_designs(model: str | nn.Module) -> list[str]:
+    """The names of the designs that work for a network, the richest first.
+
+    Args:
+        model: A name known to timm (importing dkszoo makes ours known), or a classifier; it is not changed.
+
+    Raises:
+        ValueError: No such name, or the network cannot carry branches at all.
+    """
+    probe = Probe(empty_model(model) if isinstance(model, str) else model)
+    found = []
+    for name in DESIGNS:
+        try:
+            named_design(name, probe, None)
+        except ValueError:
+            continue
+        found.append(name)
+    return found
+
+
+def empty_model(name: str, **kwargs) -> nn.Module:
+    """A model by name, on the meta device.
+
+    Raises:
+        ValueError: No such name; says the nearest.
+    """
+    arch = timm.models.split_model_name_tag(name)[0]
+    if not timm.is_model(arch):
+        near = difflib.get_close_matches(arch, timm.list_models(), 3)
+        raise ValueError(f'unknown model {name!r}' + (f' (did you mean {" or ".join(near)}?)' if near else ''))
+    with torch.device('meta'):
+        return timm.create_model(name, pretrained=False, **kwargs)

@@ -1,11 +1,11 @@
-"""Branch designs as data: for every tap, which stages follow, how deep and how wide."""
+"""Branch designs as data: for every tap, which stages follow, how deep and how wide, and which head ends them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from torch import nn
-
-from .taps import resolve_taps
+from .probe import Probe
+from .stages import OwnStages, own_stages
+from .taps import default_taps, resolve_taps
 
 
 @dataclass(frozen=True)
@@ -14,24 +14,43 @@ class BranchSpec:
 
     Attributes:
         tap: Index into the backbone's `feature_info`.
-        depths: Blocks of each stage that follows, from the one after the tap to the last.
-        widths: Factor on the width of each of them.
+        kind: What the stages are made of, a name in `KINDS`.
+        stages: (blocks, width factor) of each stage that follows; empty for the kinds that need none.
+        head: 'fc', or '2fc' with as many hidden units as the tap has channels.
     """
 
     tap: int
-    depths: tuple
-    widths: tuple[float, ...]
+    kind: str = 'own'
+    stages: tuple[tuple, ...] = ()
+    head: str = 'fc'
 
 
-# Blocks (early, late) where DKS's networks differ from the rule in `dks_blocks`; by network class and its blocks.
+# What stages can be made of, and whether the path's down-samplings must then equal the main path's. Those without are
+# pooled heads; a mirror is the main path itself.
+KINDS = {
+    'own': True,  # the backbone's own blocks, at any depth and width
+    'conv': True,  # residual 3x3 convolutions; one block a down-sampling at least
+    'sepconv': True,  # BYOT's: attention, then separable convolutions
+    'conv3x3': False,  # one 3x3 convolution a block, no down-sampling
+    'mirror': False,  # the rest of the main path itself, freshly initialised
+    'none': False,  # straight to the head
+}
+HEADS = ('fc', '2fc')
+
+# Blocks (early, late) where DKS's networks differ from the rule in `dks_blocks`; by family and blocks of each stage.
 # WRN-28-10 and every CIFAR list equal DHM's released code, the stand-in for the DKS supplement.
+_RESNETS = {
+    (2, 2, 2, 2): ((1, 2), (2,)),
+    (3, 4, 6, 3): ((3, 2), (3,)),
+    (3, 4, 23, 3): ((12, 2), (3,)),
+    (3, 8, 36, 3): ((18, 2), (3,)),
+}
 DKS_BLOCKS = {
     ('CifarResNet', (18, 18, 18)): ((9, 9), (18,)),
     ('CifarResNet', (200, 200, 200)): ((100, 100), (200,)),
-    ('CifarResNet', (2, 2, 2, 2)): ((1, 2), (2,)),
-    ('CifarResNet', (3, 4, 6, 3)): ((3, 2), (3,)),
     ('CifarDenseNet', (32, 32, 32)): ((16, 16), (32,)),
     ('CifarDenseNet', (16, 16, 16)): ((16, 16), (32,)),
+    **{(family, depths): blocks for family in ('CifarResNet', 'ResNet') for depths, blocks in _RESNETS.items()},
 }
 LATE_WIDTH = {'CifarDenseNet': 3.0}
 ROUND_DOWN = {'CifarWRN'}
@@ -44,7 +63,7 @@ def _half(depth, down: bool):
 
 
 def dks_blocks(family: str, depths: tuple) -> tuple[tuple, tuple]:
-    """Blocks of DKS's early and late branch for a network of class `family` with `depths` blocks a stage.
+    """Blocks of DKS's early and late branch for a network of `family` with `depths` blocks a stage.
 
     The rule: early has n blocks of the last stage but one and half as many (rounded up; WRN: down) of the last; late
     has n of the last. The exceptions are in `DKS_BLOCKS`.
@@ -54,25 +73,106 @@ def dks_blocks(family: str, depths: tuple) -> tuple[tuple, tuple]:
     return (depths[-2], _half(depths[-1], family in ROUND_DOWN)), (depths[-1],)
 
 
-def dks_design(backbone: nn.Module, taps: Sequence[int | str] | None = None) -> list[BranchSpec]:
+def dks_design(probe: Probe, taps: Sequence[int]) -> list[BranchSpec]:
     """DKS's two branches, or those of the taps named (DKS, section 4.1; sizes from DHM's code).
 
     Late leaves the last stage but one and repeats the last stage at double width (DenseNet: triple growth); early
     leaves one stage before and repeats both. A shallower tap repeats the stages between with their own blocks first.
     """
-    if not hasattr(backbone, 'make_stage'):
-        raise ValueError(f"design 'dks' has no block list for {type(backbone).__name__}")
-    family, depths = type(backbone).__name__, tuple(backbone.stage_depths)
-    last = len(depths) - 1
-    early, late = dks_blocks(family, depths)
+    own = own_stages(probe.backbone)
+    early, late = dks_blocks(own.family, own.depths)
+    last = len(own.depths) - 1
     specs = []
-    for tap in resolve_taps(backbone, (last - 2, last - 1) if taps is None else taps):
-        if tap == last - 1:
-            specs.append(BranchSpec(tap, late, (LATE_WIDTH.get(family, 2.0),)))
+    for tap in taps:
+        stage = stage_of(probe, own, tap)
+        if stage == last - 1:
+            blocks, width = late, LATE_WIDTH.get(own.family, 2.0)
         else:
-            blocks = depths[tap + 1 : last - 1] + early
-            specs.append(BranchSpec(tap, blocks, (1.0,) * len(blocks)))
+            blocks, width = own.depths[stage + 1 : last - 1] + early, 1.0
+        specs.append(BranchSpec(tap, 'own', tuple((b, width) for b in blocks)))
     return specs
 
 
-DESIGNS = {'dks': dks_design}
+def stage_of(probe: Probe, own: OwnStages, tap: int) -> int:
+    """The stage a tap follows.
+
+    Raises:
+        ValueError: It lies before the first one.
+    """
+    if tap < own.first:
+        name, first = probe.info[tap]['module'], probe.info[own.first]['module']
+        raise ValueError(f'tap {name!r} lies before the first stage (the shallowest tap with stages is {first!r})')
+    return tap - own.first
+
+
+def narrow_design(probe: Probe, taps: Sequence[int]) -> list[BranchSpec]:
+    """DKS Table 3, narrow blocks: `dks` at half its width."""
+    return [
+        BranchSpec(s.tap, 'own', tuple((blocks, width / 2) for blocks, width in s.stages))
+        for s in dks_design(probe, taps)
+    ]
+
+
+def shallow_design(probe: Probe, taps: Sequence[int]) -> list[BranchSpec]:
+    """DKS Table 3, shallow blocks: `dks` with one block a stage (one of each row, where a stage has several)."""
+    one = lambda blocks: tuple(1 for _ in blocks) if isinstance(blocks, tuple) else 1  # noqa: E731
+    return [
+        BranchSpec(s.tap, 'own', tuple((one(blocks), width) for blocks, width in s.stages))
+        for s in dks_design(probe, taps)
+    ]
+
+
+def mirror_design(probe: Probe, taps: Sequence[int]) -> list[BranchSpec]:
+    """DSKD, section 3.1: each branch is the rest of the main path, of the same depth and width."""
+    for tap in taps:
+        probe.rerun(tap)
+    return [BranchSpec(tap, 'mirror') for tap in taps]
+
+
+def falling(kind: str) -> Callable[[Probe, Sequence[int]], list[BranchSpec]]:
+    """One block of this kind a down-sampling, as wide as the main path is there."""
+
+    def design(probe: Probe, taps: Sequence[int]) -> list[BranchSpec]:
+        if probe.halvings(0, len(probe.info) - 1) < 1:
+            raise ValueError('its stages all have one resolution')
+        return [BranchSpec(tap, kind, tuple((max(1, down), 1.0) for _, down in probe.following(tap))) for tap in taps]
+
+    return design
+
+
+def pooled(kind: str, stages: tuple, head: str) -> Callable[[Probe, Sequence[int]], list[BranchSpec]]:
+    """The same at every tap: nothing that follows the main path, a pool and a head."""
+    return lambda probe, taps: [BranchSpec(tap, kind, stages, head) for tap in taps]
+
+
+# Richest first: `auto` takes the first of AUTO that works.
+DESIGNS = {
+    'dks': dks_design,
+    'mirror': mirror_design,
+    'conv': falling('conv'),
+    'linear': pooled('none', (), 'fc'),
+    'narrow': narrow_design,
+    'shallow': shallow_design,
+    'ap_conv_2fc': pooled('conv3x3', ((1, 2.0),), '2fc'),
+    'ap_2fc': pooled('none', (), '2fc'),
+    'bottleneck': falling('sepconv'),
+}
+AUTO = ('dks', 'mirror', 'conv', 'linear')
+# BYOT has a branch after every stage but the last; the others follow DKS.
+NUM_TAPS = {'bottleneck': 3}
+
+
+def named_design(name: str, probe: Probe, taps: Sequence[int | str] | int | str | None) -> list[BranchSpec]:
+    """The branches of a design for a network.
+
+    Raises:
+        ValueError: No such tap, or the design cannot work here; says why.
+    """
+    found = default_taps(probe.backbone, NUM_TAPS.get(name, 2)) if taps is None else resolve_taps(probe.backbone, taps)
+    try:
+        return DESIGNS[name](probe, found)
+    except ValueError as error:
+        kind = type(probe.backbone).__name__
+        raise ValueError(
+            f'design {name!r} cannot work for {kind}: {error} (list_designs names those that can)'
+        ) from error

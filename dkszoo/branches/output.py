@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 
 class DeepOutput(NamedTuple):
@@ -21,3 +22,25 @@ class DeepOutput(NamedTuple):
     features: torch.Tensor
     branch_features: tuple[torch.Tensor, ...]
     stages: tuple[torch.Tensor, ...]
+
+
+def to_map(final: torch.Tensor | list | tuple, tap: torch.Tensor | None, model: nn.Module) -> torch.Tensor:
+    """What a timm model hands to its head, as a map [B, C, H, W].
+
+    Args:
+        final: A map in either layout, tokens [B, N, C], pooled features [B, C], or a sequence that ends in one of them.
+        tap: A stage's output [B, C, H, W], whose aspect ratio tokens take; None: tokens make a square.
+        model: The model, for its number of features and of prefix tokens, which are left out.
+    """
+    while isinstance(final, list | tuple):
+        final = final[-1]
+    if final.ndim == 4:
+        features = model.num_features
+        return final.permute(0, 3, 1, 2) if final.shape[1] != features and final.shape[3] == features else final
+    if final.ndim == 3:
+        final = final[:, getattr(model, 'num_prefix_tokens', 0) :].transpose(1, 2)
+        tokens = final.shape[2]
+        height, width = (1, 1) if tap is None else tap.shape[-2:]
+        rows = max(1, round((tokens * height / width) ** 0.5))
+        return final.unflatten(2, (rows, -1) if tokens % rows == 0 else (tokens, 1))
+    return final[:, :, None, None]

@@ -3,30 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-from timm.layers import ClassifierHead
-from timm.models import checkpoint_seq, group_parameters
+from timm.models import group_parameters
 from torch import nn
 
-from .output import DeepOutput
-
-
-class Branch(nn.Module):
-    """Stages, norm, pool and classifier of one branch: tap [B, C, H, W] -> (final map, logits [B, K])."""
-
-    def __init__(self, stages: nn.Sequential, norm: nn.Module, head: ClassifierHead):
-        super().__init__()
-        self.stages = stages
-        self.norm = norm
-        self.head = head
-        self.grad_checkpointing = False
-
-    def forward(self, tap: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.grad_checkpointing:
-            x = checkpoint_seq(self.stages, tap, flatten=True)
-        else:
-            x = self.stages(tap)
-        features = self.norm(x)
-        return features, self.head(features)
+from .branch import classifiers
+from .output import DeepOutput, to_map
 
 
 class DeeplySupervised(nn.Module):
@@ -38,7 +19,7 @@ class DeeplySupervised(nn.Module):
         backbone: A timm-style classifier; it is held, not copied, and keeps its own state keys.
         branches: One module for each tap.
         taps: `feature_info` indices where the branches leave, ascending.
-        design: Name of the design the branches follow, for records.
+        design: The design the branches follow, a name or plain data, for records.
     """
 
     def __init__(self, backbone: nn.Module, branches: Sequence[nn.Module] = (), taps: Sequence[int] = (), design=None):
@@ -70,7 +51,7 @@ class DeeplySupervised(nn.Module):
         output = DeepOutput(
             logits=logits,
             branch_logits=tuple(branch_logits for _, branch_logits in branch_outputs),
-            features=final,
+            features=to_map(final, stages[-1] if stages else None, self.backbone),
             branch_features=tuple(features for features, _ in branch_outputs),
             stages=tuple(stages),
         )
@@ -85,9 +66,16 @@ class DeeplySupervised(nn.Module):
         return self.backbone.pretrained_cfg
 
     def no_weight_decay(self) -> set[str]:
-        """The backbone's exemptions under this module's names."""
+        """The exemptions of backbone and branches under this module's names."""
         names = self.backbone.no_weight_decay() if hasattr(self.backbone, 'no_weight_decay') else ()
-        return {f'backbone.{name}' for name in names}
+        found = {f'backbone.{name}' for name in names}
+        for i, branch in enumerate(self.branches):
+            found |= {f'branches.{i}.{name}' for name in branch.no_weight_decay()}
+        return found
+
+    def classifiers(self) -> list[nn.Module]:
+        """The last linear layers of all heads, the main one first."""
+        return [head for model in (self.backbone, *self.branches) for head in classifiers(model)]
 
     def group_matcher(self, coarse: bool = False):
         """The backbone's layer groups; branches belong to its last one, with the head."""
@@ -99,7 +87,7 @@ class DeeplySupervised(nn.Module):
         """Recompute the blocks of backbone and branches in the backward pass."""
         self.backbone.set_grad_checkpointing(enable)
         for branch in self.branches:
-            branch.grad_checkpointing = enable
+            branch.set_grad_checkpointing(enable)
 
 
 def strip(net: nn.Module) -> nn.Module:

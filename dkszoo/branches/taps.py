@@ -49,3 +49,22 @@ def resolve_taps(backbone: nn.Module, taps: Sequence[int | str] | int | str) -> 
     if len(info) - 1 in indices:
         raise ValueError(f'tap {names[-1]!r} is the last stage, where the main head is (choose a shallower one)')
     return tuple(sorted(indices))
+
+
+def default_taps(backbone: nn.Module, count: int = 2) -> tuple[int, ...]:
+    """Where branches leave unless told otherwise: the deepest stage of each of the `count` resolutions before the last.
+
+    Our own networks count stages instead, as their papers do (the last two of a DenseNet's share a resolution). Where
+    all resolutions are equal (ViT): after one and two thirds of the depth.
+    """
+    info = feature_list(backbone)
+    last = len(info) - 1
+    if last < 1:
+        raise ValueError(f'{type(backbone).__name__} has only one stage, so no tap before the last')
+    if hasattr(backbone, 'make_stage'):
+        return tuple(range(max(0, last - count), last))
+    reductions = [entry['reduction'] for entry in info]
+    deepest = [i for i in range(last) if reductions[i] != reductions[i + 1]]
+    if not deepest:
+        return tuple(sorted({max(0, len(info) * third // 3 - 1) for third in (1, 2)}))
+    return tuple(deepest[-count:])

@@ -143,8 +143,7 @@ class DeepSupervisionTask(TrainingTask):
         trainable = self._trainable()
         if not exclude_head:
             return list(trainable.parameters())
-        heads = [trainable.net.backbone.get_classifier(), *(b.head.fc for b in trainable.net.branches)]
-        excluded = {id(p) for head in heads for p in head.parameters()}
+        excluded = {id(p) for head in trainable.net.classifiers() for p in head.parameters()}
         return [p for p in trainable.parameters() if id(p) not in excluded]
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict:

@@ -1,0 +1,80 @@
+"""Branch modules: tap [B, C, H, W] -> (final map [B, C, H, W], logits [B, K])."""
+
+import torch
+from timm.models import checkpoint_seq
+from torch import nn
+
+from .output import to_map
+
+
+class Branch(nn.Module):
+    """Stages, norm, and a head that pools and classifies.
+
+    Args:
+        stages: What follows the tap, a block at a time.
+        norm: What stands between the last stage and the pool.
+        head: Pool and classifier; its last linear layer is `fc`.
+    """
+
+    def __init__(self, stages: nn.Sequential, norm: nn.Module, head: nn.Module):
+        super().__init__()
+        self.stages = stages
+        self.norm = norm
+        self.head = head
+        self.grad_checkpointing = False
+
+    def forward(self, tap: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.grad_checkpointing and len(self.stages) > 0:
+            x = checkpoint_seq(self.stages, tap, flatten=True)
+        else:
+            x = self.stages(tap)
+        features = self.norm(x)
+        return features, self.head(features)
+
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer."""
+        return self.head.fc
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.grad_checkpointing = enable
+
+    def no_weight_decay(self) -> set[str]:
+        return set()
+
+
+class MirrorBranch(nn.Module):
+    """The rest of a network from a tap on: a network of the backbone's own class whose front passes its input on.
+
+    Args:
+        net: That network.
+        channels_last: Its stages take [B, H, W, C].
+        mutates: Its first operation overwrites its input.
+    """
+
+    def __init__(self, net: nn.Module, channels_last: bool = False, mutates: bool = False):
+        super().__init__()
+        self.net = net
+        self.channels_last = channels_last
+        self.mutates = mutates
+
+    def forward(self, tap: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = tap.permute(0, 2, 3, 1).contiguous() if self.channels_last else tap
+        final = self.net.forward_features(x.clone() if self.mutates else x)
+        return to_map(final, tap, self.net), self.net.forward_head(final)
+
+    def get_classifier(self) -> nn.Module:
+        """What the backbone calls its classifier."""
+        return self.net.get_classifier()
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.net.set_grad_checkpointing(enable)
+
+    def no_weight_decay(self) -> set[str]:
+        names = self.net.no_weight_decay() if hasattr(self.net, 'no_weight_decay') else ()
+        return {f'net.{name}' for name in names}
+
+
+def classifiers(model: nn.Module) -> list[nn.Module]:
+    """The last linear layers of a timm model or a branch: one, or two where a network was made to be distilled."""
+    found = model.get_classifier()
+    return list(found) if isinstance(found, list | tuple | nn.ModuleList) else [found]

@@ -1,0 +1,124 @@
+"""From the data of a design to modules."""
+
+import torch
+from timm.layers import ClassifierHead
+from torch import nn
+
+from .branch import Branch, MirrorBranch
+from .designs import KINDS, BranchSpec, stage_of
+from .mirror import build_mirror
+from .parts import Attention, ConvNormAct, ResidualConv, SepConv, TwoLayerHead
+from .probe import Probe, count_halvings, skeleton
+from .stages import own_stages
+
+
+def build_branch(probe: Probe, spec: BranchSpec, num_classes: int) -> Branch | MirrorBranch:
+    """One freshly initialised branch, on the backbone's device and in its mode.
+
+    Raises:
+        ValueError: The network cannot have it; says why.
+    """
+    if spec.kind == 'mirror':
+        return build_mirror(probe, spec.tap, num_classes)
+    backbone = probe.backbone
+    tap_chs = probe.info[spec.tap]['num_chs']
+    weight = next(backbone.parameters())
+    dd = dict(device=weight.device, dtype=weight.dtype)
+    stages, norm, chs = MAKERS[spec.kind](probe, spec, tap_chs, dd)
+    drop_rate = float(getattr(backbone, 'drop_rate', 0.0))
+    if spec.head == '2fc':
+        head = TwoLayerHead(chs, tap_chs, num_classes, drop_rate, dd)
+    else:
+        head = ClassifierHead(chs, num_classes, drop_rate=drop_rate, **dd)
+    return Branch(nn.Sequential(*stages), norm, head).train(backbone.training)
+
+
+def _own(probe: Probe, spec: BranchSpec, chs: int, dd: dict):
+    own = own_stages(probe.backbone)
+    first = stage_of(probe, own, spec.tap) + 1
+    left = len(own.depths) - first
+    if len(spec.stages) > left:
+        raise ValueError(f'{len(spec.stages)} stages after tap {tap_name(probe, spec)!r}, which only {left} follow')
+    stages = []
+    for i, (blocks, width) in enumerate(spec.stages):
+        like = own.depths[first + i]
+        if num_rows(blocks) != num_rows(like):
+            raise ValueError(f'blocks {blocks} for a stage that has {like} (give one number for each of its rows)')
+        stage, chs = own.make_stage(first + i, chs, blocks, width)
+        stages.append(stage)
+    norm, chs = own.make_norm(chs)
+    return stages, norm, chs
+
+
+def _falling(probe: Probe, spec: BranchSpec, chs: int, block: type[nn.Module], dd: dict):
+    """Blocks that follow the main path's resolutions: the first ones of a stage halve it."""
+    following = probe.following(spec.tap)
+    if len(spec.stages) > len(following):
+        raise ValueError(
+            f'{len(spec.stages)} stages after tap {tap_name(probe, spec)!r}, which {len(following)} resolutions follow'
+        )
+    stages = []
+    for (blocks, width), (main_chs, down) in zip(spec.stages, following, strict=False):
+        if type(blocks) is not int or blocks < down:
+            raise ValueError(f'blocks {blocks} are too few for {down} down-samplings in one stage')
+        for i in range(blocks):
+            out_chs = max(1, round(main_chs * width))
+            stages.append(block(chs, out_chs, 2 if i < down else 1, dd))
+            chs = out_chs
+    return stages, nn.Identity(), chs
+
+
+def _conv(probe, spec, chs, dd):
+    return _falling(probe, spec, chs, ResidualConv, dd)
+
+
+def _sepconv(probe, spec, chs, dd):
+    stages, norm, out_chs = _falling(probe, spec, chs, SepConv, dd)
+    return [Attention(chs, dd), *stages], norm, out_chs
+
+
+def _conv3x3(probe, spec, chs, dd):
+    tap_chs, stages = chs, []
+    for blocks, width in spec.stages:
+        for _ in range(blocks):
+            stages.append(ConvNormAct(chs, max(1, round(tap_chs * width)), dd))
+            chs = max(1, round(tap_chs * width))
+    return stages, nn.Identity(), chs
+
+
+def _none(probe, spec, chs, dd):
+    return [], nn.Identity(), chs
+
+
+# kind -> (probe, spec, channels of the tap, device and type) -> (stages, norm, channels that go out)
+MAKERS = {'own': _own, 'conv': _conv, 'sepconv': _sepconv, 'conv3x3': _conv3x3, 'none': _none}
+
+
+def num_rows(blocks: int | tuple) -> int | None:
+    return len(blocks) if isinstance(blocks, tuple) else None
+
+
+def tap_name(probe: Probe, spec: BranchSpec) -> str:
+    return probe.info[spec.tap]['module']
+
+
+@torch.no_grad()
+def check_halvings(probe: Probe, spec: BranchSpec, branch: nn.Module) -> None:
+    """The papers' rule: the path from the input to every classifier has the same number of down-samplings.
+
+    It holds for designs made of blocks; pooled heads are exempt (DKS, section 4.1).
+
+    Raises:
+        ValueError: The branch has more or fewer.
+    """
+    if not KINDS[spec.kind]:
+        return
+    tap = probe.record.taps[spec.tap]
+    features, _ = skeleton(branch).eval()(torch.empty_like(tap, dtype=next(branch.parameters()).dtype))
+    image = probe.record.input_size[1:]
+    own, main = count_halvings(image, features.shape[-2:]), count_halvings(image, probe.sizes()[-1])
+    if own != main:
+        raise ValueError(
+            f'the path through the branch at {tap_name(probe, spec)!r} has {own} down-samplings, the main one {main} '
+            '(give it as many stages as follow the tap, or pass strict=False)'
+        )

@@ -1,0 +1,172 @@
+"""What branches cost, before training: parameters, FLOPs, and how much longer a training step takes."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+from torch.utils.flop_counter import FlopCounterMode
+
+from .attach import attach_branches, empty_model
+from .probe import Probe, skeleton
+from .supervised import DeeplySupervised, strip
+
+# A training step is modelled as three forward passes (the backward pass costs two) and the update of the parameters,
+# where one FLOP takes a time unit and one byte of memory traffic FLOPS_A_BYTE of them. Both constants were fitted to
+# measurements of sixteen pairs of network and design on CPUs, see docs/cost.md.
+FLOPS_A_BYTE = 10
+BYTES_A_PARAMETER = 120
+
+
+@dataclass(frozen=True)
+class Part:
+    """One forward pass of the backbone or of one branch.
+
+    Attributes:
+        name: 'backbone', or the tap's module name.
+        num_params: Parameters.
+        flops: FLOPs of one image, 2 a multiply-add, as `torch.utils.flop_counter` counts them.
+        traffic: Bytes read and written by all operations for one image, in float32.
+    """
+
+    name: str
+    num_params: int
+    flops: int
+    traffic: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network with branches costs.
+
+    Attributes:
+        backbone: What is left at inference.
+        branches: Shallow to deep.
+        design: The name of their design, None without branches.
+        input_size: (C, H, W) of the images.
+        batch_size: Images a step, for `step_ratio`.
+    """
+
+    backbone: Part
+    branches: tuple[Part, ...]
+    design: str | None
+    input_size: tuple[int, int, int]
+    batch_size: int
+
+    @property
+    def num_params(self) -> int:
+        """Parameters in training."""
+        return sum(part.num_params for part in (self.backbone, *self.branches))
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of one image in training, forward pass."""
+        return sum(part.flops for part in (self.backbone, *self.branches))
+
+    @property
+    def step_ratio(self) -> float:
+        """Predicted time of a training step with branches, in units of one without."""
+        return sum(map(self.step_work, (self.backbone, *self.branches))) / self.step_work(self.backbone)
+
+    def step_work(self, part: Part) -> float:
+        """Time of one training step, in FLOPs."""
+        passes = 3 * self.batch_size * (part.flops + FLOPS_A_BYTE * part.traffic)
+        return passes + FLOPS_A_BYTE * BYTES_A_PARAMETER * part.num_params
+
+    def lines(self) -> list[str]:
+        """The table that `dkszoo cost` and every training log show."""
+        size = 'x'.join(map(str, self.input_size))
+        rows = [(self.backbone.name, self.backbone), *((f'branch at {part.name}', part) for part in self.branches)]
+        width = max(len(name) for name, _ in rows)
+        lines = [f'cost of one {size} image' + (f', branches {self.design}:' if self.branches else ':')]
+        lines += [f'  {name:{width}} {part.num_params:13,} parameters {part.flops:17,} FLOPs' for name, part in rows]
+        if self.branches:
+            lines += [
+                f'  {"training":{width}} {self.num_params:13,} parameters {self.flops:17,} FLOPs',
+                f'  a training step of {self.batch_size} images takes about {self.step_ratio:.2f} times as long as one '
+                'without branches; inference takes the backbone alone',
+            ]
+        return lines
+
+
+def cost(
+    model: str | nn.Module,
+    design: str | dict | None = 'auto',
+    taps=None,
+    img_size: int | None = None,
+    batch_size: int = 64,
+    **model_kwargs,
+) -> Cost:
+    """What a network and its branches cost. Nothing is computed: all is counted on the meta device.
+
+    Args:
+        model: A name known to timm (importing dkszoo makes ours known), a classifier, or a `DeeplySupervised`, whose
+            branches are then counted and `design` and `taps` not read; it is not changed.
+        design: As for `attach_branches`; None or 'none': no branches.
+        taps: As for `attach_branches`.
+        img_size: Side of the images; default: what the network was made for.
+        batch_size: Images a training step.
+        **model_kwargs: As for `timm.create_model`, where `model` is a name.
+
+    Raises:
+        ValueError: Unknown name, design or tap; a network that does not take such images, or none without values.
+    """
+    if batch_size < 1 or (img_size is not None and img_size < 1):
+        raise ValueError(f'images and their sides are counted from 1, got batch {batch_size}, side {img_size}')
+    model = empty_model(model, **model_kwargs) if isinstance(model, str) else model
+    if not isinstance(model, DeeplySupervised) and design not in (None, 'none'):
+        model = attach_branches(skeleton(model), design, taps)
+    net = skeleton(model if isinstance(model, DeeplySupervised) else DeeplySupervised(model)).eval()
+    probe = Probe(strip(net))
+    chans, *size = probe.record.input_size
+    input_size = (chans, *(size if img_size is None else (img_size, img_size)))
+    dtype = next(net.parameters()).dtype
+    image = torch.empty(batch_size, *input_size, device='meta', dtype=dtype)
+    try:
+        backbone, taps = measure('backbone', net.backbone, lambda: run_backbone(net, image), batch_size)
+    except Exception as error:  # whatever a foreign forward raises
+        side = 'x'.join(map(str, input_size))
+        raise ValueError(f'{type(net.backbone).__name__} does not take {side} images ({error})') from error
+    names = [probe.info[tap]['module'] for tap in net.taps]
+    branches = [
+        measure(name, branch, lambda branch=branch, tap=tap: branch(tap), batch_size)[0]
+        for name, branch, tap in zip(names, net.branches, taps, strict=True)
+    ]
+    name = net.design.get('name', "of the user's own") if isinstance(net.design, dict) else net.design
+    return Cost(backbone, tuple(branches), name, input_size, batch_size)
+
+
+def run_backbone(net: DeeplySupervised, image: torch.Tensor) -> list[torch.Tensor]:
+    """Logits and taps, as training computes them; returns the taps."""
+    if not net.taps:
+        net.backbone.forward_head(net.backbone.forward_features(image))
+        return []
+    final, taps = net.backbone.forward_intermediates(image, indices=list(net.taps))
+    net.backbone.forward_head(final)
+    return taps
+
+
+@torch.no_grad()
+def measure(name: str, module: nn.Module, run, batch_size: int) -> tuple[Part, object]:
+    """Count what `run` does, for one image of a batch; returns the part and what `run` gave."""
+    with FlopCounterMode(display=False) as flops, Traffic() as traffic:
+        result = run()
+    num_params = sum(p.numel() for p in module.parameters())
+    return Part(name, num_params, flops.get_total_flops() // batch_size, traffic.total / batch_size), result
+
+
+class Traffic(TorchDispatchMode):
+    """Counts the bytes that operations read and write; views are free."""
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
+        if not is_view:
+            tensors = [v for v in tree_flatten((args, kwargs, result))[0] if isinstance(v, torch.Tensor)]
+            self.total += 4 * sum(t.numel() for t in tensors)
+        return result

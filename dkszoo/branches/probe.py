@@ -1,0 +1,192 @@
+"""Looking at a backbone without touching it.
+
+All questions are put to a copy whose parameters and buffers are empty tensors on the meta device. So nothing of the
+backbone can change (parameters, running statistics, mode, hooks, random generators), no tensor value is read, and the
+answers are the same for a network that has no values yet.
+"""
+
+import copy
+import math
+from collections.abc import Iterator
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from .taps import feature_list
+from .trace import Trace
+
+HOOKS = ('_forward_pre_hooks', '_forward_hooks', '_backward_pre_hooks', '_backward_hooks')
+
+
+def skeleton(module: nn.Module, device: str | None = 'meta') -> nn.Module:
+    """A copy of a network's structure without its hooks.
+
+    Args:
+        module: The network; not changed.
+        device: 'meta' for parameters and buffers without values, None for the very tensors of `module`.
+    """
+    memo = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        memo[id(tensor)] = tensor if device is None else torch.empty_like(tensor, device=device)
+        if isinstance(tensor, nn.Parameter) and device is not None:
+            memo[id(tensor)] = nn.Parameter(memo[id(tensor)], requires_grad=tensor.requires_grad)
+    twin = copy.deepcopy(module, memo)
+    for m in twin.modules():
+        for hooks in HOOKS:
+            getattr(m, hooks).clear()
+    return twin
+
+
+def front_modules(model: nn.Module, tap: str) -> list[str]:
+    """Names of the tap's module and of all modules registered before it on the way there: what a tap has behind it."""
+    names, parent = [], model
+    parts = tap.split('.')
+    for depth, part in enumerate(parts):
+        for name, child in parent.named_children():
+            if name == part:
+                parent = child
+                break
+            names.append('.'.join([*parts[:depth], name]))
+    return [*names, tap]
+
+
+def open_front(model: nn.Module, tap: str) -> None:
+    """Make a model start at a tap: what lies before passes its input on."""
+    for name in front_modules(model, tap):
+        model.set_submodule(name, nn.Identity())
+
+
+class Probe:
+    """What can be known of a backbone.
+
+    Args:
+        backbone: A timm-style classifier.
+
+    Attributes:
+        info: Its stages, see `feature_list`.
+    """
+
+    def __init__(self, backbone: nn.Module):
+        self.backbone = backbone
+        self.info = feature_list(backbone)
+        self.table: dict = {}
+        self.failure: Exception | None = None
+
+    def input_sizes(self) -> Iterator[tuple[int, int, int]]:
+        """Input sizes (C, H, W) the network may accept, the likeliest first."""
+        cfg = getattr(self.backbone, 'pretrained_cfg', None) or {}
+        chans, *size = cfg.get('input_size') or (3, 224, 224)
+        own = getattr(getattr(self.backbone, 'patch_embed', None), 'img_size', None)
+        sizes = [tuple(own) if isinstance(own, tuple | list) else None, tuple(size), (224, 224), (32, 32)]
+        convs = (m.in_channels for m in self.backbone.modules() if isinstance(m, nn.Conv2d))
+        channels = [getattr(self.backbone, 'in_chans', None), chans, next(convs, None)]
+        yield from dict.fromkeys((c, *s) for s in sizes if s for c in channels if isinstance(c, int))
+
+    @cached_property
+    def record(self) -> 'Record':
+        """One evaluation of the whole network.
+
+        Raises:
+            ValueError: It cannot be run without values.
+        """
+        if self.failure is None:
+            for size in self.input_sizes():
+                try:
+                    return Record(skeleton(self.backbone).eval(), size, self.table)
+                except Exception as error:  # whatever a foreign forward raises
+                    self.failure = self.failure or error
+        raise ValueError(f'it cannot be looked at without values: {self.failure}')
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """(H, W) of every stage, for the input size the network was made for."""
+        return [tuple(tap.shape[-2:]) for tap in self.record.taps]
+
+    def halvings(self, start: int, end: int) -> int:
+        """Down-samplings by 2 between two stages; rounding at the borders does not count."""
+        sizes = self.sizes()
+        return count_halvings(sizes[start], sizes[end])
+
+    def following(self, tap: int) -> list[tuple[int, int]]:
+        """(channels, down-samplings that lead there) of each resolution after a tap; or else of the last stage."""
+        steps, at, last = [], tap, len(self.info) - 1
+        for i in range(tap + 1, last + 1):
+            deepest = i == last or self.halvings(i, i + 1) > 0
+            if deepest and (down := self.halvings(at, i)) > 0:
+                steps.append((self.info[i]['num_chs'], down))
+                at = i
+        return steps or [(self.info[last]['num_chs'], 0)]
+
+    def rerun(self, tap: int) -> 'Rerun':
+        """How the rest of the network is run again from a tap.
+
+        A copy whose front is opened at the tap is run on it. It is accepted if the copy then does exactly what the
+        whole network does after the tap: the same operations on the same parameters in the same flow of data.
+
+        Raises:
+            ValueError: It cannot be, for a reason named.
+        """
+        name = self.info[tap]['module']
+        source = self.record.sources[tap]
+        for layout, key in source.items():
+            twin = skeleton(self.backbone).eval()
+            leaves = named_tensors(twin)
+            start = torch.empty_like(self.record.taps[tap])
+            start = start.permute(0, 2, 3, 1).contiguous() if layout == 'NHWC' else start
+            try:
+                open_front(twin, name)
+                trace = Trace(self.table, leaves, {key: start})
+                version = start._version
+                with torch.no_grad(), trace:
+                    logits = twin.forward_head(twin.forward_features(start))
+            except Exception:  # whatever a foreign forward raises when fed with what it does not expect
+                continue
+            if isinstance(logits, torch.Tensor) and trace.key(logits) == self.record.logits:
+                return Rerun(layout, start._version > version, trace.touched(leaves))
+        raise ValueError(f'what follows {name!r} cannot be run again from there')
+
+
+class Record:
+    """One evaluation of a network without values: its taps, and where they come from.
+
+    Args:
+        model: A skeleton.
+        size: (C, H, W) of the input.
+        table: Names of all that was ever computed.
+    """
+
+    def __init__(self, model: nn.Module, size: tuple[int, int, int], table: dict):
+        image = torch.empty(1, *size, device='meta')
+        trace = Trace(table, named_tensors(model), {trace_input(table): image})
+        with torch.no_grad(), trace:
+            self.final, self.taps = model.forward_intermediates(image)
+            logits = model.forward_head(self.final)
+        self.input_size = size
+        self.logits = trace.key(logits)
+        self.sources = [trace.sources(tap) for tap in self.taps]
+
+
+class Rerun:
+    """How the rest of a network runs from a tap.
+
+    Attributes:
+        layout: 'NCHW' or 'NHWC', what the stage after the tap takes.
+        mutates: Whether it overwrites its input.
+        touched: Names of the parameters and buffers that take part.
+    """
+
+    def __init__(self, layout: str, mutates: bool, touched: set[str]):
+        self.layout, self.mutates, self.touched = layout, mutates, touched
+
+
+def trace_input(table: dict) -> int:
+    return table.setdefault(('image',), len(table))
+
+
+def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    return dict([*model.named_parameters(), *model.named_buffers()])
+
+
+def count_halvings(size: tuple[int, int], smaller: tuple[int, int]) -> int:
+    """How many times a map was halved, by its longer side; negative if it grew."""
+    return round(math.log2(max(size) / max(smaller)))

@@ -1,0 +1,86 @@
+"""A network's own kind of stages, made anew in any depth and width."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import timm
+import torch
+from timm.models import ResNet
+from timm.models.resnet import BasicBlock, Bottleneck
+from torch import nn
+
+from .taps import feature_list
+
+
+@dataclass(frozen=True)
+class OwnStages:
+    """How to make stages of a network's own kind.
+
+    Attributes:
+        family: What its block lists are kept under.
+        depths: Blocks of each of its stages.
+        first: `feature_info` index of the first stage.
+        make_stage: (stage index, channels in, blocks, width factor) -> (module, channels out), initialised.
+        make_norm: (channels) -> (module, channels): what stands between the last stage and the pool.
+    """
+
+    family: str
+    depths: tuple
+    first: int
+    make_stage: Callable[[int, int, int, float], tuple[nn.Module, int]]
+    make_norm: Callable[[int], tuple[nn.Module, int]]
+
+
+def own_stages(backbone: nn.Module) -> OwnStages:
+    """The stages of one of dkszoo's networks or of a plain ResNet of timm's.
+
+    Raises:
+        ValueError: The network is of another kind, or not plain; says what differs.
+    """
+    if hasattr(backbone, 'make_stage'):
+        family = type(backbone).__name__
+        return OwnStages(family, tuple(backbone.stage_depths), 0, backbone.make_stage, backbone.make_norm)
+    if type(backbone) is ResNet:
+        return resnet_stages(backbone)
+    raise ValueError('it has no stages that can be made in other sizes')
+
+
+def resnet_stages(backbone: ResNet) -> OwnStages:
+    """The stages of timm's own ResNets, made by timm itself: a network of the same name in other sizes gives them.
+
+    Raises:
+        ValueError: The network has other blocks, widths, strides, norms, ... than the plain one of its depth.
+    """
+    layers = [getattr(backbone, entry['module']) for entry in feature_list(backbone)[1:]]
+    block = type(layers[0][0])
+    if block not in (BasicBlock, Bottleneck):
+        raise ValueError(f'its blocks are {block.__name__}, not those of the plain ResNet')
+    channels = [layer[0].conv1.out_channels for layer in layers]
+    drop_path = max((m.drop_prob for m in backbone.modules() if hasattr(m, 'drop_prob')), default=0.0)
+    plain = dict(block=block, drop_path_rate=drop_path, num_classes=0)
+    with torch.device('meta'):
+        twin = ResNet(layers=[len(layer) for layer in layers], channels=channels, **plain)
+    for entry, layer in zip(feature_list(backbone)[1:], layers, strict=True):
+        if repr(layer) != repr(getattr(twin, entry['module'])):
+            raise ValueError(f"its {entry['module']} is not the plain ResNet's (widths, strides, norms or blocks)")
+    weight = next(backbone.parameters())
+
+    def make_stage(index: int, in_chs: int, depth: int, width: float) -> tuple[nn.Module, int]:
+        sizes = list(channels)
+        sizes[index - 1], sizes[index] = in_chs // block.expansion, int(channels[index] * width)
+        depths = [depth if i == index else 1 for i in range(len(channels))]
+        donor = _create(backbone, layers=depths, channels=sizes, **plain).to(weight.device, weight.dtype)
+        return getattr(donor, f'layer{index + 1}'), sizes[index] * block.expansion
+
+    return OwnStages('ResNet', tuple(map(len, layers)), 1, make_stage, lambda chs: (nn.Identity(), chs))
+
+
+def _create(backbone: ResNet, **kwargs) -> ResNet:
+    """A fresh ResNet with the initialisation that belongs to the backbone's name."""
+    name = (getattr(backbone, 'pretrained_cfg', None) or {}).get('architecture') or ''
+    if timm.is_model(name):
+        try:
+            return timm.create_model(name, **kwargs)
+        except TypeError:  # a name of somebody else's that takes no sizes
+            pass
+    return ResNet(**kwargs)

@@ -1,0 +1,89 @@
+"""A user's own design: a dict (in YAML, a file) instead of a name."""
+
+import difflib
+from collections.abc import Sequence
+
+from .designs import HEADS, KINDS, BranchSpec
+from .probe import Probe
+from .taps import resolve_taps
+
+KEYS = ('tap', 'kind', 'stages', 'head')
+
+
+def read_specs(design: dict, probe: Probe, taps: Sequence[int | str] | int | str | None = None) -> list[BranchSpec]:
+    """The branches of a user's design for a network.
+
+    Args:
+        design: {'branches': [{'tap': 'layer2', 'kind': 'own', 'stages': [{'blocks': 3, 'width': 1.0}, ...],
+            'head': 'fc'}, ...]}, and a 'name' if wanted; shallow to deep. Only `tap` is required. A stage may also be a
+            number: its blocks, at width 1.
+        probe: The network.
+        taps: Taps that take the place of the design's own, one a branch.
+
+    Raises:
+        ValueError: An unknown key or value; says the nearest.
+    """
+    for key in design:
+        nearest(key, ('name', 'branches'), 'key of a design')
+    entries = design.get('branches')
+    if not isinstance(entries, list | tuple) or not entries or not all(isinstance(e, dict) for e in entries):
+        raise ValueError("a design needs 'branches', a list with one entry a branch, such as {tap: 1, stages: [3, 2]}")
+    if taps is None:
+        own = [entry.get('tap') for entry in entries]
+        if None in own:
+            raise ValueError(f'branch {own.index(None) + 1} of the design has no tap (an index or a module name)')
+        order = [resolve_taps(probe.backbone, [tap])[0] for tap in own]
+        if order != sorted(set(order)):
+            raise ValueError(f'the branches of a design stand shallow to deep, each at a tap of its own; got {own}')
+    else:
+        order = resolve_taps(probe.backbone, taps)
+        if len(order) != len(entries):
+            raise ValueError(f'the design has {len(entries)} branches, but {len(order)} taps are given')
+    return [read_branch(entry, tap) for entry, tap in zip(entries, order, strict=True)]
+
+
+def read_branch(entry: dict, tap: int) -> BranchSpec:
+    for key in entry:
+        nearest(key, KEYS, 'key of a branch')
+    stages = entry.get('stages', ())
+    kind = nearest(entry.get('kind', 'own' if stages else 'none'), KINDS, 'kind of stages')
+    if not isinstance(stages, list | tuple):
+        raise ValueError(f'the stages of a branch are a list, got {stages!r}')
+    if bool(stages) == (kind in ('mirror', 'none')):
+        raise ValueError(f'a branch of kind {kind!r} {"has no" if stages else "needs"} stages')
+    head = nearest(entry.get('head', 'fc'), HEADS, 'head')
+    if kind == 'mirror' and head != 'fc':
+        raise ValueError("a branch of kind 'mirror' ends in a copy of the main head (leave head out)")
+    return BranchSpec(tap, kind, tuple(map(read_stage, stages)), head)
+
+
+def read_stage(stage) -> tuple:
+    """(blocks, width) of one stage."""
+    stage = stage if isinstance(stage, dict) else {'blocks': stage}
+    for key in stage:
+        nearest(key, ('blocks', 'width'), 'key of a stage')
+    blocks, width = stage.get('blocks'), stage.get('width', 1.0)
+    rows = blocks if isinstance(blocks, list | tuple) else [blocks]
+    if not rows or not all(type(row) is int and row >= 1 for row in rows):
+        raise ValueError(f'blocks of a stage are a whole number of at least 1, or one for each row, got {blocks!r}')
+    if type(width) not in (int, float) or not width > 0:
+        raise ValueError(f'the width of a stage is a positive factor, got {width!r}')
+    return tuple(rows) if isinstance(blocks, list | tuple) else blocks, float(width)
+
+
+def write_specs(specs: Sequence[BranchSpec], name: str | None = None) -> dict:
+    """The inverse of `read_specs`: plain data for records."""
+    plain = lambda blocks: list(blocks) if isinstance(blocks, tuple) else blocks  # noqa: E731
+    branches = []
+    for spec in specs:
+        stages = [{'blocks': plain(blocks), 'width': width} for blocks, width in spec.stages]
+        branches.append({'tap': spec.tap, 'kind': spec.kind, 'stages': stages, 'head': spec.head})
+    return {**({'name': name} if name else {}), 'branches': branches}
+
+
+def nearest(value, valid, what: str):
+    """`value`, if it is valid; else an error with the nearest that is."""
+    if value not in valid:
+        near = difflib.get_close_matches(str(value), valid, 1)
+        raise ValueError(f'unknown {what} {value!r} (choose {" or ".join(near or valid)})')
+    return value
