@@ -2,6 +2,7 @@
 
 import sys
 import traceback
+from collections.abc import Callable
 
 import yaml
 from timm.utils import setup_default_logging
@@ -27,29 +28,37 @@ def main(argv: list[str]) -> int:
         return 0
     if config.export:
         deploy.check_target(config.export)
+    return carry_out(config, ['train.py', *argv], train)
+
+
+def carry_out(config: TrainConfig, argv: list[str], work: Callable[[engine.Run], int]) -> int:
+    """Prepare a run and do `work` with it; signals, full disks and failed checks end it with their exit codes.
+
+    Raises:
+        ValueError: The settings or the run folder have to be mended first.
+    """
     setup_default_logging()
     with engine.StopRequest() as stop:
         try:
-            run = engine.prepare(config, ['train.py', *argv], stop)
-            stop.check()
+            with engine.prepare(config, argv, stop) as run:
+                return work(run)
         except engine.Stopped as error:
-            return stopped(error)
-        try:
-            return train(run)
-        except engine.Stopped as error:
-            return stopped(error)
-        except OSError as error:
-            return fail(f'{error} (free some space or mend the disk; the same command goes on from what is saved)', 1)
-        except ValueError:  # nothing a user gave is checked this late: let the traceback show
-            traceback.print_exc()
-            return fail('training failed, see above (the same command goes on from what is saved)', 1)
+            print(f'dkszoo: stopped by {error}; the same command goes on from here', file=sys.stderr)
+            return error.exit_code
         except (engine.RunFailed, deploy.VerificationFailed) as error:
             return fail(error, 1)
 
 
-def stopped(error: engine.Stopped) -> int:
-    print(f'dkszoo: stopped by {error}; the same command goes on from here', file=sys.stderr)
-    return error.exit_code
+def execute(run: engine.Run) -> None:
+    """Train to the end; what goes wrong that late is no mistake in the settings."""
+    try:
+        engine.execute(run)
+    except OSError as error:
+        hint = 'free some space or mend the disk; the same command goes on from what is saved'
+        raise engine.RunFailed(f'{error} ({hint})') from error
+    except ValueError as error:
+        traceback.print_exc()
+        raise engine.RunFailed('training failed, see above (the same command goes on from what is saved)') from error
 
 
 def train(run: engine.Run) -> int:
@@ -57,7 +66,9 @@ def train(run: engine.Run) -> int:
     if run.finished:
         print(f'finished already ({run.folder.path}):')
     else:
-        engine.execute(run)
+        execute(run)
+    if not run.is_main:
+        return 0
     result = run.record['result']
     for name in ('last', 'best'):
         figures = result[name]

@@ -3,9 +3,9 @@
 from .config import TrainConfig
 from .create import create_model, list_models
 from .evaluate import eval_loader, evaluate
+from .keeper import RunFailed
 from .run import Run, execute, prepare, resolve
 from .signals import Stopped, StopRequest
-from .trainer import RunFailed
 
 __all__ = [
     'Run',

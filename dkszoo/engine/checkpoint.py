@@ -68,8 +68,10 @@ def describe_model(setup: Setup) -> dict:
 
 
 def capture(setup: Setup, progress: Progress, metric: float | None = None) -> dict:
-    """Everything that evolves, as one checkpoint."""
+    """Everything that evolves, as one checkpoint. All processes must call it: each has generators and sums its own."""
     config, task = setup.config, setup.task
+    position = asdict(progress)
+    own = {'rng': rng_state(setup.world.device), 'sums': position.pop('sums')}
     state = {
         'epoch': progress.epoch,
         'arch': config.model,
@@ -83,8 +85,8 @@ def capture(setup: Setup, progress: Progress, metric: float | None = None) -> di
             'version': dkszoo.__version__,
             'seed': config.seed,
             'model': describe_model(setup),
-            'progress': asdict(progress),
-            'rng': rng_state(setup.world.device),
+            'progress': position,
+            'processes': setup.world.gather(own),
             'scheduler': setup.scheduler.state_dict() if setup.scheduler is not None else None,
         },
     }
@@ -99,9 +101,13 @@ def restore(setup: Setup, checkpoint: dict) -> Progress:
     """Put everything a checkpoint holds back in place.
 
     Raises:
-        ValueError: It lacks something this run has.
+        ValueError: It lacks something this run has, or other than this many processes made it.
+        RuntimeError: Keys or shapes differ (torch's own message).
     """
-    task, own = setup.task, checkpoint['dkszoo']
+    task, own, world = setup.task, checkpoint['dkszoo'], setup.world
+    if len(own['processes']) != world.size:
+        made = len(own['processes'])
+        raise ValueError(f'{made} processes made it, not {world.size} (torchrun --nproc-per-node {made})')
     task.load_checkpoint_state(checkpoint['state_dict'], checkpoint.get('task_state'))
     if task.has_ema():
         if 'state_dict_ema' not in checkpoint:
@@ -112,8 +118,12 @@ def restore(setup: Setup, checkpoint: dict) -> Progress:
         setup.scheduler.load_state_dict(own['scheduler'])
     if setup.scaler is not None and setup.scaler.state_dict_key in checkpoint:
         setup.scaler.load_state_dict(checkpoint[setup.scaler.state_dict_key])
-    set_rng_state(own['rng'], setup.world.device)
-    return Progress(**own['progress'])
+    process = own['processes'][world.rank]
+    set_rng_state(process['rng'], world.device)
+    progress = Progress(**own['progress'], sums=process['sums'])
+    if progress.step > setup.sampler.steps:
+        raise ValueError(f'it is at step {progress.step} of an epoch that has {setup.sampler.steps} steps here')
+    return progress
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict:
@@ -137,15 +147,38 @@ def save_checkpoint(checkpoint: dict, path: Path) -> None:
     Raises:
         OSError: It could not be written; the old one is still there.
     """
-    try:
-        write_durably(path, lambda temporary: torch.save(checkpoint, temporary), check=read_checkpoint)
-    except (RuntimeError, ValueError) as error:  # what torch says when the disk is full; or the file read back badly
-        raise OSError(f'cannot write {str(path)!r}: {str(error).splitlines()[0]}') from error
+
+    def write(temporary: Path) -> None:
+        with open(temporary, 'wb') as file:  # a file of our own: torch's writer does not say why it failed
+            torch.save(checkpoint, file)
+
+    replace_checkpoint(path, write)
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
-    """Durably replace `target` by a copy of `source`."""
-    write_durably(target, lambda temporary: shutil.copyfile(source, temporary), check=read_checkpoint)
+    """Durably replace `target` by a copy of `source`.
+
+    Raises:
+        OSError: It could not be written; the old one is still there.
+    """
+    replace_checkpoint(target, lambda temporary: shutil.copyfile(source, temporary))
+
+
+def replace_checkpoint(path: Path, write: Callable[[Path], None]) -> None:
+    try:
+        write_durably(path, write, check=read_checkpoint)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise OSError(f'cannot write {str(path)!r}: {reason(error)}') from error
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong on disk, in a line: torch's writer wraps the system's error in its own."""
+    chain = error
+    while chain is not None and not isinstance(chain, OSError):
+        chain = chain.__cause__ or chain.__context__
+    if chain is not None and chain.strerror:
+        return chain.strerror
+    return str(error).splitlines()[0]
 
 
 def recovery_files(folder: Path) -> list[Path]:
@@ -157,8 +190,10 @@ def recovery_files(folder: Path) -> list[Path]:
     return [path for *_, path in sorted(found, reverse=True)]
 
 
-def newest_checkpoint(folder: Path, report: Callable[[str], None]) -> dict | None:
-    """The checkpoint of a run folder that is furthest on; None if there is no file at all.
+def newest_checkpoint(folder: Path, report: Callable[[str], None]) -> tuple[Path, dict] | None:
+    """The checkpoint of a run folder that is furthest on, and its path; None if there is no file at all.
+
+    The best one, which is a whole checkpoint too, is taken where no other is good.
 
     Args:
         folder: The run folder.
@@ -167,17 +202,27 @@ def newest_checkpoint(folder: Path, report: Callable[[str], None]) -> dict | Non
     Raises:
         ValueError: There are checkpoints, and none is good.
     """
-    candidates = [path for path in (*recovery_files(folder), folder / LAST) if path.exists()]
-    good = []
-    for path in candidates:
-        try:
-            good.append(read_checkpoint(path))
-        except ValueError as error:
-            report(f'passed over: {error}')
-    if candidates and not good:
+
+    def first_good(*paths: Path) -> list[tuple[Path, dict]]:
+        for path in paths:
+            try:
+                return [(path, read_checkpoint(path))]
+            except ValueError as error:
+                report(f'passed over: {error}')
+        return []
+
+    recovery = recovery_files(folder)
+    last, best = [[path] if path.exists() else [] for path in (folder / LAST, folder / BEST)]
+    good = [*first_good(*recovery), *first_good(*last)] or first_good(*best)
+    if not good and (recovery or last or best):
         raise ValueError(f'no checkpoint in {str(folder)!r} can be read (--overwrite starts anew)')
-    position = lambda checkpoint: tuple(checkpoint['dkszoo']['progress'][key] for key in ('epoch', 'step'))  # noqa: E731
-    return max(good, key=position, default=None)
+    return max(good, key=lambda found: position(found[1]), default=None)
+
+
+def position(checkpoint: dict) -> tuple[int, int]:
+    """Epoch and step at which a checkpoint was made."""
+    progress = checkpoint['dkszoo']['progress']
+    return progress['epoch'], progress['step']
 
 
 def state_hash(*states: dict) -> str:

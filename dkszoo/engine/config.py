@@ -103,7 +103,11 @@ class RunSettings:
 
 
 # Settings that cannot change the result of a run: they may differ when it goes on.
-FREE = ('workers', 'log_interval', 'recovery_interval', 'export', 'output', 'experiment', 'resume', 'overwrite')
+# (A run that ends at all has passed over no more losses than it was allowed to.)
+FREE = (
+    *('workers', 'log_interval', 'recovery_interval', 'skip_nonfinite', 'export'),
+    *('output', 'experiment', 'resume', 'overwrite'),
+)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from torch.utils.data import DataLoader
 from dkszoo.branches import DeeplySupervised
 from dkszoo.data import MemoryEvalLoader, View, is_small, read_pixels
 
+from .signals import hidden_signals
+
 
 def eval_loader(
     view: View,
@@ -77,7 +79,9 @@ def evaluate(
     was_training = net.training
     net.eval()
     try:
-        for images, targets in loader:
+        with hidden_signals():  # from loading processes, which start here
+            batches = iter(loader)
+        for images, targets in batches:
             memory_format = torch.channels_last if channels_last else torch.contiguous_format
             images = images.to(device, memory_format=memory_format, non_blocking=True)
             targets = targets.to(device, non_blocking=True)

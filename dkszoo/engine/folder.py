@@ -1,7 +1,10 @@
 """The run folder: what lies in it and how it is written."""
 
 import json
+import logging
+import math
 import os
+import re
 from pathlib import Path
 
 import yaml
@@ -9,18 +12,27 @@ from timm.utils import update_summary
 
 from dkszoo.weights import write_durably, write_text
 
-from .config import FREE, TrainConfig, flag
+from .config import TrainConfig, flag
+from .lock import FolderLock
+from .setup import open_data
+
+_logger = logging.getLogger(__name__)
+
+RECORDS = ('run.json', 'summary.csv', 'log.jsonl', 'curves.png', 'args.yaml')
+LEFTOVER = re.compile(rf'\.({"|".join(map(re.escape, RECORDS))}|.*\.pth\.tar)\..*\.tmp')
 
 
 class RunFolder:
     """A folder with the settings, records and checkpoints of one run.
 
     Args:
-        path: The folder; made by `prepare`.
+        path: The folder; made by `claim`.
     """
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
+        self.settings = self.path / 'args.yaml'
+        self.lock = FolderLock(self.path)
 
     @staticmethod
     def of(config: TrainConfig) -> 'RunFolder':
@@ -29,69 +41,114 @@ class RunFolder:
         name = config.experiment or f'{config.model}-{config.method}-{dataset}'
         return RunFolder(Path(config.output) / name.replace('/', '_'))
 
-    def prepare(self, config: TrainConfig) -> bool:
-        """Make the folder, or find the run in it.
-
-        Returns:
-            Whether there is a run with these settings already.
+    def open(self, config: TrainConfig) -> None:
+        """Lock a folder that is there, and see that the run in it, if there is one, has these settings.
 
         Raises:
-            ValueError: Another run is in it, or it cannot be written.
+            ValueError: Another run is in it or at work in it, or it cannot be written.
         """
-        settings = self.path / 'args.yaml'
-        if config.overwrite:
-            self.clear()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if settings.exists():
-                self.compare(yaml.safe_load(settings.read_text(encoding='utf-8')), config)
-                return True
-            write_text(settings, yaml.safe_dump(config.to_dict(), sort_keys=False))
-        except (OSError, yaml.YAMLError) as error:
-            raise ValueError(
-                f'cannot write run folder {str(self.path)!r}: {error} (choose another --output)'
-            ) from error
-        return False
+            self.lock.acquire()
+            if config.overwrite:
+                self.clear()
+            for path in self.path.iterdir():
+                if LEFTOVER.fullmatch(path.name):  # a killed run's; we hold the lock, so nobody is writing it
+                    path.unlink()
+        except OSError as error:
+            raise self.unusable(error) from error
+        self.check_settings(config)
 
-    def compare(self, stored: dict, config: TrainConfig) -> None:
-        """Raise a ValueError that names the first setting in which the run in the folder differs."""
-        fixed = config.fixed()
-        stored = {key: value for key, value in (stored or {}).items() if key not in FREE}
-        for key in fixed | stored:
-            if fixed.get(key) != stored.get(key):
+    def claim(self, config: TrainConfig, new: bool) -> None:
+        """Write the settings, so that the folder belongs to this run; make and lock it first if it is new.
+
+        Raises:
+            ValueError: It cannot be written.
+        """
+        try:
+            if new:
+                self.path.mkdir(parents=True)  # fails if another run has just done the same
+                self.lock.acquire()
+            if not self.settings.exists():
+                write_text(self.settings, yaml.safe_dump(config.to_dict(), sort_keys=False))
+        except OSError as error:
+            raise self.unusable(error) from error
+
+    def unusable(self, error: OSError) -> ValueError:
+        return ValueError(f'cannot write run folder {str(self.path)!r}: {error} (choose another --output)')
+
+    def check_settings(self, config: TrainConfig) -> None:
+        """Raise a ValueError that names the first setting in which the run in the folder differs, if there is one."""
+        if not self.settings.exists():
+            if any(self.path.glob('*.pth.tar')):
                 raise ValueError(
-                    f'{str(self.path)!r} holds a run with {flag(key)} {stored.get(key)}, not {fixed.get(key)} '
+                    f'{str(self.path)!r} holds checkpoints but no args.yaml, which says what run they are of '
+                    '(put it back, or --overwrite starts anew)'
+                )
+            return
+        try:
+            stored = yaml.safe_load(self.settings.read_text(encoding='utf-8'))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            stored = None
+        if not isinstance(stored, dict):
+            raise ValueError(f'{str(self.settings)!r} is damaged (put a copy back, or --overwrite starts anew)')
+        unknown = stored.keys() - config.to_dict().keys()
+        if unknown:
+            raise ValueError(
+                f'{str(self.settings)!r} has a setting {min(unknown)!r}, which this version of dkszoo does not know '
+                '(go on with the version that made it, or --overwrite starts anew)'
+            )
+        if config.to_dict().keys() - stored.keys():  # settings that are newer than the run: it had their default
+            stored = open_data(TrainConfig.from_dict(stored))[0].to_dict()
+        for key, value in config.fixed().items():
+            if value != stored[key]:
+                raise ValueError(
+                    f'{str(self.path)!r} holds a run with {flag(key)} {stored[key]}, not {value} '
                     '(--overwrite starts anew, --experiment names another folder)'
                 )
 
     def clear(self) -> None:
-        """Remove the records and checkpoints of a run; other files stay."""
-        names = ('args.yaml', 'run.json', 'summary.csv', 'log.jsonl', 'curves.png')
-        for path in [*(self.path / name for name in names), *self.path.glob('*.pth.tar')]:
+        """Remove the records and checkpoints of a run; other files stay.
+
+        The result goes first and the settings last, so that what a crash leaves is still a run with its settings.
+        """
+        first, *rest = [self.path / name for name in RECORDS]
+        for path in [first, *self.path.glob('*.pth.tar'), *rest]:
             path.unlink(missing_ok=True)
 
     def read_record(self) -> dict:
-        """The contents of run.json; empty if there is none."""
+        """The contents of run.json; empty if there is none or it cannot be read: the run writes it again."""
         path = self.path / 'run.json'
-        return json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+        try:
+            record = json.loads(path.read_text(encoding='utf-8'))
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except ValueError as error:
+            record = error
+        if not isinstance(record, dict):
+            _logger.warning('passed over: %r is damaged', str(path))
+            return {}
+        return record
 
     def write_record(self, record: dict) -> None:
         write_text(self.path / 'run.json', json.dumps(record, indent=2) + '\n')
 
     def log(self, **entry) -> None:
-        """Append one line to log.jsonl."""
+        """Append one line to log.jsonl, and see it on disk before the checkpoint that says the epoch is done."""
         with open(self.path / 'log.jsonl', 'a', encoding='utf-8') as file:
             file.write(json.dumps(entry) + '\n')
+            file.flush()
+            os.fsync(file.fileno())
 
     def trim_log(self, epoch: int) -> None:
-        """Drop what log.jsonl says of `epoch` and later ones, and a last line that was cut off."""
+        """Drop what log.jsonl says of `epoch` and later ones, and lines that cannot be read: one that was cut off."""
         path = self.path / 'log.jsonl'
         if path.exists():
-            lines = [line for line in path.read_text(encoding='utf-8').splitlines() if line.endswith('}')]
-            write_text(path, ''.join(f'{line}\n' for line in lines if json.loads(line)['epoch'] < epoch))
+            lines = path.read_text(encoding='utf-8', errors='replace').splitlines(keepends=True)
+            write_text(path, ''.join(line for line in lines if logged_epoch(line) < epoch))
 
     def write_summary(self, history: list[dict]) -> None:
         """summary.csv, whole, from one row an epoch (epoch, lr, train, eval); timm's columns, no times."""
+        path = self.path / 'summary.csv'
 
         def write(temporary: Path) -> None:
             for i, row in enumerate(history):
@@ -100,4 +157,14 @@ class RunFolder:
                 )
 
         if history:
-            write_durably(self.path / 'summary.csv', write)
+            write_durably(path, write)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def logged_epoch(line: str) -> float:
+    """The epoch a line of log.jsonl is about; infinity for one that is not whole."""
+    try:
+        return json.loads(line)['epoch'] if line.endswith('\n') else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf

@@ -2,8 +2,10 @@
 
 import logging
 import time
+from pathlib import Path
 
 import torch
+from timm.utils import unwrap_model
 
 from dkszoo.weights import load_strictly
 
@@ -27,8 +29,12 @@ _logger = logging.getLogger(__name__)
 MINUTE = 60.0
 
 
+class RunFailed(Exception):
+    """The run ended itself because a check of its own failed."""
+
+
 class Keeper:
-    """Saves and restores a run; only the first process writes.
+    """Saves and restores a run. Every process calls it; only the first one writes.
 
     Args:
         setup: What the run is made of.
@@ -37,29 +43,80 @@ class Keeper:
 
     def __init__(self, setup: Setup, folder: RunFolder):
         self.setup, self.folder = setup, folder
+        self.last, self.best = folder.path / LAST, folder.path / BEST
         self.saved_at = time.monotonic()
+        self.source: Path | None = None
+
+    # -- going on --------------------------------------------------------------------------------------------------
 
     def resume(self) -> Progress:
         """Restore the newest good checkpoint of the folder, else the one of --resume, else start at the beginning.
+
+        Nothing is written.
 
         Raises:
             ValueError: No checkpoint in the folder is good, or the file does not fit this run.
         """
         config = self.setup.config
-        checkpoint = newest_checkpoint(self.folder.path, lambda text: _logger.warning('%s', text))
-        if checkpoint is None and config.resume:
-            checkpoint = read_checkpoint(config.resume)
-        if checkpoint is None:
+        found = newest_checkpoint(self.folder.path, self.warn)
+        if found is None and config.resume:
+            found = Path(config.resume), read_checkpoint(config.resume)
+        if found is None:
             return Progress()
+        self.source, checkpoint = found
         try:
             progress = restore(self.setup, checkpoint)
         except (RuntimeError, KeyError, ValueError) as error:
-            raise ValueError(f'the checkpoint to go on from does not fit this run: {error}') from error
+            raise ValueError(f'cannot go on from {str(self.source)!r}: {error}') from error
         if self.setup.world.is_main:
-            self.folder.write_summary(progress.history)
-            self.folder.trim_log(progress.epoch)
-        _logger.info('resumed at epoch %d, step %d', progress.epoch + 1, progress.step)
+            _logger.info('resumed at epoch %d, step %d from %s', progress.epoch + 1, progress.step, self.source)
         return progress
+
+    def warn(self, text: str) -> None:
+        if self.setup.world.is_main:
+            _logger.warning('%s', text)
+
+    def settle(self, progress: Progress) -> None:
+        """Make the folder what it would be if the run had come to `progress` without a break (first process only)."""
+        if self.source is not None:
+            place = self.last if progress.step == 0 else self.recovery_path(progress)
+            if self.source not in (self.last, *recovery_files(self.folder.path)):
+                copy_checkpoint(self.source, place)
+                self.source = place
+            for path in recovery_files(self.folder.path):
+                if path == self.source:
+                    break
+                path.unlink()  # further on than what we go on from, so it is damaged; or older than `last`
+            self.mend_best(progress)
+        self.folder.write_summary(progress.history)
+        self.folder.trim_log(progress.epoch)
+
+    def mend_best(self, progress: Progress) -> None:
+        """See that `model_best` is the best epoch's; a crash may have come before it was written, or it is damaged.
+
+        Where its weights are lost, those of the last epoch stand in, or else the next epoch is the best again.
+        """
+        if progress.best_epoch is None:
+            return
+        try:
+            if read_checkpoint(self.best)['epoch'] == progress.best_epoch:
+                return
+            why = 'not in model_best.pth.tar'
+        except ValueError as error:
+            why = str(error)
+        at_boundary, done = self.source.name == LAST, progress.epoch - 1
+        if not at_boundary or progress.best_epoch != done:
+            instead = f'epoch {done + 1} stands in' if at_boundary else 'the best is chosen among those to come'
+            self.warn(f'the weights of the best epoch, {progress.best_epoch + 1}, are lost: {why}; {instead}')
+        progress.best_epoch = progress.best_metric = None
+        if at_boundary:
+            copy_checkpoint(self.last, self.best)
+            progress.best_epoch, progress.best_metric = done, read_checkpoint(self.last)['metric']
+
+    # -- saving ----------------------------------------------------------------------------------------------------
+
+    def recovery_path(self, progress: Progress) -> Path:
+        return self.folder.path / f'recovery-{progress.epoch}-{progress.step}.pth.tar'
 
     def recovery_due(self, progress: Progress) -> bool:
         """Whether it is time for a recovery checkpoint; by the clock, about one a minute, if no interval is set."""
@@ -68,36 +125,55 @@ class Keeper:
             return progress.step % interval == 0
         return time.monotonic() - self.saved_at > MINUTE
 
+    @torch.no_grad()
+    def is_sound(self) -> bool:
+        """Whether all parameters are finite."""
+        parameters = unwrap_model(self.setup.task.get_trainable_module()).parameters()
+        return all(bool(torch.isfinite(p).all()) for p in parameters)
+
+    def check_sound(self, progress: Progress) -> None:
+        """Never save what cannot be gone on from: the newest good checkpoint would be of no use.
+
+        Raises:
+            RunFailed: A parameter is not finite.
+        """
+        if not self.is_sound():
+            raise RunFailed(
+                f'epoch {progress.epoch + 1}, step {progress.step}: the weights are not finite any more and were not '
+                'saved (start again with a lower --lr)'
+            )
+
     def save_recovery(self, progress: Progress) -> None:
         """Write a recovery checkpoint of this very position; the newest two are kept."""
+        self.check_sound(progress)
+        checkpoint = capture(self.setup, progress)
         if self.setup.world.is_main:
-            path = self.folder.path / f'recovery-{progress.epoch}-{progress.step}.pth.tar'
-            save_checkpoint(capture(self.setup, progress), path)
+            save_checkpoint(checkpoint, self.recovery_path(progress))
             for old in recovery_files(self.folder.path)[2:]:
                 old.unlink(missing_ok=True)
         self.saved_at = time.monotonic()
 
     def save_epoch(self, progress: Progress, metric: float, better: bool) -> None:
         """Write `last`, and `model_best` if it is better, at the end of an epoch; recovery files are done with."""
+        self.check_sound(progress)
+        checkpoint = capture(self.setup, progress, metric)
+        checkpoint['epoch'] = progress.epoch - 1  # timm's count: the epoch that is done
         if self.setup.world.is_main:
-            checkpoint = capture(self.setup, progress, metric)
-            checkpoint['epoch'] = progress.epoch - 1  # timm's count: the epoch that is done
-            last, best = self.folder.path / LAST, self.folder.path / BEST
             self.folder.write_summary(progress.history)
-            if better:  # before `last`: a run killed in between does this epoch again and writes the same best
-                save_checkpoint(checkpoint, best)
-                copy_checkpoint(best, last)
-            else:
-                save_checkpoint(checkpoint, last)
+            save_checkpoint(checkpoint, self.last)
+            if better:  # after `last`: if a crash comes in between, `mend_best` has where to take it from
+                copy_checkpoint(self.last, self.best)
             for old in recovery_files(self.folder.path):
                 old.unlink(missing_ok=True)
         self.saved_at = time.monotonic()
+
+    # -- testing ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def load_weights(self, name: str) -> None:
         """Put the weights of 'last' or 'best' into the network that is evaluated, averaged ones if there are any."""
         task, ema = self.setup.task, self.setup.config.model_ema
-        path = self.folder.path / {'last': LAST, 'best': BEST}[name]
+        path = {'last': self.last, 'best': self.best}[name]
         checkpoint, suffix = read_checkpoint(path), '_ema' if ema else ''
         load_strictly(task.get_eval_model(ema=ema), checkpoint[f'state_dict{suffix}'], str(path))
         task.load_task_state(checkpoint.get(f'task_state{suffix}'), ema=ema)

@@ -1,11 +1,13 @@
 """run.json: what was run, on what, and what came out."""
 
+import contextlib
 import hashlib
 import platform
 import subprocess
 from pathlib import Path
 
 import numpy as np
+import PIL
 import timm
 import torch
 import torchvision
@@ -25,6 +27,7 @@ def versions() -> dict[str, str]:
         'torchvision': torchvision.__version__,
         'timm': timm.__version__,
         'numpy': np.__version__,
+        'pillow': PIL.__version__,
     }
 
 
@@ -50,9 +53,18 @@ def fingerprint(data: Data) -> str:
 
 
 def device_name(device: torch.device) -> str:
+    """The name of the GPU, or the processor and its instruction set, which chooses the kernels."""
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
-    return f'{device.type} ({platform.processor() or platform.machine()})'
+    return f'{device.type} ({processor()}, {torch.backends.cpu.get_cpu_capability()})'
+
+
+def processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path('/proc/cpuinfo').read_text(encoding='utf-8', errors='replace').splitlines():
+            if line.startswith('model name'):
+                return line.partition(':')[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def start_record(setup: Setup, argv: list[str], started: str) -> dict:
@@ -73,3 +85,13 @@ def start_record(setup: Setup, argv: list[str], started: str) -> dict:
         'best_on': setup.config.best_on,
         'started': started,
     }
+
+
+def differences(record: dict, here: dict) -> list[str]:
+    """What can change the numbers and is not as it was, one line each: 'thread count: 4, here 2'."""
+    pairs = [('thread count', 'threads'), ('number of processes', 'processes'), ('device', 'device')]
+    pairs.append(('data set (its fingerprint)', 'dataset_sha256'))
+    found = [(what, record.get(key), here[key]) for what, key in pairs]
+    old = record.get('versions', {})
+    found += [(f'version of {name}', old.get(name), version) for name, version in here['versions'].items()]
+    return [f'{what}: {then}, here {now}' for what, then, now in found if then is not None and then != now]

@@ -6,6 +6,13 @@ import numpy as np
 import torch
 
 
+def seed_all(seed: int) -> None:
+    """Seed every generator a run draws from, on all devices."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
 def rng_state(device: torch.device) -> dict:
     """The state of every generator a run draws from, as plain data."""
     name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - timm's mixup draws from it
@@ -16,6 +23,8 @@ def rng_state(device: torch.device) -> dict:
     }
     if device.type == 'cuda':
         state['cuda'] = torch.cuda.get_rng_state(device)
+    if device.type == 'mps':
+        state['mps'] = torch.mps.get_rng_state()
     return state
 
 
@@ -27,3 +36,5 @@ def set_rng_state(state: dict, device: torch.device) -> None:
     torch.set_rng_state(state['torch'])
     if device.type == 'cuda' and 'cuda' in state:
         torch.cuda.set_rng_state(state['cuda'], device)
+    if device.type == 'mps' and 'mps' in state:
+        torch.mps.set_rng_state(state['mps'])

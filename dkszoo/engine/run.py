@@ -4,17 +4,15 @@ import dataclasses
 import logging
 from datetime import datetime, timezone
 
-import torch
-
 from .checkpoint import LAST, read_checkpoint, state_hash
 from .config import TrainConfig
 from .curves import draw_curves
 from .folder import RunFolder
-from .record import start_record
+from .record import differences, start_record
 from .setup import Setup, build, open_data
 from .signals import StopRequest
 from .trainer import Trainer
-from .world import World, join_world
+from .world import join_world
 
 _logger = logging.getLogger(__name__)
 
@@ -28,6 +26,7 @@ class Run:
         folder: Its folder.
         record: The contents of its run.json.
         setup: What it is made of; None for a finished run.
+        is_main: Whether this process is the one that writes and prints.
     """
 
     config: TrainConfig
@@ -35,10 +34,17 @@ class Run:
     record: dict
     setup: Setup | None
     trainer: Trainer | None = None
+    is_main: bool = True
 
     @property
     def finished(self) -> bool:
         return 'result' in self.record
+
+    def __enter__(self) -> 'Run':
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.folder.lock.release()
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
@@ -55,22 +61,36 @@ def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
     world = join_world(config.device)
     config, data = open_data(config)
     folder = RunFolder.of(config)
-    record = folder.read_record() if not config.overwrite else {}
-    if 'result' in record and (folder.path / 'args.yaml').exists():
-        folder.prepare(config)
-        return Run(config, folder, record, None)
-    if config.resume:
-        read_checkpoint(config.resume)
+    record = {} if config.overwrite else folder.read_record()
+    if 'result' in record and folder.settings.exists():
+        folder.check_settings(config)
+        return Run(config, folder, record, None, is_main=world.is_main)
     setup = build(config, data, world)
-    if world.is_main:
-        folder.prepare(config)
-    wait(world)
-    trainer = Trainer(setup, folder, stop, config.skip_nonfinite)
-    trainer.resume()
-    if world.is_main and not record:
-        record = start_record(setup, argv, now())
-        folder.write_record(record)
-    return Run(config, folder, record, setup, trainer)
+    trainer = Trainer(setup, folder, stop)
+    new = not folder.path.exists()
+    try:
+        if world.is_main and not new:
+            folder.open(config)
+        world.wait()
+        trainer.resume()
+        if world.is_main:
+            folder.claim(config, new)
+            trainer.settle()
+            record = begin_record(folder, setup, argv)
+    except BaseException:
+        folder.lock.release()
+        raise
+    return Run(config, folder, record, setup, trainer, world.is_main)
+
+
+def begin_record(folder: RunFolder, setup: Setup, argv: list[str]) -> dict:
+    """run.json as it was begun; written now if this is the start. Says what is not as it was then."""
+    here, record = start_record(setup, argv, now()), folder.read_record()
+    for line in differences(record, here):
+        _logger.warning('the run was begun with another %s: the result may differ in its last digits', line)
+    if not record:
+        folder.write_record(here)
+    return record or here
 
 
 def execute(run: Run) -> dict:
@@ -85,17 +105,12 @@ def execute(run: Run) -> dict:
     if world.is_main:
         last = read_checkpoint(run.folder.path / LAST)
         states = [last[key] for key in ('state_dict', 'task_state', 'state_dict_ema', 'task_state_ema') if key in last]
+        draw_curves(trainer.progress.history, run.folder.path / 'curves.png')
         run.record.update(result=result, weights_sha256=state_hash(*states), ended=now())
         run.folder.write_record(run.record)
-        draw_curves(trainer.progress.history, run.folder.path / 'curves.png')
-    wait(world)
+    world.wait()
     return result
 
 
 def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec='seconds')
-
-
-def wait(world: World) -> None:
-    if world.size > 1:
-        torch.distributed.barrier()

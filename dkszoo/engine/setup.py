@@ -35,6 +35,7 @@ from dkszoo.tasks import DeepSupervisionTask, get_method
 
 from .config import TrainConfig
 from .create import check_name, create_model
+from .rng import seed_all
 from .world import World
 
 _logger = logging.getLogger(__name__)
@@ -160,10 +161,10 @@ def build_net(config: TrainConfig, pretrained: bool = False) -> DeeplySupervised
 
 
 def build(config: TrainConfig, data: Data, world: World) -> Setup:
-    """Make everything but the run folder. Seeds torch: the initial weights follow from `config.seed`."""
-    seed_torch(config.seed)
+    """Make everything but the run folder. Seeds all generators: the initial weights follow from `config.seed`."""
+    seed_all(config.seed)
     net = build_net(config, pretrained=True)
-    seed_torch(config.seed + 1 + world.rank)  # what is drawn in training: dropout
+    seed_all(config.seed + 1 + world.rank)  # what is drawn in training: dropout
     if config.grad_checkpointing:
         net.set_grad_checkpointing()
     net.to(world.device, memory_format=torch.channels_last if config.channels_last else torch.preserve_format)
@@ -194,10 +195,6 @@ def build(config: TrainConfig, data: Data, world: World) -> Setup:
     sampler, loader = train_stream(config, data.train, world)
     scaler = NativeScaler(device=world.device.type) if config.amp and config.amp_dtype == 'float16' else None
     return Setup(config, world, data, task, optimizer, scheduler, scaler, sampler, loader, mixup)
-
-
-def seed_torch(seed: int) -> None:
-    torch.manual_seed(seed)
 
 
 def build_optimizer(config: TrainConfig, trainable: nn.Module) -> torch.optim.Optimizer:

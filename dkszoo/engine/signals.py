@@ -1,13 +1,20 @@
 """Stopping when asked to: SIGTERM, SIGINT and SIGUSR1 end the step and save; a second one ends at once."""
 
+import contextlib
 import os
 import signal
+import time
+from collections.abc import Iterator
 
 SIGNALS = tuple(getattr(signal, name) for name in ('SIGTERM', 'SIGINT', 'SIGUSR1') if hasattr(signal, name))
+ECHO = 2.0  # seconds in which torchrun passes on a signal that its children have had already
 
 
-class Stopped(Exception):
-    """The run was asked to stop and has saved what it had; the process should end with `exit_code`."""
+class Stopped(BaseException):
+    """The run was asked to stop and has saved what it had; the process should end with `exit_code`.
+
+    Like KeyboardInterrupt no Exception: it is raised anywhere, and no library should take it for an error of its own.
+    """
 
     def __init__(self, signum: int):
         super().__init__(signal.Signals(signum).name)
@@ -15,16 +22,25 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """While it is entered, notes the first signal in `signum`; at the second the process ends."""
+    """While it is entered, the first signal raises `Stopped`, or within `deferred` is noted in `signum`.
+
+    At the second signal the process ends.
+    """
 
     def __init__(self):
         self.signum: int | None = None
+        self.noted_at = 0.0
+        self.waits = False
         self.previous: dict = {}
 
     def _note(self, signum: int, frame) -> None:
         if self.signum is not None:
+            if int(os.environ.get('WORLD_SIZE', 1)) > 1 and time.monotonic() - self.noted_at < ECHO:
+                return
             os._exit(128 + signum)
-        self.signum = signum
+        self.signum, self.noted_at = signum, time.monotonic()
+        if not self.waits:
+            raise Stopped(signum)
 
     def __enter__(self) -> 'StopRequest':
         for signum in SIGNALS:
@@ -35,7 +51,35 @@ class StopRequest:
         for signum, handler in self.previous.items():
             signal.signal(signum, handler)
 
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Within it a signal waits until somebody asks: for where something has to be saved first."""
+        self.waits = True
+        self.check()
+        try:
+            yield
+        finally:
+            self.waits = False
+        self.check()
+
     def check(self) -> None:
         """Raise `Stopped` if a signal has come."""
         if self.signum is not None:
             raise Stopped(self.signum)
+
+
+@contextlib.contextmanager
+def hidden_signals() -> Iterator[None]:
+    """Processes started within it never see the signals; this process sees them when it leaves.
+
+    A signal to the whole process group would otherwise kill loading processes under the main one, which needs them to
+    end its step.
+    """
+    if not hasattr(signal, 'pthread_sigmask'):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -21,7 +21,7 @@ class NonFinite(Exception):
 
 
 class Snapshot:
-    """What a forward pass changes: the buffers (running statistics) and torch's generators.
+    """What a forward pass changes: the buffers (running statistics) and the generators.
 
     Args:
         setup: The run.
@@ -91,13 +91,14 @@ class Stepper:
             What the task gave, and whether the parameters were updated.
 
         Raises:
-            NonFinite: Before anything was changed.
+            NonFinite: All is as it was at the last parameter update.
         """
         task = self.setup.task
         last_group = steps - steps % self.accumulate
         group = self.accumulate if step < last_group else steps - last_group
         update = (step + 1) % self.accumulate == 0 or step + 1 == steps
-        self.before.take()
+        if step % self.accumulate == 0:
+            self.before.take()
         with task.no_sync() if not update else nullcontext():
             with self.autocast():
                 result = task(images, targets)
@@ -109,15 +110,17 @@ class Stepper:
         return result, update
 
     def check_finite(self, result: dict) -> None:
-        """Put back what the forward pass changed and raise `NonFinite`, unless the loss is finite in all processes."""
-        finite = torch.isfinite(result['loss']).int()
-        if self.setup.world.size > 1:
-            torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
-        if finite:
+        """Raise `NonFinite` unless the loss is finite in all processes; all that changed since the update goes back."""
+        world, broken = self.setup.world, not torch.isfinite(result['loss'])
+        if not world.largest(broken)[0]:
             return
         self.before.put_back()
+        self.setup.optimizer.zero_grad()
         values = {k: v for k, v in result.items() if k not in ('loss', 'output')}
-        raise NonFinite([k for k, v in values.items() if not torch.isfinite(v)] or ['loss'])
+        names = [k for k, v in values.items() if not torch.isfinite(v)]
+        if broken and not names:
+            names = ['loss']
+        raise NonFinite(list(dict.fromkeys(name for part in world.gather(names) for name in part)))
 
     def backward(self, loss: torch.Tensor, update: bool) -> None:
         config, task = self.setup.config, self.setup.task

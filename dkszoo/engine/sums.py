@@ -13,8 +13,9 @@ class Sums:
     """
 
     def __init__(self, start: dict[str, float], device: torch.device):
-        dtype = torch.float32 if device.type == 'mps' else torch.float64
-        self.totals = {key: torch.tensor(value, dtype=dtype, device=device) for key, value in start.items()}
+        self.device = device
+        self.dtype = torch.float32 if device.type == 'mps' else torch.float64
+        self.totals = {key: torch.tensor(value, dtype=self.dtype, device=device) for key, value in start.items()}
 
     def add(self, result: dict[str, torch.Tensor], labels: torch.Tensor) -> None:
         """Add one step: loss, terms and, from the labels [B], the main head's top-1."""
@@ -22,8 +23,14 @@ class Sums:
         correct = (result['output'].detach().argmax(dim=1) == labels).sum()
         figures = {k: v.detach() * count for k, v in result.items() if k != 'output'}
         for key, value in {**figures, 'top1': 100.0 * correct, 'samples': torch.tensor(count)}.items():
-            old = self.totals.get(key)
-            self.totals[key] = value.double() if old is None else old + value.to(old.dtype)
+            value = value.to(self.dtype)
+            self.totals[key] = self.totals[key] + value if key in self.totals else value
+
+    def copy(self) -> 'Sums':
+        """The totals as they are now."""
+        copy = Sums({}, self.device)
+        copy.totals = dict(self.totals)  # `add` puts new tensors in their place
+        return copy
 
     def to_dict(self) -> dict[str, float]:
         return {key: value.item() for key, value in self.totals.items()}

@@ -8,19 +8,15 @@ import torch
 from .checkpoint import Progress
 from .evaluate import eval_loader, evaluate
 from .folder import RunFolder
-from .keeper import Keeper
+from .keeper import Keeper, RunFailed
 from .progress import ProgressBar
 from .rng import rng_state, set_rng_state
 from .setup import Setup
-from .signals import StopRequest
+from .signals import StopRequest, hidden_signals
 from .step import NonFinite, Stepper
 from .sums import Sums
 
 _logger = logging.getLogger(__name__)
-
-
-class RunFailed(Exception):
-    """The run ended itself because a check of its own failed."""
 
 
 class Trainer:
@@ -30,18 +26,17 @@ class Trainer:
         setup: What the run is made of.
         folder: Where its files go.
         stop: Whether somebody has asked to stop.
-        skip_nonfinite: Non-finite losses to pass over before giving up.
     """
 
-    def __init__(self, setup: Setup, folder: RunFolder, stop: StopRequest, skip_nonfinite: int = 0):
-        self.setup, self.folder, self.stop, self.skip_nonfinite = setup, folder, stop, skip_nonfinite
+    def __init__(self, setup: Setup, folder: RunFolder, stop: StopRequest):
+        self.setup, self.folder, self.stop = setup, folder, stop
         self.config, self.world = setup.config, setup.world
         self.keeper = Keeper(setup, folder)
         self.progress = Progress()
         self.stepper = Stepper(setup)
         self.loaders = {name: self.eval_loader(view) for name in ('val', 'test') if (view := getattr(setup.data, name))}
 
-    def eval_loader(self, view):
+    def eval_loader(self, view, distributed: bool = True):
         config = self.config
         return eval_loader(
             view,
@@ -53,27 +48,31 @@ class Trainer:
             config.interpolation,
             config.crop_pct,
             device=self.world.device,
-            distributed=self.world.size > 1,
+            distributed=distributed and self.world.size > 1,
         )
 
     def resume(self) -> None:
         """Go on from the newest good checkpoint, if there is one."""
         self.progress = self.keeper.resume()
 
+    def settle(self) -> None:
+        """Put the run folder in order (first process only)."""
+        self.keeper.settle(self.progress)
+
     # -- training --------------------------------------------------------------------------------------------------
 
     def fit(self) -> dict:
-        """Train to the last epoch and test; returns the result (last and best, in percent)."""
-        while self.progress.epoch < self.config.epochs:
-            began = time.monotonic()
-            self.train_epoch()
-            trained = time.monotonic()
-            self.finish_epoch()
-            if self.world.is_main:
-                row = self.progress.history[-1]
-                seconds = dict(train=round(trained - began, 3), evaluate=round(time.monotonic() - trained, 3))
-                self.folder.log(**row, seconds=seconds, time=time.time())
-                self.report(row)
+        """Train to the last epoch and test; returns the result (last and best, in percent), to the first process.
+
+        Raises:
+            Stopped: A signal came; where training was is saved.
+            RunFailed: A loss or a weight is not finite.
+        """
+        with self.stop.deferred():
+            while self.progress.epoch < self.config.epochs:
+                began = time.monotonic()
+                self.train_epoch()
+                self.finish_epoch(began)
         return self.test()
 
     def train_epoch(self) -> None:
@@ -94,63 +93,70 @@ class Trainer:
         )
         sums = Sums(progress.sums, self.world.device)
         if progress.step < sampler.steps:
-            for images, targets in setup.loader:
-                self.train_step(images, targets, sums)
+            with hidden_signals():  # from loading processes, which start here
+                batches = iter(setup.loader)
+            for images, targets in batches:
+                if progress.step % self.config.grad_accum_steps == 0:
+                    updated = progress.step, sums.copy()
+                self.train_step(images, targets, sums, updated)
                 if bar.due(progress.step):
                     figures = sums.means()
                     bar.update(progress.step, figures['loss'], figures.get('top1', 0.0))
-                if self.at_update() and (self.asked_to_stop() or self.keeper.recovery_due(progress)):
-                    progress.sums = sums.to_dict()
-                    self.keeper.save_recovery(self.progress)
-                    self.stop.check()
+                if self.at_update():
+                    self.save_if_due(sums)
         progress.sums = sums.to_dict()
         bar.close()
 
-    def train_step(self, images: torch.Tensor, targets: torch.Tensor, sums: Sums) -> None:
+    def train_step(self, images: torch.Tensor, targets: torch.Tensor, sums: Sums, updated: tuple[int, Sums]) -> None:
+        """One step; `updated` is the step at which the parameters were last updated, and the sums then."""
         progress, step = self.progress, self.progress.step
         images, targets = self.stepper.to_device(images, targets)
         labels = targets
         images, targets = self.stepper.mix(images, targets, progress.epoch, step)
         try:
-            result, updated = self.stepper(images, targets, step, self.setup.sampler.steps, progress.updates)
+            result, was_updated = self.stepper(images, targets, step, self.setup.sampler.steps, progress.updates)
         except NonFinite as error:
-            self.handle_nonfinite(error, sums)
+            self.handle_nonfinite(error, *updated)
         else:
-            progress.updates += updated
+            progress.updates += was_updated
             sums.add(result, labels[: len(images)])
         progress.step += 1
 
-    def handle_nonfinite(self, error: NonFinite, sums: Sums) -> None:
-        """Save what was before the step and end the run, or pass over the step if that is allowed."""
+    def handle_nonfinite(self, error: NonFinite, updated: int, sums: Sums) -> None:
+        """Pass over the step if that is allowed; else save what was at the last update, and end the run."""
         progress = self.progress
-        samples = self.setup.sampler.indices(progress.epoch, progress.step)
-        view = self.setup.data.train
-        where = f'epoch {progress.epoch + 1}, step {progress.step + 1}: term {error} is not finite'
-        names = [int(view.indices[i]) for i in samples]
-        progress.skipped += 1
-        if progress.skipped <= self.skip_nonfinite:
-            _logger.warning('%s; step passed over (samples %s)', where, names)
-            self.setup.optimizer.zero_grad()
+        view, samples = self.setup.data.train, self.setup.sampler.indices(progress.epoch, progress.step)
+        names = [int(view.indices[i]) for part in self.world.gather(samples) for i in part]
+        where = f'epoch {progress.epoch + 1}, step {progress.step + 1}: term {error} is not finite for samples {names}'
+        sound = self.keeper.is_sound()
+        if sound and progress.skipped < self.config.skip_nonfinite:
+            progress.skipped += 1
+            self.keeper.warn(f'{where}; step passed over')
             return
-        progress.skipped -= 1
-        progress.sums = sums.to_dict()
-        self.keeper.save_recovery(self.progress)
-        raise RunFailed(f'{where} for samples {names} (lower --lr, or --skip-nonfinite N passes over N such steps)')
+        if not sound:
+            raise RunFailed(f'{where}, nor are the weights any more (start again with a lower --lr)')
+        progress.step, progress.sums = updated, sums.to_dict()
+        self.keeper.save_recovery(progress)
+        raise RunFailed(f'{where} (start again with a lower --lr; --skip-nonfinite N goes on and passes over N steps)')
 
     def at_update(self) -> bool:
         """Whether the parameters were just updated, so that no gradients are pending."""
         step = self.progress.step
         return step % self.config.grad_accum_steps == 0 or step == self.setup.sampler.steps
 
-    def asked_to_stop(self) -> bool:
-        """Whether a signal has come, to any process."""
-        asked = self.stop.signum is not None
-        if self.world.size > 1:
-            flag = torch.tensor(self.stop.signum or 0, device=self.world.device)
-            torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-            asked = bool(flag)
-            self.stop.signum = int(flag) or None
-        return asked
+    def save_if_due(self, sums: Sums) -> None:
+        """Write a recovery checkpoint if it is time or somebody asked to stop, and then stop."""
+        if any(self.agree(self.keeper.recovery_due(self.progress))):
+            self.progress.sums = sums.to_dict()
+            self.keeper.save_recovery(self.progress)
+            self.stop.check()
+
+    def agree(self, due: bool = False) -> tuple[bool, bool]:
+        """Whether a signal has come to any process, and whether any of them finds a checkpoint due."""
+        signum, due = self.world.largest(self.stop.signum or 0, due)
+        if signum:  # one that comes this very moment is not overwritten
+            self.stop.signum = signum
+        return bool(signum), bool(due)
 
     # -- after an epoch --------------------------------------------------------------------------------------------
 
@@ -161,23 +167,31 @@ class Trainer:
         """
 
         def between() -> None:
-            if self.stop.signum is not None:
+            if any(self.agree()):
                 set_rng_state(state, self.world.device)
-                if self.progress.epoch < self.config.epochs:
-                    self.keeper.save_recovery(self.progress)
+                self.keeper.save_recovery(self.progress)
                 self.stop.check()
 
         state = rng_state(self.world.device)
-        net = self.setup.task.get_net(ema=self.config.model_ema)
         figures = evaluate(
-            net, self.loaders[name], self.world.device, self.config.channels_last, between, self.world.size > 1
+            self.net(), self.loaders[name], self.world.device, self.config.channels_last, between, self.world.size > 1
         )
         set_rng_state(state, self.world.device)
         return figures
 
-    def finish_epoch(self) -> None:
-        """Evaluate, note the row, keep the best and save."""
-        config, progress = self.config, self.progress
+    def net(self):
+        """The network that is judged: the averaged one if there is one."""
+        return self.setup.task.get_net(ema=self.config.model_ema)
+
+    def finish_epoch(self, began: float) -> None:
+        """Evaluate, note the row, keep the best and save.
+
+        Args:
+            began: `time.monotonic()` at the start of the epoch, or where it was resumed.
+        """
+        config, progress, trained = self.config, self.progress, time.monotonic()
+        for ema in (False, True):
+            self.world.share_buffers(self.setup.task.get_net(ema=ema))
         figures = self.evaluate('val') if 'val' in self.loaders else {}
         if config.best_on == 'test' or config.eval_test_every_epoch:
             figures |= {f'test_{key}': value for key, value in self.evaluate('test').items()}
@@ -192,7 +206,13 @@ class Trainer:
         if better:
             progress.best_epoch, progress.best_metric = progress.epoch, metric
         progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
+        if self.world.is_main:  # before the checkpoint, which says that all this is done
+            seconds = dict(train=round(trained - began, 3), evaluate=round(time.monotonic() - trained, 3))
+            self.folder.log(**row, seconds=seconds, time=time.time())
         self.keeper.save_epoch(progress, metric, better)
+        if self.world.is_main:
+            self.report(row)
+        self.agree()
         self.stop.check()
 
     def report(self, row: dict) -> None:
@@ -204,9 +224,15 @@ class Trainer:
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def test(self) -> dict:
-        """Test the last and the best weights, as they stand in the files."""
+        """Test the last and the best weights, as they stand in the files.
+
+        The first process does it alone and counts as validate.py does: shared out, the loss differs in its last digits.
+        """
         result = {'best_epoch': self.progress.best_epoch, 'best_on': self.config.best_on}
-        for name in ('last', 'best'):
-            self.keeper.load_weights(name)
-            result[name] = self.evaluate('test')
+        if self.world.is_main:
+            shared = self.world.size > 1
+            loader = self.eval_loader(self.setup.data.test, distributed=False) if shared else self.loaders['test']
+            for name in ('last', 'best'):
+                self.keeper.load_weights(name)
+                result[name] = evaluate(self.net(), loader, self.world.device, self.config.channels_last)
         return result

@@ -18,6 +18,34 @@ class World:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    def gather(self, value) -> list:
+        """What every process has, in order of their ranks; all of them must call it."""
+        values = [value]
+        if self.size > 1:
+            values = [None] * self.size
+            torch.distributed.all_gather_object(values, value)
+        return values
+
+    def largest(self, *numbers: int) -> list[int]:
+        """The largest of each number over the processes; all of them must call it."""
+        if self.size > 1:
+            shared = torch.tensor(numbers, device=self.device)
+            torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
+            return shared.tolist()
+        return list(numbers)
+
+    @torch.no_grad()
+    def share_buffers(self, module: torch.nn.Module | None) -> None:
+        """Give all processes the first one's buffers (running statistics): the ones that are saved."""
+        if self.size > 1 and module is not None:
+            for buffer in module.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            torch.distributed.barrier()
+
 
 def join_world(device: str = '') -> World:
     """The device asked for, or the best there is, and this process's place among those torchrun started.

@@ -1,0 +1,74 @@
+"""One run at a time in a folder."""
+
+import contextlib
+import logging
+import os
+import socket
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: two runs in one folder are not noticed
+    fcntl = None
+
+_logger = logging.getLogger(__name__)
+
+
+class FolderLock:
+    """The right to write into a folder; the system takes it back when the process ends, however it ends.
+
+    A POSIX record lock on the file `.lock`: it works on NFS, and loading processes do not inherit it.
+
+    Args:
+        folder: The folder; it must exist.
+    """
+
+    def __init__(self, folder: Path):
+        self.path = Path(folder) / '.lock'
+        self.handle: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock, or go on without where the file system has none.
+
+        Raises:
+            ValueError: Another process holds it.
+            OSError: The folder cannot be written.
+        """
+        if fcntl is None:
+            return
+        while self.handle is None:
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                holder = os.read(handle, 200).decode(errors='replace')
+                os.close(handle)
+                raise ValueError(
+                    f'{str(self.path.parent)!r} is in use by {holder or "another process"} '
+                    '(wait for it or stop it; --experiment names another folder)'
+                ) from None
+            except OSError as error:
+                os.close(handle)
+                _logger.warning('no lock on %r (%s): take care that no other run uses it', str(self.path.parent), error)
+                return
+            if self.is_current(handle):
+                self.handle = handle
+            else:  # its former holder has just removed the file
+                os.close(handle)
+        with contextlib.suppress(OSError):  # what is written is only for the message above
+            os.ftruncate(self.handle, 0)
+            os.write(self.handle, f'process {os.getpid()} on {socket.gethostname()}'.encode())
+
+    def is_current(self, handle: int) -> bool:
+        """Whether the open file is the one that stands in the folder."""
+        with contextlib.suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(handle), os.stat(self.path))
+        return False
+
+    def release(self) -> None:
+        """Give the lock back; nothing happens if it is not held."""
+        if self.handle is not None:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+            os.close(self.handle)
+            self.handle = None
