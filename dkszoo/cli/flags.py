@@ -2,19 +2,20 @@
 
 import argparse
 import dataclasses
+import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import get_args, get_origin
 
 from dkszoo.engine.config import TrainConfig, field_kinds, flag
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags; only those that were given end up in the namespace."""
+def add_flags(parser: argparse.ArgumentParser, leave_out: Sequence[str] = ()) -> None:
+    """Add the flags of all settings but those left out; only flags that were given end up in the namespace."""
     for part in reversed(TrainConfig.__mro__):
         own = inspect.get_annotations(part)
-        fields = [f for f in dataclasses.fields(TrainConfig) if f.name in own] if part is not TrainConfig else []
-        if not fields:
+        fields = [f for f in dataclasses.fields(TrainConfig) if f.name in own and f.name not in leave_out]
+        if part is TrainConfig or not fields:
             continue
         group = parser.add_argument_group(part.__name__.removesuffix('Settings').lower())
         for field in fields:
@@ -67,6 +68,25 @@ def describe(kind) -> str:
     if get_origin(kind) is tuple:
         return 'rows of numbers, "0,1;1,0"' if get_origin(get_args(kind)[0]) is tuple else 'a list, "1,2"'
     return {int: 'a whole number', float: 'a number', str: 'a text'}.get(kind, kind.__name__)
+
+
+def setting_from_text(name: str, text: str):
+    """The value of one setting, as its flag would read it.
+
+    Raises:
+        ValueError: No such setting (names the nearest), or the text is not of its type.
+    """
+    fields = {f.name: f for f in dataclasses.fields(TrainConfig)}
+    if name not in fields:
+        near = difflib.get_close_matches(name, fields, 1)
+        raise ValueError(f'unknown setting {name!r}' + (f' (did you mean {near[0]!r}?)' if near else ''))
+    kinds = [kind for kind in field_kinds(fields[name]) if kind is not type(None)]
+    if kinds == [bool]:
+        return {'true': True, 'false': False}[text.lower()]
+    try:
+        return reader(kinds, name)(text)
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f'{name}: {error}') from error
 
 
 def read_as(kind, text: str):

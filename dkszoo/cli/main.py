@@ -12,6 +12,9 @@ COMMANDS = {
     'train': 'train a classifier with training-only branches',
     'validate': 'measure the accuracy of a model or checkpoint',
     'export': 'strip the branches of a checkpoint, verify and write it',
+    'bench': 'time a training step, part by part',
+    'reproduce': "run a paper's table, or a scaled analogue of it, beside its numbers",
+    'compare': 'train several methods with the same settings and compare them',
 }
 
 

@@ -1,0 +1,100 @@
+"""`dkszoo compare`: several methods with the same settings, on one's own data."""
+
+import dataclasses
+from pathlib import Path
+
+from dkszoo.engine import TrainConfig
+from dkszoo.engine.config import FREE
+from dkszoo.papers import read_recipe
+from dkszoo.papers.grid import Cell, Result, run_grid
+from dkszoo.papers.stats import mean_std, paired_gain, show, table
+from dkszoo.tasks import TERMS, LossSettings, get_method
+
+from .flags import add_flags, setting_from_text
+from .main import Parser
+
+
+def main(argv: list[str]) -> int:
+    """Train every method with every seed, then print the table; the same command again goes on."""
+    parser = Parser(
+        prog='dkszoo compare',
+        description='Train several methods with the same settings and compare them. A method may carry settings of '
+        'its own: dks:synergy=top-down. The gain is over the first method, paired over the seeds.',
+    )
+    add = parser.add_argument
+    add('--methods', default='baseline,ds,dks', metavar='M[,M]', help='methods (default baseline,ds,dks)')
+    add('--seeds', type=int, default=3, metavar='N', help='runs of each, with seeds 0 to N - 1 (default 3)')
+    add('--jobs', type=int, default=1, metavar='N', help='runs at a time (default 1)')
+    add('--config', metavar='NAME_OR_FILE', help='recipe, by name or YAML file; flags beat it')
+    add_flags(parser, leave_out=('method', 'seed', 'experiment', 'export', 'resume', 'overwrite'))
+    values = vars(parser.parse_args(argv))
+    methods, seeds, jobs = values.pop('methods').split(','), values.pop('seeds'), values.pop('jobs')
+    recipe = values.pop('config')
+    if seeds < 1 or jobs < 1:
+        raise ValueError('--seeds and --jobs must be at least 1')
+    settings = {**(read_recipe(recipe) if recipe else {}), **values}
+    output = Path(settings.pop('output', 'runs'))
+    name = settings.pop('experiment', None) or TrainConfig.from_dict(settings).model
+    cells = {method: [make_cell(method, seed, settings) for seed in range(seeds)] for method in methods}
+    folder = output / f'compare-{name}'
+    results = run_grid(
+        [c for group in cells.values() for c in group], folder, jobs, lambda text: print(text, flush=True)
+    )
+    missing = [c.name for group in cells.values() for c in group if c.name not in results]
+    text = report({m: [results[c.name] for c in group if c.name in results] for m, group in cells.items()})
+    print(text)
+    (folder / 'table.md').write_text(text + '\n', encoding='utf-8')
+    if missing:
+        raise ValueError(f'{len(missing)} runs failed, the first is {missing[0]} (see its .log in {str(folder)!r})')
+    return 0
+
+
+def make_cell(text: str, seed: int, settings: dict) -> Cell:
+    """The run of 'method[:key=value...]' with one seed; settings that the method does not read are left out."""
+    method, *extras = text.split(':')
+    spec = get_method(method)
+    reads = {key for term in spec.terms for key in TERMS[term].settings}
+    loss = {f.name for f in dataclasses.fields(LossSettings)}
+    own = {key: value for key, value in settings.items() if key not in loss or key in reads}
+    if not spec.uses_teacher:
+        own = {key: value for key, value in own.items() if not key.startswith('kd_')}
+    if spec.design is None:
+        own = {key: value for key, value in own.items() if key not in ('branches', 'taps')}
+    for extra in extras:
+        key, equals, value = extra.partition('=')
+        if not equals:
+            raise ValueError(f'{text!r}: settings of a method are written :key=value')
+        own[key.replace('-', '_')] = setting_from_text(key.replace('-', '_'), value)
+    own = {**own, 'method': method, 'seed': seed}
+    TrainConfig.from_dict(own)
+    name = text.replace(':', '-').replace('=', '_')
+    return Cell(f'{name}-seed{seed}', {key: value for key, value in own.items() if key not in FREE or key == 'workers'})
+
+
+def report(results: dict[str, list[Result]]) -> str:
+    """The table of all methods that have results."""
+    header = ('method', 'runs', 'last top-1 %', 'best top-1 %', 'gain, last (95 %)', 'gain, best (95 %)', 'time')
+    rows, first = [], None
+    for method, runs in results.items():
+        if not runs:
+            continue
+        seeds = {run.record['seed']: run for run in runs}
+        first = first or seeds
+        columns = [method, str(len(runs))]
+        for which in ('last', 'best'):
+            columns.append(show(*mean_std([run.metric('top1', which) for run in runs])))
+        for which in ('last', 'best'):
+            columns.append(gain(seeds, first, which))
+        seconds = mean_std([run.seconds for run in runs])[0]
+        ratio = seconds / mean_std([run.seconds for run in first.values()])[0]
+        rows.append((*columns, f'{seconds:.0f} s ({ratio:.2f}x)'))
+    return table(header, rows)
+
+
+def gain(runs: dict[int, Result], first: dict[int, Result], which: str) -> str:
+    """Over the first method, on the seeds both have; empty for the first method itself."""
+    both = [seed for seed in runs if seed in first]
+    if runs is first or not both:
+        return ''
+    mean, width = paired_gain(*([group[seed].metric('top1', which) for seed in both] for group in (runs, first)))
+    return f'{mean:+.2f}' if width is None else f'{mean:+.2f} +- {width:.2f}'

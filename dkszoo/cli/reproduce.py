@@ -1,0 +1,96 @@
+"""`dkszoo reproduce`: a paper's table as a grid of runs."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from dkszoo.engine import TrainConfig
+from dkszoo.papers.grid import run_grid
+from dkszoo.papers.records import list_tables, read_table
+from dkszoo.papers.report import report
+from dkszoo.papers.reproduce import cell_work, plan_table
+from dkszoo.papers.workload import seconds_per_work
+
+from .flags import add_flags
+from .main import Parser
+
+
+def main(argv: list[str]) -> int:
+    """Run what is not finished, then print the table beside the paper's."""
+    args = parse(argv)
+    records = [r for r in read_table(args.table) if chosen(r, args.row)]
+    if not records:
+        rows = ', '.join(r.row for r in read_table(args.table))
+        raise ValueError(f'table {args.table} has no row {args.row!r} (rows: {rows})')
+    overrides = {'data_dir': args.data_dir, 'device': args.device, 'workers': args.workers}
+    if args.dataset:
+        name = args.dataset
+        overrides['dataset'] = name if name == 'digits' or '/' in name else f'torch/{name}'
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+    plans = plan_table(records, args.budget, args.seeds, read_flags, overrides, not args.no_equal_time)
+    cells = [c for plan in plans for group in (*plan.cells, plan.equal_time) for c in group]
+    for cell in cells:
+        TrainConfig.from_dict(cell.settings)
+    folder = Path(args.output) / f'{args.table}-{args.budget}'
+    if args.dry_run:
+        return dry_run(cells, folder)
+    results = run_grid(cells, folder, args.jobs, lambda text: print(text, file=sys.stderr, flush=True))
+    text = report(plans, results)
+    print(text)
+    (folder / 'table.md').write_text(text + '\n', encoding='utf-8')
+    missing = [cell.name for cell in cells if cell.name not in results]
+    if missing:
+        print(f'{len(missing)} runs failed, the first is {missing[0]} (see its .log in {folder})', file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse(argv: list[str]):
+    parser = Parser(prog='dkszoo reproduce', description="Reproduce a paper's table, or a scaled analogue of it.")
+    add = parser.add_argument
+    add('table', metavar='TABLE', help=f'one of {", ".join(list_tables())}')
+    add('--row', default='', metavar='R', help='only this row, or the rows of this group, and its baseline')
+    add('--budget', default='small', choices=('small', 'medium', 'full'), help='how large (default small)')
+    add('--seeds', type=int, default=1, metavar='N', help='runs of each row, with seeds 0 to N - 1 (default 1)')
+    add('--jobs', type=int, default=1, metavar='N', help='runs at a time (default 1)')
+    add('--dataset', default='', metavar='NAME', help="data set (default: the budget's)")
+    add('--data-dir', default=None, metavar='DIR', help='root folder of the data set')
+    add('--device', default=None, metavar='NAME', help='device (default: the best there is)')
+    add('-j', '--workers', type=int, default=None, metavar='N', help='loading processes of a run')
+    add('--output', default='runs', metavar='DIR', help="folder of the grid's folder (default runs)")
+    add('--no-equal-time', action='store_true', help='leave out the baselines trained as long as the other rows take')
+    add('--dry-run', action='store_true', help='print the commands and the hours they would take, and stop')
+    args = parser.parse_args(argv)
+    if args.seeds < 1 or args.jobs < 1:
+        raise ValueError('--seeds and --jobs must be at least 1')
+    return args
+
+
+def chosen(record, row: str) -> bool:
+    """Whether `row` asks for this record: by name, by group, or as the baseline of its group."""
+    if not row or row in (record.row, record.group):
+        return True
+    group = [r for r in read_table(record.table) if r.group == record.group]
+    return record.row == group[0].row and any(r.row == row for r in group)
+
+
+def read_flags(arguments) -> dict:
+    """train.py flags as settings."""
+    parser = Parser(prog='table', add_help=False, argument_default=argparse.SUPPRESS)
+    add_flags(parser)
+    return vars(parser.parse_args(list(arguments)))
+
+
+def dry_run(cells: list, folder: Path) -> int:
+    """One line a run, teachers first, as `python train.py ...`, and the predicted hours of all."""
+    everything = dict.fromkeys([*(need for cell in cells for need in cell.needs), *cells])
+    total = 0.0
+    for cell in everything:
+        print(shlex.join(['python', 'train.py', *cell.command(folder)]))
+        total += cell_work(cell)
+    hours = total * seconds_per_work() / 3600
+    print(
+        f"# {len(everything)} runs, about {hours:.1f} hours one after the other on this machine's CPU", file=sys.stderr
+    )
+    return 0

@@ -1,0 +1,162 @@
+"""A grid of ordinary `train.py` runs: resumable, because every run is."""
+
+import concurrent.futures
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dkszoo
+from dkszoo.engine.config import flag
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a grid.
+
+    Attributes:
+        name: Its run folder below the grid's.
+        settings: What makes the result, by the names of `TrainConfig`.
+        needs: Cells that must be finished first (teachers).
+    """
+
+    name: str
+    settings: dict = field(hash=False)
+    needs: tuple['Cell', ...] = ()
+
+    def command(self, output: Path) -> list[str]:
+        """The arguments of train.py; a teacher's checkpoint is where its own run leaves it."""
+        settings = dict(self.settings)
+        if self.needs:
+            settings['kd_checkpoint'] = str(output / self.needs[0].name / 'model_best.pth.tar')
+        return [*to_flags(settings), '--output', str(output), '--experiment', self.name]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run says.
+
+    Attributes:
+        record: Its run.json.
+        seconds: Training and evaluation, summed over the epochs.
+    """
+
+    record: dict
+    seconds: float
+
+    def metric(self, name: str, which: str) -> float:
+        """A test figure in percent: 'top1', 'top1_err' (100 minus it), 'branch0_top1', ... of 'last' or 'best'."""
+        if name.endswith('_err'):
+            return 100 - self.metric(name.removesuffix('_err'), which)
+        return self.record['result'][which][name]
+
+
+def to_flags(settings: dict) -> list[str]:
+    """Settings as command-line flags."""
+    flags = []
+    for name, value in settings.items():
+        if value is None:
+            continue
+        if isinstance(value, bool):
+            flags.append(flag(name) if value else flag('no_' + name))
+        elif isinstance(value, dict):
+            flags += [flag(name), *(f'{key}={json.dumps(v)}' for key, v in value.items())]
+        elif isinstance(value, list | tuple):
+            rows = [','.join(map(str, row)) if isinstance(row, list | tuple) else str(row) for row in value]
+            text = (';' if value and isinstance(value[0], list | tuple) else ',').join(rows)
+            flags += [f'{flag(name)}={text}']
+        else:
+            flags += [flag(name), str(value)]
+    return flags
+
+
+def read_result(folder: Path) -> Result | None:
+    """The result of a run folder, or None if the run is not finished."""
+    path = folder / 'run.json'
+    record = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+    if 'result' not in record:
+        return None
+    lines = (folder / 'log.jsonl').read_text(encoding='utf-8').splitlines()
+    return Result(record, sum(sum(json.loads(line)['seconds'].values()) for line in lines))
+
+
+def run_grid(cells: Sequence[Cell], output: Path, jobs: int, say: Callable[[str], None]) -> dict[str, Result]:
+    """Run every cell that is not finished; a killed grid goes on where it was.
+
+    Args:
+        cells: What to run, teachers included only as `needs`.
+        output: Folder of the run folders; each run's terminal output goes to NAME.log in it.
+        jobs: Runs at a time.
+        say: Told about every cell that ends.
+
+    Returns:
+        The result of every cell that ended well, by name.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    first = list(dict.fromkeys(need for cell in cells for need in cell.needs))
+    results: dict[str, Result] = {}
+    processes = Processes(output, max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None)
+    try:
+        for stage in (first, list(dict.fromkeys(cells))):
+            with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+                futures = {pool.submit(processes.run, cell): cell for cell in stage if cell.name not in results}
+                for future in concurrent.futures.as_completed(futures):
+                    cell, (result, text) = futures[future], future.result()
+                    if result is not None:
+                        results[cell.name] = result
+                    say(f'{cell.name}: {text}')
+    except BaseException:
+        processes.stop()
+        raise
+    return results
+
+
+class Processes:
+    """The training processes of a grid.
+
+    Args:
+        output: The grid's folder.
+        threads: Threads of each; None: torch's default.
+    """
+
+    def __init__(self, output: Path, threads: int | None):
+        self.output, self.threads = output, threads
+        self.running: set[subprocess.Popen] = set()
+        self.lock = threading.Lock()
+        self.stopping = False
+
+    def run(self, cell: Cell) -> tuple[Result | None, str]:
+        """Run one cell to its end, unless it is finished; gives its result and a line about it."""
+        folder = self.output / cell.name
+        command = [sys.executable, '-m', 'dkszoo', 'train', *cell.command(self.output)]
+        paths = [str(Path(dkszoo.__file__).parents[1]), *filter(None, [os.environ.get('PYTHONPATH')])]
+        environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(paths)}
+        if self.threads:
+            environment['OMP_NUM_THREADS'] = str(self.threads)
+        if (result := read_result(folder)) is None:
+            with open(self.output / f'{cell.name}.log', 'a', encoding='utf-8') as log:
+                with self.lock:
+                    if self.stopping:
+                        return None, 'not started'
+                    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+                    self.running.add(process)
+                code = process.wait()
+                with self.lock:
+                    self.running.discard(process)
+            result = read_result(folder)
+            if code or result is None:
+                return None, f'failed with exit code {code} ({self.output / cell.name}.log)'
+        figures = result.record['result']
+        text = f'top-1 last {figures["last"]["top1"]:.2f} %, best {figures["best"]["top1"]:.2f} %'
+        return result, f'{text}, {result.seconds:.0f} s'
+
+    def stop(self) -> None:
+        """Ask all processes to save and end."""
+        with self.lock:
+            self.stopping = True
+            for process in self.running:
+                process.terminate()

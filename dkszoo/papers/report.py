@@ -1,0 +1,77 @@
+"""The table of a reproduction, beside the paper's."""
+
+from dataclasses import dataclass
+
+from .grid import Cell, Result
+from .records import Record
+from .reproduce import TEMPERATURES, Plan
+from .stats import mean_std, paired_gain, show, table
+
+HEADER = (
+    *('row', 'paper', 'paper gain', 'runs', 'last', 'best', 'gain, last (95 %)', 'gain, best (95 %)'),
+    *('at equal time, best', 'time'),
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The finished runs of one row, by seed, and the temperature they were chosen for."""
+
+    runs: dict[int, Result]
+    temperature: int | None = None
+
+
+def measure(plan: Plan, results: dict[str, Result]) -> Measured | None:
+    """The runs of a row; of several temperatures those with the best mean, as the paper does; None without any."""
+    variants = []
+    for index, cells in enumerate(plan.cells):
+        runs = by_seed(cells, results)
+        if runs:
+            mean = mean_std([accuracy(plan.record, run, 'best') for run in runs.values()])[0]
+            variants.append((mean, index, runs))
+    if not variants:
+        return None
+    _, index, runs = max(variants, key=lambda variant: variant[0])
+    return Measured(runs, TEMPERATURES[index] if len(plan.cells) > 1 else None)
+
+
+def by_seed(cells: tuple[Cell, ...], results: dict[str, Result]) -> dict[int, Result]:
+    return {cell.settings['seed']: results[cell.name] for cell in cells if cell.name in results}
+
+
+def accuracy(record: Record, run: Result, which: str) -> float:
+    """The row's figure as an accuracy, so that more is better whatever the paper prints."""
+    return run.metric(record.metric.removesuffix('_err'), which)
+
+
+def report(plans: list[Plan], results: dict[str, Result]) -> str:
+    """A Markdown table: the paper's number and ours, last and best, with gains paired over the seeds."""
+    rows, first = [], {}
+    for plan in plans:
+        record, measured = plan.record, measure(plan, results)
+        paper = (show(record.value, record.std), '' if record.gain is None else f'{record.gain:+.2f}')
+        if measured is None:
+            rows.append((record.row, *paper, '0', *[''] * 6))
+            continue
+        base_record, base = first.setdefault(record.group, (record, measured))
+        runs = measured.runs
+        figures = [show(*mean_std([run.metric(record.metric, w) for run in runs.values()])) for w in ('last', 'best')]
+        gains = [''] * 2
+        if base is not measured:
+            gains = [gain(record, runs, base_record, base.runs, which) for which in ('last', 'best')]
+        equal = by_seed(plan.equal_time, results)
+        at_equal_time = gain(record, runs, base_record, equal, 'best') if equal else ''
+        name = record.row if measured.temperature is None else f'{record.row} (T={measured.temperature})'
+        seconds = mean_std([run.seconds for run in runs.values()])[0]
+        rows.append((name, *paper, str(len(runs)), *figures, *gains, at_equal_time, f'{seconds:.0f} s'))
+    return table(HEADER, rows)
+
+
+def gain(record: Record, runs: dict, base_record: Record, base: dict, which: str) -> str:
+    """Points of accuracy over the baseline, on the seeds both have, with the 95 % interval if there are several."""
+    seeds = sorted(set(runs) & set(base))
+    if not seeds:
+        return ''
+    values = [accuracy(record, runs[seed], which) for seed in seeds]
+    mean, width = paired_gain(values, [accuracy(base_record, base[seed], which) for seed in seeds])
+    return f'{mean:+.2f}' if width is None else f'{mean:+.2f} +- {width:.2f}'

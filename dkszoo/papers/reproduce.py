@@ -1,0 +1,126 @@
+"""From a paper's table to the runs that reproduce it, at full scale or as a scaled analogue."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from . import read_recipe
+from .grid import Cell
+from .records import Record
+from .workload import work
+
+SCALE = yaml.safe_load((Path(__file__).parent / 'scale.yaml').read_text(encoding='utf-8'))
+TEMPERATURES = (1, 2, 5, 10, 20)
+
+# Reads train.py flags into settings; the command line hands its parser in, which papers may not import.
+ReadFlags = Callable[[Sequence[str]], dict]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One record and the runs that answer it: a list over the seeds for each temperature (one where there is none).
+
+    Attributes:
+        record: The published number.
+        cells: For each temperature, one cell a seed.
+        equal_time: The first row of the group trained as long as this row takes, one cell a seed; or empty.
+    """
+
+    record: Record
+    cells: tuple[tuple[Cell, ...], ...]
+    equal_time: tuple[Cell, ...] = ()
+
+
+def plan_table(
+    records: Sequence[Record],
+    budget: str,
+    seeds: int,
+    read_flags: ReadFlags,
+    overrides: dict,
+    equal_time: bool = True,
+) -> list[Plan]:
+    """The runs of a table.
+
+    Args:
+        records: Rows, whole groups.
+        budget: 'small', 'medium' or 'full' (scale.yaml).
+        seeds: Runs a row.
+        read_flags: Reads the rows' flags.
+        overrides: Settings that beat everything: data set and folder, device, workers.
+        equal_time: Also plan the group's first row trained as long as each other row takes, by predicted work.
+    """
+    plans, first = [], {}
+    for record in records:
+        variants = []
+        for temperature in TEMPERATURES if 'T' in record.arguments else (None,):
+            arguments = [str(temperature) if a == 'T' else a for a in record.arguments]
+            extra = read_flags(arguments)
+            variants.append(tuple(make_cell(record, extra, budget, seed, overrides) for seed in range(seeds)))
+        baseline = first.setdefault(record.group, variants[0])
+        equal = ()
+        if equal_time and variants[0] != baseline:
+            ratio = cell_work(variants[0][0]) / cell_work(baseline[0])
+            equal = tuple(long for base in baseline if (long := longer(base, ratio)) is not None)
+        plans.append(Plan(record, tuple(variants), equal))
+    return plans
+
+
+def make_cell(record: Record, extra: dict, budget: str, seed: int, overrides: dict) -> Cell:
+    """One run of one record; a teacher named in its flags is a run of its own, trained by the same recipe."""
+    settings = {**scaled_recipe(record.recipe, budget), **scaled_model(record.model, budget)}
+    settings = {**settings, 'method': record.method, **extra, **overrides, 'seed': seed}
+    needs = ()
+    if teacher := settings.pop('kd_model_name', None):
+        own = {key: value for key, value in settings.items() if key not in extra and key != 'model_kwargs'}
+        needs = (named('teacher', {**own, **scaled_model(teacher, budget), 'method': 'baseline'}),)
+    return named(record.method, settings, needs)
+
+
+def named(word: str, settings: dict, needs: tuple[Cell, ...] = ()) -> Cell:
+    """A cell whose folder says model, method and seed, and is the same for the same settings."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    return Cell(f'{settings["model"]}-{word.replace("+", "_")}-seed{settings["seed"]}-{digest}', settings, needs)
+
+
+def scaled_recipe(name: str, budget: str) -> dict:
+    """A recipe at the length and on the data set of a budget: its drops stay at the same share of the training."""
+    settings, scale = read_recipe(name), SCALE[budget]
+    settings.pop('experiment')
+    if not scale:
+        return settings
+    factor = scale['epochs'] / settings['epochs']
+    if 'decay_milestones' in settings:
+        settings['decay_milestones'] = [max(1, round(e * factor)) for e in settings['decay_milestones']]
+    if 'decay_epochs' in settings:
+        settings['decay_epochs'] = max(1, round(settings['decay_epochs'] * factor))
+    for key in ('mean', 'std'):
+        settings.pop(key, None)
+    return {**settings, 'epochs': scale['epochs'], 'dataset': scale['dataset'], **scale['settings']}
+
+
+def scaled_model(model: str, budget: str) -> dict:
+    """What stands in for a network at a budget: model and model_kwargs."""
+    return dict(SCALE[budget]['models'][model]) if SCALE[budget] else {'model': model}
+
+
+def cell_work(cell: Cell) -> float:
+    """The predicted work of a cell, its teacher's forward passes included."""
+    return work(cell.settings, cell.needs[0].settings if cell.needs else None)
+
+
+def longer(cell: Cell, ratio: float) -> Cell | None:
+    """The same run with `ratio` times the epochs, drops at the same share; None if that is no difference."""
+    epochs = round(cell.settings['epochs'] * ratio)
+    if epochs <= cell.settings['epochs']:
+        return None
+    factor = epochs / cell.settings['epochs']
+    settings = {**cell.settings, 'epochs': epochs}
+    if 'decay_milestones' in settings:
+        settings['decay_milestones'] = [max(1, round(e * factor)) for e in settings['decay_milestones']]
+    if 'decay_epochs' in settings:
+        settings['decay_epochs'] = max(1, round(settings['decay_epochs'] * factor))
+    return named(f'{settings["method"]}_long', settings, cell.needs)

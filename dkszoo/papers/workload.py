@@ -1,0 +1,69 @@
+"""How long runs take, predicted from their settings alone."""
+
+import functools
+import json
+import statistics
+import time
+
+import torch
+
+from dkszoo.branches.costs import Cost, cost
+from dkszoo.data import data_facts
+from dkszoo.engine import TrainConfig, create_model
+from dkszoo.tasks import DeepSupervisionTask, LossSettings, get_method
+
+# Training images of the sets whose number is not in the settings.
+TRAIN_IMAGES = {'torch/cifar10': 50_000, 'torch/cifar100': 50_000, 'digits': 1_438, '': 1_281_167}
+MNIST_IMAGES = 60_000
+
+
+def work(settings: dict, teacher: dict | None = None) -> float:
+    """The work of a whole run, in the units of `Cost.step_work`, evaluation left out.
+
+    Args:
+        settings: Of the run, by the names of `TrainConfig`.
+        teacher: Settings of the run that trained its teacher; its forward pass is a third of a training step.
+    """
+    config = TrainConfig.from_dict(settings)
+    images = config.train_num_samples or TRAIN_IMAGES.get(config.dataset, MNIST_IMAGES) * (1 - config.val_split)
+    steps = config.epochs * images / config.batch_size
+    step = sum(map((own := run_cost(config)).step_work, (own.backbone, *own.branches)))
+    if teacher is not None:
+        other = run_cost(TrainConfig.from_dict(teacher))
+        step += other.step_work(other.backbone) / 3
+    return steps * step
+
+
+def run_cost(config: TrainConfig) -> Cost:
+    method = get_method(config.method)
+    needs = method.needs_branches(LossSettings(**config.loss_settings()))
+    design = config.branches or ((method.design or 'auto') if needs else 'none')
+    facts = data_facts(config.dataset)
+    arguments = dict(in_chans=config.in_chans or facts.in_chans, **(config.model_kwargs or {}))
+    key = json.dumps(
+        [config.model, design, config.taps, config.img_size or facts.img_size, config.batch_size, arguments]
+    )
+    return _cost(key)
+
+
+@functools.cache
+def _cost(key: str) -> Cost:
+    model, design, taps, img_size, batch_size, arguments = json.loads(key)
+    return cost(model, design, taps, img_size, batch_size, **arguments)
+
+
+def seconds_per_work(model: str = 'cifar_resnet20', batch_size: int = 64) -> float:
+    """Measure this machine's CPU: seconds a unit of work, from the median of five steps of a small network."""
+    net = create_model(model, branches='dks')
+    task = DeepSupervisionTask(net, 'dks', verbose=False)
+    optimizer = torch.optim.SGD(task.parameters(), lr=0.01, momentum=0.9)
+    images, labels = torch.randn(batch_size, 3, 32, 32), torch.randint(0, 100, (batch_size,))
+    times = []
+    for _ in range(6):
+        began = time.perf_counter()
+        task(images, labels)['loss'].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        times.append(time.perf_counter() - began)
+    own = cost(net, batch_size=batch_size)
+    return statistics.median(times[1:]) / sum(map(own.step_work, (own.backbone, *own.branches)))

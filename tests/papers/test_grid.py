@@ -1,0 +1,106 @@
+"""Grids of runs: compare and reproduce, killed and gone on with."""
+
+import pytest
+
+from dkszoo.cli.reproduce import read_flags
+from dkszoo.engine import TrainConfig
+from dkszoo.papers.grid import Cell, read_result, to_flags
+
+THIN = ('--model', 'cifar_resnet8', '--model-kwargs', 'channels=[4,8,16]', 'stem_chs=4', '--device', 'cpu')
+TINY = (*THIN, '--dataset', 'digits', '--epochs', '1', '--batch-size', '256', '--workers', '0')
+
+
+def test_flags_give_the_settings_back():
+    settings = {
+        'model': 'cifar_resnet8',
+        'model_kwargs': {'channels': [4, 8, 16], 'shortcut': 'pad'},
+        'amp': True,
+        'model_ema': False,
+        'alpha': [0.5, 1.0],
+        'beta': [[0.0, 1.0], [1.0, 0.0]],
+        'taps': ['layer1', 1],
+        'lr': 0.05,
+        'data_dir': None,
+        'mean': [-0.5],
+    }
+    again = read_flags(to_flags(settings))
+    assert TrainConfig.from_dict(again) == TrainConfig.from_dict(settings)
+
+
+def test_compare_prints_a_table_and_goes_on(run_cli, tmp_path):
+    argv = ('compare', '--methods', 'baseline,dks:synergy=top-down', '--seeds', '1', *TINY, '--beta', '0.5')
+    code, out, err = run_cli(*argv)
+    assert code == 0, err + out
+    lines = [line for line in out.splitlines() if line.startswith('| ')]
+    assert [line.split('|')[1].strip() for line in lines] == ['method', 'baseline', 'dks:synergy=top-down']
+    folder = tmp_path / 'runs/compare-cifar_resnet8'
+    assert (folder / 'table.md').read_text().strip() == '\n'.join(
+        line for line in out.splitlines() if line.startswith('|')
+    )
+    record = read_result(folder / 'dks-synergy_top-down-seed0').record
+    assert (record['settings']['synergy'], record['settings']['beta']) == ('top-down', 0.5)
+    assert read_result(folder / 'baseline-seed0').record['settings']['beta'] is None
+    # the same command again trains nothing and prints the same table
+    stamp = (folder / 'baseline-seed0/last.pth.tar').stat().st_mtime_ns
+    code, again, _ = run_cli(*argv)
+    assert code == 0
+    assert again == out
+    assert (folder / 'baseline-seed0/last.pth.tar').stat().st_mtime_ns == stamp
+
+
+def test_compare_refuses_what_train_refuses(run_cli):
+    for argv, says in (
+        (('--methods', 'baseline,dsk'), "unknown method 'dsk'"),
+        (('--methods', 'dks:synergi=top-down'), "did you mean 'synergy'"),
+        (('--methods', 'dks:synergy=sideways'), 'sideways'),
+        (('--seeds', '0'), '--seeds'),
+    ):
+        code, _, err = run_cli('compare', *TINY, *argv)
+        assert code == 2
+        assert says in err.splitlines()[-1]
+
+
+def test_reproduce_dry_run_needs_no_data(run_cli, monkeypatch):
+    from dkszoo.cli import reproduce
+
+    monkeypatch.setattr(reproduce, 'seconds_per_work', lambda: 1e-11)  # measuring is tested below
+    code, out, err = run_cli('reproduce', 'dskd-table1', '--row', 'vgg13-vgg8', '--dry-run', '--no-equal-time')
+    assert code == 0, err
+    lines = out.splitlines()
+    assert len(lines) == 11  # ten rows and the teacher of the methods that need one
+    assert all(line.startswith('python train.py ') for line in lines)
+    assert lines[0].count('teacher') == 1
+    assert 'hours' in err
+
+
+def test_seconds_per_work_is_measured():
+    from dkszoo.papers.workload import seconds_per_work
+
+    assert 1e-14 < seconds_per_work('cifar_resnet8', batch_size=2) < 1e-7
+
+
+def test_reproduce_mistakes(run_cli):
+    for argv, says in (
+        (('dks-tabl1',), 'dks-table1'),
+        (('dks-table1', '--row', 'resnet33'), 'resnet32-baseline'),
+        (('dks-table1', '--budget', 'tiny'), 'small'),
+    ):
+        code, _, err = run_cli('reproduce', *argv, '--dry-run')
+        assert code == 2
+        assert says in err.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_reproduce_runs_a_row_on_digits(run_cli, tmp_path):
+    argv = ('reproduce', 'dks-table1', '--row', 'resnet32-dks', '--dataset', 'digits', '--device', 'cpu', '-j', '0')
+    code, out, err = run_cli(*argv)
+    assert code == 0, err
+    assert '| resnet32-dks' in out
+    assert '26.81(0.36)' in out
+    assert code == run_cli(*argv)[0]
+
+
+def test_cell_names_its_teachers_checkpoint(tmp_path):
+    teacher = Cell('t', {'model': 'a'})
+    command = Cell('s', {'model': 'b'}, (teacher,)).command(tmp_path)
+    assert command[command.index('--kd-checkpoint') + 1] == str(tmp_path / 't/model_best.pth.tar')

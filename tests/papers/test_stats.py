@@ -1,0 +1,33 @@
+import math
+import statistics
+
+import pytest
+
+from dkszoo.papers.stats import mean_std, paired_gain, show, table
+
+
+def test_mean_and_sample_deviation():
+    values = [1.0, 2.5, 4.0, 7.0]
+    assert mean_std(values) == (pytest.approx(statistics.mean(values)), pytest.approx(statistics.stdev(values)))
+    assert mean_std([3.0]) == (3.0, None)
+
+
+def test_paired_interval_by_hand():
+    # differences 1, 2, 3: mean 2, deviation 1, t(2) = 4.303, half width 4.303 / sqrt(3)
+    mean, width = paired_gain([11.0, 22.0, 33.0], [10.0, 20.0, 30.0])
+    assert mean == 2.0
+    assert width == pytest.approx(4.303 / math.sqrt(3))
+    assert paired_gain([1.0], [3.0]) == (-2.0, None)
+    with pytest.raises(ValueError, match='pair'):
+        paired_gain([1.0], [1.0, 2.0])
+
+
+def test_show_and_table():
+    assert show(26.814, 0.361) == '26.81(0.36)'
+    assert show(1.0, None, sign=True) == '+1.00'
+    assert table(('a', 'bb'), [('1', '2'), ('333', '4')]).splitlines() == [
+        '| a   | bb |',
+        '|-----|----|',
+        '| 1   | 2  |',
+        '| 333 | 4  |',
+    ]

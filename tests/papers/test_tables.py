@@ -1,0 +1,100 @@
+"""The papers' numbers as data: every row sound, every gain recomputed."""
+
+import dataclasses
+
+import pytest
+import timm
+
+from dkszoo.cli.reproduce import read_flags
+from dkszoo.engine import TrainConfig
+from dkszoo.papers import list_recipes, read_recipe
+from dkszoo.papers.records import list_tables, read_table
+from dkszoo.papers.reproduce import SCALE, plan_table
+
+TABLES = ('dks-table1', 'dks-table2', 'dks-table3', 'dks-table4', 'dks-table5', 'dks-table6', 'dks-text')
+TABLES += ('dskd-table1', 'dskd-table2', 'dskd-table3')
+
+
+def test_all_tables_are_there():
+    assert set(list_tables()) == set(TABLES)
+    assert [len(read_table(name)) for name in TABLES] == [24, 18, 10, 12, 12, 12, 14, 70, 4, 8]
+
+
+@pytest.mark.parametrize('name', TABLES)
+def test_rows(name):
+    records = read_table(name)
+    assert len({r.row for r in records}) == len(records)
+    for record in records:
+        assert timm.is_model(record.model)
+        assert record.recipe in list_recipes()
+        settings = read_recipe(record.recipe)
+        arguments = ['4' if a == 'T' else a for a in record.arguments]
+        TrainConfig.from_dict({**settings, 'model': record.model, 'method': record.method, **read_flags(arguments)})
+
+
+@pytest.mark.parametrize('name', TABLES)
+def test_gains_recompute(name):
+    """Each published gain is the difference of two published accuracies (or errors), to the last digit."""
+    records = read_table(name)
+    for record in records:
+        if record.gain is None:
+            continue
+        base = next(r for r in records if r.group == record.group)
+        sign = -1 if record.metric.endswith('_err') else 1
+        assert sign * (record.value - base.value) == pytest.approx(record.gain, abs=0.0051), record.row
+
+
+def test_the_mean_gains_the_dskd_paper_claims():
+    values = {r.row: r.value for r in read_table('dskd-table1')}
+    pairs = {row.removesuffix('-dskd') for row in values if row.endswith('-dskd')}
+    gains = [values[f'{pair}-dskd'] - values[f'{pair}-vid'] for pair in pairs]
+    assert sum(gains) / 7 == pytest.approx(1.457, abs=0.001)  # "about 1.46" in the text
+    below = [pair for pair in pairs if values[f'{pair}-byot'] < values[f'{pair}-baseline']]
+    assert len(below) == 2  # "BYOT sometimes performs worse than the student"
+
+
+@pytest.mark.parametrize('budget', ['small', 'medium', 'full'])
+def test_every_row_can_be_planned(budget):
+    for name in TABLES:
+        for plan in plan_table(read_table(name), budget, 2, read_flags, {'data_dir': 'D'}, equal_time=False):
+            for cells in plan.cells:
+                assert [cell.settings['seed'] for cell in cells] == [0, 1]
+                config = TrainConfig.from_dict(cells[0].settings)
+                assert timm.is_model(config.model)
+                assert bool(cells[0].needs) == ('--kd-model-name' in plan.record.arguments)
+                assert max(config.decay_milestones) < config.epochs or config.sched != 'multistep'
+
+
+def test_scaled_runs_keep_what_makes_the_recipe():
+    (plan,) = plan_table(read_table('dks-table1')[:1], 'small', 1, read_flags, {})[:1]
+    own, paper = plan.cells[0][0].settings, read_recipe('dks_resnet')
+    for key in ('opt', 'lr', 'momentum', 'weight_decay', 'sched', 'decay_rate', 'val_split', 'best_on'):
+        assert own[key] == paper[key]
+    assert own['epochs'] == SCALE['small']['epochs']
+    assert own['decay_milestones'] == [2, 4, 5]
+
+
+def test_equal_time_runs_are_longer_baselines():
+    plans = plan_table(read_table('dks-table1')[:3], 'small', 2, read_flags, {})
+    assert plans[0].equal_time == ()
+    (base, _), (long, other) = plans[0].cells[0], plans[2].equal_time
+    assert long.settings['epochs'] > base.settings['epochs']
+    assert long.settings['method'] == 'baseline'
+    assert other.settings['seed'] == 1
+    same = {k: v for k, v in long.settings.items() if k not in ('epochs', 'decay_milestones')}
+    assert same == {k: v for k, v in base.settings.items() if k not in ('epochs', 'decay_milestones')}
+
+
+def test_the_same_run_is_planned_once():
+    plans = plan_table(read_table('dks-table4'), 'small', 1, read_flags, {}, equal_time=False)
+    names = [cell.name for plan in plans for cells in plan.cells for cell in cells]
+    assert len(names) == 12
+    assert len(set(names)) == 6  # top-1 and top-5 are figures of one run
+
+
+def test_records_are_plain():
+    record = read_table('dks-table1')[2]
+    assert (record.row, record.value, record.std, record.gain) == ('resnet32-dks', 26.81, 0.36, 3.16)
+    assert dataclasses.is_dataclass(record)
+    with pytest.raises(ValueError, match='tables: dks-table1'):
+        read_table('dks-tabel1')
