@@ -5,6 +5,7 @@ from .datasets import View, class_names, class_targets, open_dataset
 from .facts import DataFacts, data_facts
 from .images import ArrayImages
 from .memory import MemoryEvalLoader, MemoryLoader, choose_loader, is_small, read_pixels
+from .noise import Flip, corrupt_labels
 from .splits import balanced_subset, split_indices
 from .stream import StreamSampler, mix, stream_loader
 from .transforms import pixel_transform, train_transform
@@ -13,6 +14,7 @@ __all__ = [
     'ArrayImages',
     'Augmentation',
     'DataFacts',
+    'Flip',
     'MemoryEvalLoader',
     'MemoryLoader',
     'StreamSampler',
@@ -21,6 +23,7 @@ __all__ = [
     'choose_loader',
     'class_names',
     'class_targets',
+    'corrupt_labels',
     'data_facts',
     'is_small',
     'mix',

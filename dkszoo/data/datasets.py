@@ -17,7 +17,8 @@ TEST = ('test', 'val', 'valid', 'validation', 'eval', 'evaluation')
 class View(Dataset):
     """Some samples of a data set, seen through a transform.
 
-    timm's loader sets `transform`; `(index)` gives (transformed image, class).
+    timm's loader sets `transform`; `(index)` gives (transformed image, class). `targets`, one a sample, replaces the
+    classes the data set has.
     """
 
     def __init__(self, base: Dataset, indices: Sequence[int] | None = None, mode: str = 'RGB'):
@@ -25,6 +26,7 @@ class View(Dataset):
         self.indices = range(len(base)) if indices is None else indices
         self.mode = mode
         self.transform: Callable | None = None
+        self.targets: Sequence[int] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -33,6 +35,8 @@ class View(Dataset):
         image, target = self.base[self.indices[index]]
         if image.mode != self.mode:
             image = image.convert(self.mode)
+        if self.targets is not None:
+            target = self.targets[index]
         return self.transform(image) if self.transform is not None else image, int(target)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from dkszoo.branches import strip
+from dkszoo.branches.output import to_map
 
 
 class TeacherOutput(NamedTuple):
@@ -96,7 +97,8 @@ class Teacher(nn.Module):
         if self.renormalises:
             x = x * self.scale + self.shift
         with torch.autocast(x.device.type, enabled=False) if self.dtype is not None else nullcontext():
-            return self.answer(x if self.dtype is None else x.to(self.dtype), list(stages))
+            weight = next(self.model.parameters(), x)
+            return self.answer(x.to(weight.dtype), list(stages))
 
     def answer(self, x: torch.Tensor, stages: list[int]) -> TeacherOutput:
         model = self.model
@@ -104,6 +106,6 @@ class Teacher(nn.Module):
             return TeacherOutput(model(x), None)
         if not stages:
             features = model.forward_features(x)
-            return TeacherOutput(model.forward_head(features), features)
+            return TeacherOutput(model.forward_head(features), to_map(features, None, model))
         features, maps = model.forward_intermediates(x, indices=stages)
-        return TeacherOutput(model.forward_head(features), features, tuple(maps))
+        return TeacherOutput(model.forward_head(features), to_map(features, maps[-1], model), tuple(maps))

@@ -76,7 +76,7 @@ class Attention(StageTerm):
 
 
 class Variational(StageTerm):
-    """vid: negative log-likelihood of the teacher's maps given the student's, summed over the stages (VID eq. 6)."""
+    """vid: negative log-likelihood of the teacher's maps given the student's, summed over the stages (VID)."""
 
     settings = {'vid_weight': 1.0}
 

@@ -1,0 +1,54 @@
+"""Wrong labels on purpose."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Flip(NamedTuple):
+    """One label that was replaced: the sample's index in the data set, its class, and the class it has now."""
+
+    index: int
+    old: int
+    new: int
+
+
+def corrupt_labels(
+    targets: Sequence[int], share: float, num_classes: int, seed: int = 0, indices: Sequence[int] | None = None
+) -> tuple[list[int], list[Flip]]:
+    """Replace a share of the labels by wrong ones (DKS, section 4.3, "DKS on Noisy Data").
+
+    Exactly round(share * N) samples, drawn without replacement, get another class, each of the others as likely. Two
+    shares of the same seed are nested: what the smaller replaces, the larger replaces too, by the same class.
+
+    Args:
+        targets: The classes of N samples.
+        share: 0 to 1.
+        num_classes: Number of classes.
+        seed: The choice depends on it and on the targets alone.
+        indices: The samples' indices in the data set; default 0 to N-1.
+
+    Returns:
+        The labels to train on, and what was replaced, in ascending order of index.
+
+    Raises:
+        ValueError: A share outside [0, 1], or fewer than two classes.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f'the share of wrong labels must be from 0 to 1, got {share}')
+    if share and num_classes < 2:
+        raise ValueError(f'wrong labels need at least two classes, got {num_classes}')
+    labels = [int(t) for t in targets]
+    indices = range(len(labels)) if indices is None else indices
+    if not share:
+        return labels, []
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(labels))
+    steps = rng.integers(1, num_classes, size=len(labels))
+    flips = []
+    for i in order[: round(share * len(labels))].tolist():
+        new = (labels[i] + int(steps[i])) % num_classes
+        flips.append(Flip(int(indices[i]), labels[i], new))
+        labels[i] = new
+    return labels, sorted(flips)

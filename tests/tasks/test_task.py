@@ -1,0 +1,108 @@
+"""The task in a training loop: what it saves, copies, compiles, and tells its terms."""
+
+import copy
+
+import pytest
+import torch
+from task_zoo import SETTINGS, digits, make_task, network, train
+from timm.utils import unwrap_model
+from torch.testing import assert_close
+
+import dkszoo
+
+
+def optimizer_of(task):
+    return torch.optim.SGD(task.get_trainable_module().parameters(), lr=0.001, momentum=0.9)
+
+
+@pytest.mark.parametrize('method', SETTINGS)
+def test_state_goes_round_and_is_checked(method):
+    task = make_task(method)
+    train(task, 2, optimizer_of(task))
+    state = task.get_checkpoint_state()
+    assert set(state['state_dict']) == set(network(None).state_dict())
+    assert set(state['task_state']) == {'branches', 'terms'}
+
+    fresh = make_task(method)
+    fresh.load_checkpoint_state(copy.deepcopy(state['state_dict']), copy.deepcopy(state['task_state']))
+    for t in (task, fresh):
+        t.eval()
+    assert fresh(*digits())['loss'] == task(*digits())['loss']
+
+    for part, tensors in state['task_state'].items():
+        if tensors:
+            with pytest.raises(ValueError, match=f'has no {part} in its task_state'):
+                fresh.load_task_state({key: value for key, value in state['task_state'].items() if key != part})
+            with pytest.raises(RuntimeError, match='Missing key'):
+                fresh.load_task_state({**state['task_state'], part: dict(list(tensors.items())[1:])})
+
+
+def test_projections_and_variances_are_trained_and_saved():
+    expected = {'fitnet': 'regressor', 'vid': 'log_scale', 'byot': 'projections', 'dskd': 'projections'}
+    for method, name in expected.items():
+        task = make_task(method)
+        before = copy.deepcopy(task.get_task_state()['terms'])
+        train(task, 2, optimizer_of(task))
+        after = task.get_task_state()['terms']
+        keys = [key for key in after if name in key]
+        assert keys
+        assert any(not torch.equal(before[key], after[key]) for key in keys)
+
+
+@pytest.mark.parametrize('method', ['dks', 'vid', 'dskd'])
+def test_averaged_and_copied(method):
+    task = make_task(method)
+    task.setup_ema(decay=0.5)
+    optimizer = optimizer_of(task)
+    for step in range(2):
+        train(task, 1, optimizer)
+        task.update_ema(step=step + 1)
+    state = task.get_checkpoint_state(ema=True)
+    assert set(state) == {'state_dict_ema', 'task_state_ema'}
+    assert set(state['task_state_ema']['terms']) == set(task.get_task_state()['terms'])
+    assert not torch.equal(state['state_dict_ema']['conv1.weight'], task.get_eval_model().conv1.weight)
+
+    twin = copy.deepcopy(task)
+    for t in (task, twin):
+        t.eval()
+    assert twin(*digits())['loss'] == task(*digits())['loss']
+    assert twin.get_net() is not task.get_net()
+
+
+@pytest.mark.parametrize('method', ['dks', 'dskd'])
+def test_compiles_as_one_graph(method):
+    torch._dynamo.reset()
+    eager = make_task(method, **({'alpha_schedule': 'linear'} if method == 'dks' else {}))
+    task = copy.deepcopy(eager)
+    task.compile(backend='aot_eager', fullgraph=True)
+    compiled, plain = task(*digits()), eager(*digits())
+    for key in plain:
+        assert_close(compiled[key], plain[key], rtol=1e-4, atol=1e-4)
+    for result in (compiled, plain):
+        result['loss'].backward()
+    grads = [[p.grad for p in unwrap_model(t.get_trainable_module()).parameters()] for t in (task, eager)]
+    for got, expected in zip(*grads, strict=True):
+        assert_close(got, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item() + 1e-6)
+    assert set(task.get_checkpoint_state()['state_dict']) == set(network(None).state_dict())
+    if method == 'dks':  # a schedule's next value needs no new graph
+        task.set_progress(1, 2)
+        with torch.compiler.set_stance('fail_on_recompile'):
+            halved = task(*digits())['ds']
+        assert_close(halved, 0.5 * plain['ds'], rtol=0.2, atol=0)  # running statistics aside, half
+
+
+def test_schedules_hear_of_the_epoch_through_every_wrapper():
+    task = make_task('ds', alpha_schedule='linear')
+    task.eval()
+    full = task(*digits())['ds']
+    for epoch, factor in ((0, 1.0), (3, 0.25)):
+        task.set_progress(epoch, 4)
+        assert_close(task(*digits())['ds'], factor * full)
+
+
+def test_criterion_of_one_s_own():
+    def count(logits, target):
+        return (logits.argmax(1) != target).float().mean() + 0 * logits.sum()
+
+    task = dkszoo.DeepSupervisionTask(network(None), 'baseline', count)
+    assert 0 <= task(*digits())['loss'] <= 1
