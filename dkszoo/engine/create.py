@@ -2,25 +2,35 @@
 
 import difflib
 import fnmatch
+import os
+from pathlib import Path
 
 import timm
+import torch
+import yaml
 from torch import nn
 
 import dkszoo.models  # noqa: F401 - registers our names with timm
 from dkszoo.branches import attach_branches
-from dkszoo.weights import backbone_state, load_strictly, read_pickle
+from dkszoo.weights import convert, load_strictly
 
 
 def create_model(
-    name: str, branches: str | None = None, taps=None, checkpoint_path: str | None = None, **timm_kwargs
+    name: str,
+    branches: str | dict | None = None,
+    taps=None,
+    checkpoint_path: str | os.PathLike | None = None,
+    **timm_kwargs,
 ) -> nn.Module:
     """A classifier by its dkszoo or timm name, with training-only branches if asked for.
 
     Args:
         name: Model name, with or without a tag.
-        branches: Branch design ('dks', 'auto'); None: the plain backbone.
+        branches: Branch design ('dks', 'auto'), or one's own as a dict or YAML file; None: the plain backbone.
         taps: Where branches leave, see `attach_branches`.
-        checkpoint_path: Weights of the backbone, loaded strictly before branches are attached.
+        checkpoint_path: Weights of the backbone, in any format `convert` knows, loaded strictly before branches are
+            attached. What they need and `timm_kwargs` do not say (num_classes, in_chans, shortcut) is taken from the
+            file. Its branches, if it has any, stay in it: `convert` gives them.
         **timm_kwargs: As for `timm.create_model`: pretrained, num_classes, in_chans, drop_rate, ...
 
     Returns:
@@ -30,10 +40,41 @@ def create_model(
         ValueError: Unknown name (says the nearest), unknown design or tap, a checkpoint that does not fit.
     """
     check_name(name)
-    model = timm.create_model(name, **timm_kwargs)
-    if checkpoint_path:
-        load_strictly(model, backbone_state(read_pickle(checkpoint_path)), f'checkpoint {checkpoint_path!r}')
-    return model if branches is None else attach_branches(model, branches, taps)
+    state, needed = weights_for(name, checkpoint_path, timm_kwargs) if checkpoint_path else (None, {})
+    model = timm.create_model(name, **timm_kwargs, **needed)
+    if state is not None:
+        load_strictly(model, state, f'checkpoint {os.fspath(checkpoint_path)!r}')
+    return model if branches is None else attach_branches(model, read_design(branches), taps)
+
+
+def read_design(design: str | dict) -> str | dict:
+    """A branch design: the contents of a file, if `design` names a YAML file; else `design` itself.
+
+    Raises:
+        ValueError: There is no such file, or it holds no design.
+    """
+    if isinstance(design, dict) or not str(design).endswith(('.yaml', '.yml')):
+        return design
+    try:
+        contents = yaml.safe_load(Path(design).read_text(encoding='utf-8'))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f'cannot read branch design {str(design)!r}: {error} (see docs/branches.md)') from error
+    if not isinstance(contents, dict):
+        raise ValueError(f"{str(design)!r} holds no branch design (it needs 'branches:', see docs/branches.md)")
+    return contents
+
+
+def weights_for(name: str, checkpoint_path: str | os.PathLike, given: dict) -> tuple[dict[str, torch.Tensor], dict]:
+    """The weights a file has for a model, and the constructor's arguments they need beside those given.
+
+    Raises:
+        ValueError: The file cannot be read or does not fit.
+    """
+    given = {key: value for key, value in given.items() if not key.startswith('pretrained')}
+    converted = convert(checkpoint_path, name, **given)
+    # How much a file of ours was trained to drop out is no matter of its weights.
+    needed = {k: v for k, v in converted.model_kwargs.items() if k not in given and 'drop' not in k}
+    return converted.backbone, needed
 
 
 def check_name(name: str) -> None:

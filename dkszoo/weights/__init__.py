@@ -1,10 +1,13 @@
-"""Weights on disk: reading them safely, writing them durably."""
+"""Weights on disk: reading them safely, in any known format, and writing them durably."""
 
+from .convert import Converted, convert
 from .files import sha256, write_durably, write_text
 from .read import backbone_state, load_strictly, read_pickle, read_safetensors
 
 __all__ = [
+    'Converted',
     'backbone_state',
+    'convert',
     'load_strictly',
     'read_pickle',
     'read_safetensors',

@@ -1,0 +1,196 @@
+"""Reading other people's checkpoints: which model a file fits, and its weights under our names."""
+
+import difflib
+import functools
+import logging
+import os
+import re
+from collections.abc import Iterable, Sequence, Set
+from pathlib import Path
+from typing import NamedTuple
+
+import timm
+import torch
+
+import dkszoo.models
+
+from .networks import Network, State, find_networks
+from .read import read_pickle, read_safetensors
+
+_logger = logging.getLogger(__name__)
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class Converted(NamedTuple):
+    """A checkpoint in our terms.
+
+    Attributes:
+        model: The name of the model it fits.
+        model_kwargs: Arguments of its constructor.
+        design: The design its branches follow; None without branches.
+        backbone: State dict of the network.
+        branches: State dict of `DeeplySupervised.branches`; empty without branches.
+    """
+
+    model: str
+    model_kwargs: dict
+    design: str | None
+    backbone: State
+    branches: State
+
+
+def convert(checkpoint: str | os.PathLike | dict, model: str | None = None, **model_kwargs) -> Converted:
+    """Read a checkpoint of any known format and say what it is.
+
+    Known are the official DKS code (WRN with or without its ep1 and ep2 branches, ImageNet), DHM (branches too),
+    RepDistiller and SemCKD, mdistiller, torchvision, timm, and ours (training checkpoints, exports). Which it is
+    follows from the keys and goes to the log; classes, channels, depth and width follow from the shapes. The averaged
+    weights are taken where there are any.
+
+    The same keys and shapes can belong to several names: those of an ImageNet ResNet give `dks_resnetNN`. mdistiller's
+    files hold student and teacher: the student is taken, unless only the teacher fits `model`.
+
+    Args:
+        checkpoint: A file, or what `torch.load` gives for it.
+        model: A dkszoo or timm name the file has to fit; default: the one it says itself, else the dkszoo model it
+            fits.
+        **model_kwargs: Arguments the model is to be made with, beyond those the file tells.
+
+    Returns:
+        `backbone` loads strictly into `net.backbone`, and `branches` into `net.branches`, of
+        `create_model(model, branches=design, **model_kwargs)` (with the taps of the training, where they were not the
+        default). A missing num_batches_tracked is 0. Tensors are on the CPU and share memory with a dict given.
+
+    Raises:
+        ValueError: The file cannot be read, holds no network, or fits no model: says the nearest and what differs.
+    """
+    source = 'checkpoint' if isinstance(checkpoint, dict) else f'checkpoint {os.fspath(checkpoint)!r}'
+    contents = checkpoint if isinstance(checkpoint, dict) else read_any(checkpoint)
+    try:
+        networks = find_networks(contents)
+    except ValueError as error:
+        raise ValueError(f'{source}: {error}') from error
+    for network in networks if model else networks[:1]:
+        asked = {**network.model_kwargs, **model_kwargs}
+        for name in candidates(model, network):
+            kwargs = arguments(name, network.backbone, asked)
+            if shapes(network.backbone) == expected(name, kwargs):
+                settings = ', '.join(f'{key}={value!r}' for key, value in kwargs.items())
+                design = f', branches {network.design}' if network.design else ''
+                _logger.info('%s: %s, read as %s(%s)%s', source, network.origin, name, settings, design)
+                return Converted(name, kwargs, network.design, network.backbone, network.branches)
+    raise ValueError(f'{source} {refusal(networks[0], model, model_kwargs)}')
+
+
+def read_any(path: str | os.PathLike) -> dict:
+    """The contents of a checkpoint; of a .safetensors file in the form of a training checkpoint."""
+    if Path(path).suffix == '.safetensors':
+        state, card = read_safetensors(path)
+        return {'state_dict': state, 'dkszoo': {'model': card}} if {'arch', 'model_args'} <= card.keys() else state
+    contents = read_pickle(path, legacy=True)
+    if not isinstance(contents, dict):
+        raise ValueError(f'checkpoint {os.fspath(path)!r} holds a {type(contents).__name__}, not a state dict')
+    return contents
+
+
+def candidates(model: str | None, network: Network) -> Sequence[str]:
+    """The names to try.
+
+    Raises:
+        ValueError: There is no model of the name asked for.
+    """
+    if not model:
+        return (network.arch,) if timm.is_model(network.arch) else own_names()
+    if ':' not in model and not timm.is_model(timm.models.split_model_name_tag(model)[0]):
+        near = difflib.get_close_matches(model, timm.list_models(), 3)
+        hint = f'did you mean {" or ".join(near)}?' if near else 'dkszoo models lists ours'
+        raise ValueError(f'unknown model {model!r} ({hint})')
+    return (model,)
+
+
+def own_names() -> list[str]:
+    """dkszoo's models; the ImageNet ones come first, as the most asked for, and before ResNet-1202, the slowest."""
+    return [name for family in reversed(dkszoo.models.__all__) for name in timm.list_models(module=family)]
+
+
+def arguments(name: str, state: State, asked: dict) -> dict:
+    """Constructor arguments: what was asked for, and what the entries of a state dict tell."""
+    cfg = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    kwargs = {}
+    for role, argument, axis in (('classifier', 'num_classes', 0), ('first_conv', 'in_chans', 1)):
+        layer = getattr(cfg, role, None)
+        weight = state.get(f'{layer[0] if isinstance(layer, tuple | list) else layer}.weight')
+        if weight is not None and weight.ndim > axis:
+            kwargs[argument] = weight.shape[axis]
+    if name.startswith('cifar_resnet') and not any('.downsample.' in key for key in state):
+        kwargs['shortcut'] = 'pad'  # the parameter-free shortcut shows by what is not there
+    return {**kwargs, **asked}
+
+
+def expected(name: str, kwargs: dict) -> Shapes:
+    """Keys and shapes of a model, made without data.
+
+    Raises:
+        ValueError: It does not take these arguments.
+    """
+    usual = kwargs.keys() <= {'num_classes', 'in_chans', 'shortcut'}
+    return (made if usual else made.__wrapped__)(name, tuple(kwargs.items()))
+
+
+@functools.cache
+def made(name: str, kwargs: tuple) -> Shapes:
+    try:
+        with torch.device('meta'):
+            return shapes(timm.create_model(name, **dict(kwargs)).state_dict())
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f'cannot make model {name!r} with {dict(kwargs)}: {error}') from error
+
+
+def shapes(state: State) -> Shapes:
+    return {key: tuple(value.shape) for key, value in state.items()}
+
+
+def refusal(network: Network, model: str | None, model_kwargs: dict) -> str:
+    """What to say of a file that fits nothing: the models nearest to it, and the first keys in which they differ."""
+    state = shapes(network.backbone)
+    ranks = {}
+    for name in own_names():
+        wanted = expected(name, arguments(name, network.backbone, {}))
+        alike = overlap(wanted.items(), state.items())  # other depths of a family have the same kinds of entries
+        ranks[name] = (-overlap(kinds(wanted), kinds(state)), -alike, abs(len(wanted) - len(state)))
+    nearest = sorted(ranks, key=ranks.get)[:3]
+    if model or network.arch:
+        name, asked = model or network.arch, {**network.model_kwargs, **model_kwargs}
+        return f'does not fit {name}: {differences(name, asked, network)} (nearest to it: {", ".join(nearest)})'
+    listed = '; '.join(f'{name}: {differences(name, {}, network)}' for name in nearest)
+    return f"({network.origin}) fits no model of dkszoo, nearest are {listed} (name the model, if it is one of timm's)"
+
+
+def kinds(keys: Iterable[str]) -> set[str]:
+    """Keys without the numbers in them."""
+    return {re.sub(r'\d+', '0', key) for key in keys}
+
+
+def overlap(one: Set, other: Set) -> float:
+    """Common members as a share of all."""
+    return len(one & other) / len(one | other)
+
+
+def differences(name: str, asked: dict, network: Network) -> str:
+    """The first entries in which a file and a model differ, in the file's own words where it has them."""
+    wanted, state = expected(name, arguments(name, network.backbone, asked)), shapes(network.backbone)
+    theirs = lambda key: repr(network.theirs.get(key, key))  # noqa: E731
+    lacks = [repr(key) for key in wanted if key not in state]
+    other = [
+        f'{theirs(key)} has shape {list(state[key])}, expected {list(shape)}'
+        for key, shape in wanted.items()
+        if state.get(key, shape) != shape
+    ]
+    besides = [theirs(key) for key in state if key not in wanted]
+    groups = (('it lacks ', lacks), ('', other), ('it has besides ', besides))
+    return ', '.join(
+        said + ', '.join(keys[:2]) + (f' and {len(keys) - 2} more' if len(keys) > 2 else '')
+        for said, keys in groups
+        if keys
+    )

@@ -1,0 +1,118 @@
+"""The networks inside a checkpoint: unwrapped, and their keys renamed to ours."""
+
+import argparse
+import re
+from dataclasses import dataclass
+
+import torch
+
+from .formats import FORMATS, NETWORKS, PREFIXES, WRAPPERS, branch_key, recognise, split_branch
+from .read import backbone_state
+
+State = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network of a file.
+
+    Attributes:
+        origin: Whose file it is and whose keys it has, for messages.
+        backbone: Our key -> tensor.
+        branches: The same for the branches; empty without.
+        theirs: Our key -> the file's, for messages.
+        arch: The name the file gives the network, or ''.
+        model_kwargs: Constructor arguments the file gives.
+        design: Of its branches; None without.
+    """
+
+    origin: str
+    backbone: State
+    branches: State
+    theirs: dict[str, str]
+    arch: str
+    model_kwargs: dict
+    design: str | None
+
+
+def find_networks(contents: dict) -> list[Network]:
+    """The networks of a checkpoint, the one that is meant first.
+
+    Raises:
+        ValueError: It holds none, or one whose keys are known to belong to another function.
+    """
+    own = contents['dkszoo'].get('model') if isinstance(contents.get('dkszoo'), dict) else None
+    if isinstance(own, dict) and {'arch', 'model_args'} <= own.keys():
+        return [own_network(contents, own)]
+    wrapper = next((key for key in WRAPPERS if isinstance(contents.get(key), dict)), None)
+    given = on_cpu(contents if wrapper is None else contents[wrapper])
+    if not given:
+        raise ValueError('it holds no state dict of tensors')
+    state = strip_prefixes(given)
+    if inner := [(name, part) for name in NETWORKS if (part := below(state, name))]:
+        return [renamed(part, f'mdistiller checkpoint, {name}') for name, part in inner]
+    if 'version' in contents and isinstance(contents.get('arch'), str):  # timm's; DHM's arch comes without a version
+        settings = contents.get('args')
+        settings = vars(settings) if isinstance(settings, argparse.Namespace) else settings or {}
+        return [renamed(state, 'timm checkpoint', contents['arch'], settings.get('model_kwargs'))]
+    if wrapper is not None:
+        return [renamed(state, f'{WRAPPERS[wrapper]} checkpoint')]
+    return [renamed(state, 'bare state dict' if state.keys() == given.keys() else 'DKS or DHM release')]
+
+
+def own_network(contents: dict, model: dict) -> Network:
+    """The network of a training checkpoint or an export of ours."""
+    state = on_cpu(backbone_state(contents))
+    task_state = contents.get('task_state_ema' if 'state_dict_ema' in contents else 'task_state') or {}
+    branches = on_cpu(task_state.get('branches') or {})
+    design = model.get('design') if branches else None
+    return Network('dkszoo', state, branches, {key: key for key in state}, model['arch'], model['model_args'], design)
+
+
+def on_cpu(state: dict) -> State:
+    """The tensors of a dict, without their history."""
+    return {key: value.detach().cpu() for key, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def strip_prefixes(state: State) -> State:
+    """Without what wrappers such as DataParallel put before every key."""
+    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def below(state: State, name: str) -> State:
+    """The entries under NAME, without it."""
+    return {key.removeprefix(f'{name}.'): value for key, value in state.items() if key.startswith(f'{name}.')}
+
+
+def renamed(state: State, origin: str, arch: str = '', model_kwargs: dict | None = None) -> Network:
+    """A network under our names, with the num_batches_tracked that old files lack."""
+    paths: dict[int | None, State] = {None: {}}
+    for key, value in state.items():
+        path, inner = split_branch(key)
+        paths.setdefault(path, {})[inner] = value
+    main = paths.pop(None)
+    form = recognise(main)
+    theirs = {form.rename(key, main): key for key in main}
+    backbone = count_batches({new: main[old] for new, old in theirs.items()})
+    branches = {}
+    for path, entries in sorted(paths.items()):
+        names = {form.rename(key, entries): key for key in entries}
+        first = min((int(match[1]) for new in names if (match := re.match(r'layer(\d)\.', new))), default=0)
+        branches |= {f'{path}.{branch_key(new, first, form.last_norm)}': entries[old] for new, old in names.items()}
+    keys = "DHM's ResNet" if branches and form is FORMATS[-1] else form.name
+    origin = f'{origin}, keys of {keys}{" with branches" if branches else ""}'
+    design = 'dks' if branches else None
+    return Network(origin, backbone, count_batches(branches), theirs, arch, model_kwargs or {}, design)
+
+
+def count_batches(state: State) -> State:
+    """With a num_batches_tracked of 0 beside every running_var that has none."""
+    filled = {}
+    for key, value in state.items():
+        filled[key] = value
+        counter = key.removesuffix('running_var') + 'num_batches_tracked'
+        if key.endswith('running_var') and counter not in state:
+            filled[counter] = torch.tensor(0)
+    return filled
