@@ -59,8 +59,8 @@ def test_loads_from_a_plain_folder_twice(folder, tmp_path):
         print(json.dumps({
             'package': dkszoo.__file__,
             'types': [type(net).__name__ for net in (first, second, third)],
-            'branches': len(second(x).branch_logits),
-            'same': torch.equal(first.eval()(x), second.eval().backbone(x)),
+            'branches': len(second.eval()(x).branch_logits),
+            'same': torch.equal(first.eval()(x), second.backbone(x)),
             'classes': third.num_classes,
             'timm finds them': timm.is_model('cifar_resnet8'),
             'optional packages': sorted(brought & set(optional)),

@@ -12,6 +12,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import NativeScaler
 from torch import nn
+from torch.utils.data import Dataset
 
 from dkszoo.branches import DeeplySupervised, attach_branches
 from dkszoo.data import (
@@ -74,12 +75,16 @@ def open_data(config: TrainConfig) -> tuple[TrainConfig, Data]:
         ValueError: No such model or data set; class or channel counts that do not fit.
     """
     check_name(config.model)
-    facts = data_facts(config.dataset)
-    in_chans = config.in_chans or facts.in_chans
+    in_chans = config.in_chans or data_facts(config.dataset).in_chans
     if in_chans not in (1, 3):
         raise ValueError(f'--in-chans must be 1 or 3 for images, got {in_chans}')
-    train = open_dataset(config.dataset, config.data_dir, 'train', in_chans)
-    test = open_dataset(config.dataset, config.data_dir, 'test', in_chans)
+    train, test = (open_dataset(config.dataset, config.data_dir, split, in_chans) for split in ('train', 'test'))
+    return fit_data(dataclasses.replace(config, in_chans=in_chans), train, test)
+
+
+def fit_data(config: TrainConfig, train: Dataset, test: Dataset) -> tuple[TrainConfig, Data]:
+    """As `open_data`, for data sets that are open; `config.in_chans` is known."""
+    facts, in_chans = data_facts(config.dataset), config.in_chans
     classes = class_names(train)
     num_classes = config.num_classes or (len(classes) if classes else None)
     if num_classes is None:
@@ -102,7 +107,6 @@ def open_data(config: TrainConfig) -> tuple[TrainConfig, Data]:
     method = get_method(config.method)
     config = dataclasses.replace(
         config,
-        in_chans=in_chans,
         num_classes=num_classes,
         img_size=img_size,
         crop_pct=config.crop_pct or (1.0 if img_size <= 64 else cfg.get('crop_pct', 0.875)),

@@ -1,0 +1,134 @@
+"""`dkszoo bench`: how long a training step takes, where the time goes, and what that makes of a recipe."""
+
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+
+from dkszoo.data import ArrayImages, StreamSampler, data_facts
+from dkszoo.engine import TrainConfig, create_model
+from dkszoo.engine.create import check_name
+from dkszoo.engine.setup import Data, Setup, build, fit_data, open_data
+from dkszoo.engine.timing import WARM_UP, measure
+from dkszoo.engine.world import join_world
+from dkszoo.papers import read_recipe
+from dkszoo.tasks import get_method
+
+from .flags import add_flags
+from .main import Parser
+
+HOUR = 3600
+
+
+def main(argv: list[str]) -> int:
+    """Measure, and print a table; the last line is one JSON object."""
+    parser = Parser(
+        prog='dkszoo bench',
+        description='Time a training step, part by part. The images are random ones of the right size unless '
+        '--data-dir or --dataset digits gives real ones.',
+    )
+    parser.add_argument('name', nargs='?', metavar='MODEL', help='dkszoo or timm model, as --model')
+    parser.add_argument('--config', metavar='NAME_OR_FILE', help='recipe whose hours to predict; flags beat it')
+    parser.add_argument('--steps', type=int, default=20, metavar='N', help='steps to time (default 20)')
+    add_flags(parser)
+    values = vars(parser.parse_args(argv))
+    name, recipe, steps = (values.pop(key) for key in ('name', 'config', 'steps'))
+    if steps < 1:
+        raise ValueError(f'--steps must be at least 1, got {steps}')
+    if name and 'model' in values:
+        raise ValueError('MODEL and --model are the same setting (give one)')
+    values = {**(read_recipe(recipe) if recipe else {'dataset': ''}), **values, **({'model': name} if name else {})}
+    asked = TrainConfig.from_dict(values)
+    with tempfile.TemporaryDirectory() as folder:
+        setup = make_setup(asked, steps, Path(folder))
+        result = measure(setup, steps)
+    if recipe:
+        result['recipe'] = {'name': recipe, **predict(asked, setup, result)}
+    print_result(result)
+    print(json.dumps(result))
+    return 0
+
+
+def make_setup(asked: TrainConfig, steps: int, folder: Path) -> Setup:
+    """The run of these settings, on the data they name or on random images."""
+    check_name(asked.model)
+    world = join_world(asked.device)
+    if asked.data_dir or asked.dataset == 'digits':
+        return build(*open_data(asked), world)
+    config, data = random_data(asked, (WARM_UP + steps) * asked.batch_size)
+    return build(random_teacher(config, folder), data, world)
+
+
+def random_data(asked: TrainConfig, total: int) -> tuple[TrainConfig, Data]:
+    """`total` random images like those of the data set, or else like those the model is made for."""
+    facts = data_facts(asked.dataset)
+    cfg = timm.models.get_pretrained_cfg(asked.model, allow_unregistered=True)
+    cfg = cfg.to_dict() if cfg is not None else {}
+    in_chans = asked.in_chans or facts.in_chans
+    side = asked.img_size or facts.img_size or cfg.get('input_size', (3, 224, 224))[-1]
+    num_classes = asked.num_classes or facts.num_classes or cfg.get('num_classes') or 1000
+    config = dataclasses.replace(
+        asked,
+        in_chans=in_chans,
+        num_classes=num_classes,
+        pretrained=False,
+        initial_checkpoint='',
+        train_num_samples=None,
+        label_noise=0.0,
+        val_split=0.0,
+        best_on='test',
+    )
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (1, side, side) + ((3,) if in_chans == 3 else ()), dtype=np.uint8)
+    images = np.broadcast_to(image, (total, *image.shape[1:]))  # one image in memory, however many there are
+    dataset = ArrayImages(images, rng.integers(0, num_classes, total), [str(i) for i in range(num_classes)])
+    return fit_data(config, dataset, dataset)
+
+
+def random_teacher(config: TrainConfig, folder: Path) -> TrainConfig:
+    """Settings with a teacher that has learned nothing, which takes as long as one that has."""
+    if not get_method(config.method).uses_teacher or config.kd_checkpoint or not config.kd_model_name:
+        return config
+    path = folder / 'teacher.pth'
+    teacher = create_model(config.kd_model_name, num_classes=config.num_classes, in_chans=config.in_chans)
+    torch.save(teacher.state_dict(), path)
+    return dataclasses.replace(config, kd_checkpoint=str(path))
+
+
+def predict(asked: TrainConfig, setup: Setup, result: dict) -> dict:
+    """Hours of the whole run: training, and evaluation after every epoch and at the end."""
+    facts, data = data_facts(asked.dataset), setup.data
+    real = bool(asked.data_dir) or asked.dataset == 'digits'
+    if real:
+        train, val, test = len(data.train), len(data.val or ()), len(data.test)
+    elif facts.num_train is None:
+        raise ValueError(f'the size of data set {asked.dataset!r} is not known (give --data-dir)')
+    else:
+        val = round(facts.num_train * asked.val_split)
+        train, test = asked.train_num_samples or facts.num_train - val, facts.num_test
+    every_epoch = val + (test if asked.best_on == 'test' or asked.eval_test_every_epoch else 0)
+    steps = StreamSampler(train, asked.batch_size, asked.seed, 0, setup.world.size).steps
+    training = asked.epochs * steps * result['step_ms'] / 1000
+    evaluation = (asked.epochs * every_epoch + 2 * test) / result['eval_images_per_second']
+    return {'epochs': asked.epochs, 'train_images': train, 'hours': (training + evaluation) / HOUR}
+
+
+def print_result(result: dict) -> None:
+    print(
+        f'{result["model"]}, method {result["method"]}, branches {result["branches"]}, batch {result["batch_size"]}, '
+        f'loader {result["loader"]}, {result["device"]}'
+    )
+    print(f'  {result["images_per_second"]:,.0f} images/s, {result["step_ms"]:.1f} ms a step')
+    total = sum(result['parts_ms'].values())
+    for part, value in result['parts_ms'].items():
+        print(f'  {part:10} {value:10.2f} ms {100 * value / total:6.1f} %')
+    print(f'  peak memory {result["peak_memory_mib"]:,.0f} MiB')
+    print(f'  evaluation {result["eval_images_per_second"]:,.0f} images/s')
+    if 'recipe' in result:
+        recipe = result['recipe']
+        size = f'{recipe["epochs"]} epochs of {recipe["train_images"]:,} images'
+        print(f'  recipe {recipe["name"]}: {size}, about {recipe["hours"]:.2f} hours')

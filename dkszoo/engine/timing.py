@@ -1,0 +1,173 @@
+"""How long a training step takes, and which part of it."""
+
+import itertools
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from timm.utils import unwrap_model
+
+from .evaluate import evaluate
+from .setup import Setup
+from .step import Stepper
+
+WARM_UP = 3
+GROUPS = 10
+
+
+class Clock:
+    """Seconds by part.
+
+    Args:
+        device: Where the work is done; the clock waits for it.
+    """
+
+    def __init__(self, device: torch.device):
+        self.wait: Callable[[], None] = torch.cuda.synchronize if device.type == 'cuda' else lambda: None
+        self.seconds: dict[str, float] = {}
+        self.began: dict[str, float] = {}
+
+    def now(self) -> float:
+        self.wait()
+        return time.perf_counter()
+
+    def start(self, part: str) -> None:
+        self.began[part] = self.now()
+
+    def stop(self, part: str) -> None:
+        if part in self.began:
+            self.seconds[part] = self.seconds.get(part, 0.0) + self.now() - self.began.pop(part)
+
+    def around(self, module: torch.nn.Module, part: str) -> list:
+        """Count every call of a module; returns the handles that end it."""
+        return [
+            module.register_forward_pre_hook(lambda *_: self.start(part)),
+            module.register_forward_hook(lambda *_: self.stop(part)),
+        ]
+
+
+def endless(setup: Setup) -> Iterator:
+    """The training batches, epoch after epoch, each with its number in the epoch."""
+    for epoch in itertools.count():
+        setup.sampler.set_position(epoch)
+        for step, (images, targets) in enumerate(setup.loader):
+            yield epoch, step, images, targets
+
+
+def measure(setup: Setup, steps: int) -> dict:
+    """Time `steps` training steps whole, as many part by part, and evaluation; trains the network by the way.
+
+    Returns:
+        What was measured, and 'images_per_second', 'step_ms' (median), 'parts_ms' (mean, by part), 'peak_memory_mib'
+        and 'eval_images_per_second'.
+    """
+    device, config = setup.world.device, setup.config
+    clock, stepper, batches = Clock(device), Stepper(setup), endless(setup)
+    setup.task.train()
+
+    def step() -> None:
+        clock.start('data')
+        epoch, number, images, targets = next(batches)
+        images, targets = stepper.mix(*stepper.to_device(images, targets), epoch, number)
+        clock.stop('data')
+        stepper(images, targets, number, setup.sampler.steps, 0)
+
+    for _ in range(WARM_UP):
+        step()
+    if device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(device)
+    seconds, design = time_whole(clock, step, steps), setup.task.get_net().design
+    return {
+        'model': config.model,
+        'method': config.method,
+        'branches': design if isinstance(design, str) else config.branches,
+        'device': device_name(device),
+        'batch_size': config.batch_size,
+        'loader': config.loader,
+        'torchcompile': config.torchcompile,
+        'amp': config.amp_dtype if config.amp else '',
+        'images_per_second': setup.sampler.global_batch / seconds,
+        'step_ms': 1000 * seconds,
+        'parts_ms': time_parts(setup, clock, step, steps),
+        'peak_memory_mib': peak_memory(device),
+        'eval_images_per_second': eval_speed(setup),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    return f'{device.type} with {torch.get_num_threads()} threads'
+
+
+def time_whole(clock: Clock, step: Callable[[], None], steps: int) -> float:
+    """Seconds a step, the median of some groups of steps; the device is waited for only between the groups."""
+    wait, clock.wait = clock.wait, lambda: None
+    seconds = []
+    while steps:
+        count = max(1, steps // (GROUPS - len(seconds))) if len(seconds) < GROUPS else steps
+        wait()
+        began = time.perf_counter()
+        for _ in range(count):
+            step()
+        wait()
+        seconds.append((time.perf_counter() - began) / count)
+        steps -= count
+    clock.wait = wait
+    return statistics.median(seconds)
+
+
+def time_parts(setup: Setup, clock: Clock, step: Callable[[], None], steps: int) -> dict[str, float]:
+    """Milliseconds a step by part; the parts of a compiled graph cannot be told apart."""
+    task, optimizer = setup.task, setup.optimizer
+    whole = 'forward' if setup.config.torchcompile else 'forward_all'
+    handles = clock.around(task.trainable_module, whole)
+    handles += [
+        task.trainable_module.register_forward_hook(lambda *_: clock.start('backward')),
+        optimizer.register_step_pre_hook(lambda *_: clock.stop('backward')),
+        optimizer.register_step_pre_hook(lambda *_: clock.start('optimizer')),
+        optimizer.register_step_post_hook(lambda *_: clock.stop('optimizer')),
+    ]
+    if task.teacher is not None:
+        handles += clock.around(task.teacher, 'teacher')
+    if not setup.config.torchcompile:
+        net, terms = task.get_net(), unwrap_model(task.get_trainable_module()).terms
+        handles += [h for branch in net.branches for h in clock.around(branch, 'branches')]
+        handles += [h for term in terms.values() for h in clock.around(term, 'terms')]
+    clock.seconds = {}
+    began = clock.now()
+    for _ in range(steps):
+        step()
+        clock.stop('backward')  # a step that only accumulates has no optimizer to end it
+    seconds = {**clock.seconds, 'other': clock.now() - began}
+    for handle in handles:
+        handle.remove()
+    if 'forward_all' in seconds:
+        inner = seconds.get('branches', 0.0) + seconds['terms']
+        seconds['backbone'] = seconds.pop('forward_all') - inner
+    seconds['other'] -= sum(value for part, value in seconds.items() if part != 'other')
+    order = ('data', 'teacher', 'backbone', 'branches', 'terms', 'forward', 'backward', 'optimizer', 'other')
+    return {part: 1000 * seconds[part] / steps for part in order if part in seconds}
+
+
+def eval_speed(setup: Setup) -> float:
+    """Images a second in evaluation, all heads."""
+    config, device, shape = setup.config, setup.world.device, (setup.config.in_chans,) + (setup.config.img_size,) * 2
+    count = config.validation_batch_size
+    batch = torch.rand(count, *shape), torch.zeros(count, dtype=torch.long)
+    net = setup.task.get_net()
+    evaluate(net, [batch], device, config.channels_last)
+    began = time.perf_counter()
+    evaluate(net, [batch] * 2, device, config.channels_last)  # its figures are read, so it is done when it returns
+    return 2 * count / (time.perf_counter() - began)
+
+
+def peak_memory(device: torch.device) -> float:
+    """MiB: what was allocated on the CUDA device, else what the whole process held."""
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 1 if sys.platform == 'darwin' else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
