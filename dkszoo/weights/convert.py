@@ -65,8 +65,13 @@ def convert(checkpoint: str | os.PathLike | dict, model: str | None = None, **mo
     Raises:
         ValueError: The file cannot be read, holds no network, or fits no model: says the nearest and what differs.
     """
-    source = 'checkpoint' if isinstance(checkpoint, dict) else f'checkpoint {os.fspath(checkpoint)!r}'
-    contents = checkpoint if isinstance(checkpoint, dict) else read_any(checkpoint)
+    if isinstance(checkpoint, dict):
+        return identify(checkpoint, 'checkpoint', model, **model_kwargs)
+    return identify(read_any(checkpoint), f'checkpoint {os.fspath(checkpoint)!r}', model, **model_kwargs)
+
+
+def identify(contents: dict, source: str, model: str | None = None, **model_kwargs) -> Converted:
+    """`convert` for the contents of a file; `source` is what messages call it."""
     try:
         networks = find_networks(contents)
     except ValueError as error:
@@ -84,7 +89,11 @@ def convert(checkpoint: str | os.PathLike | dict, model: str | None = None, **mo
 
 
 def read_any(path: str | os.PathLike) -> dict:
-    """The contents of a checkpoint; of a .safetensors file in the form of a training checkpoint."""
+    """The contents of a checkpoint; those of an export in the form of a training checkpoint.
+
+    Raises:
+        ValueError: It cannot be read, or holds something else than a dict.
+    """
     if Path(path).suffix == '.safetensors':
         state, card = read_safetensors(path)
         return {'state_dict': state, 'dkszoo': {'model': card}} if {'arch', 'model_args'} <= card.keys() else state

@@ -1,0 +1,31 @@
+"""`dkszoo convert`."""
+
+from timm.utils import setup_default_logging
+
+from dkszoo import deploy
+
+from .main import Parser, fail
+from .train import print_card
+
+
+def main(argv: list[str]) -> int:
+    """Convert a checkpoint of any known format."""
+    parser = Parser(
+        prog='dkszoo convert',
+        description='Write the network of a checkpoint in any known format (DKS, DHM, RepDistiller, SemCKD, '
+        'mdistiller, torchvision, timm, dkszoo) as an export, which validate.py and dkszoo.load read.',
+    )
+    add = parser.add_argument
+    add('checkpoint', metavar='IN', help='the file to read; its format is recognised')
+    add('out', metavar='OUT.safetensors', help='the file to write; OUT.json comes beside it')
+    add('--model', metavar='NAME', help='the dkszoo or timm model it has to fit (default: the dkszoo model it fits)')
+    add('--mean', nargs='+', type=float, metavar='X', help="channel means it was trained with (default: the model's)")
+    add('--std', nargs='+', type=float, metavar='X', help='their standard deviations')
+    args = parser.parse_args(argv)
+    setup_default_logging()
+    try:
+        card = deploy.convert_file(args.checkpoint, args.out, args.model, args.mean, args.std)
+    except deploy.VerificationFailed as error:
+        return fail(error, 1)
+    print_card(args.out, card)
+    return 0

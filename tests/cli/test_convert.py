@@ -1,0 +1,101 @@
+"""`dkszoo convert` and `dkszoo models`."""
+
+import csv
+import io
+import json
+
+import pytest
+import torch
+import torchvision
+
+import dkszoo
+
+
+@pytest.fixture
+def dhm_file(tmp_path):
+    """A checkpoint as DHM writes it, with branches; gives the network it was made from."""
+    torch.manual_seed(0)
+    net = dkszoo.create_model('cifar_resnet8', num_classes=12, shortcut='pad', branches='dks').eval()
+    state = {f'module.{key}': value for key, value in net.backbone.state_dict().items()}
+    for i, branch in enumerate(net.branches):
+        head = f'head{2 - i}'
+        for key, value in branch.state_dict().items():
+            stage, _, rest = key.removeprefix('stages.').partition('.')
+            name = f'layer{int(stage) + 2 + i}_{head}.{rest}' if key.startswith('stages.') else f'fc_{head}.{rest[3:]}'
+            state[f'module.{name}'] = value
+    contents = {'epoch': 3, 'arch': 'resnet8', 'state_dict': state, 'best_prec1': torch.tensor(7.0), 'optimizer': {}}
+    torch.save(contents, tmp_path / 'model_best.pth.tar')
+    return net
+
+
+def test_convert_writes_an_export(run_cli, dhm_file):
+    code, out, err = run_cli('convert', 'model_best.pth.tar', 'w.safetensors', '--mean', '0.4', '0.5', '0.6')
+    assert code == 0, err
+    assert 'w.safetensors: cifar_resnet8' in out
+    with open('w.json') as file:
+        card = json.load(file)
+    assert card['arch'] == 'cifar_resnet8'
+    assert card['model_args'] == {'num_classes': 12, 'in_chans': 3, 'shortcut': 'pad'}
+    assert (card['design'], card['method']) == ('dks', None)
+    assert card['data']['mean'] == [0.4, 0.5, 0.6]
+    assert card['data']['std'] == [0.2675, 0.2565, 0.2761]
+    assert card['source']['file'] == 'model_best.pth.tar'
+    assert card['num_params'] == sum(p.numel() for p in dhm_file.backbone.parameters())
+    model, transform = dkszoo.load('w.safetensors')
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(model(x), dhm_file.backbone(x))
+    assert transform(torchvision.transforms.functional.to_pil_image(torch.rand(3, 40, 40))).shape == (3, 32, 32)
+    code, out, err = run_cli('validate', '--checkpoint', 'w.safetensors', '--dataset', 'digits')
+    assert code == 0, err
+    assert json.loads(out.splitlines()[-1])['images'] == 359
+    code, _, err = run_cli('convert', 'w.safetensors', 'again.safetensors', '--model', 'cifar_resnet8')
+    assert code == 0, err
+    with open('again.json') as file:
+        again = json.load(file)
+    for key in ('data', 'design', 'model_args', 'sha256', 'num_params', 'flops'):
+        assert again[key] == card[key]
+
+
+def test_convert_of_other_channels(run_cli, tmp_path):
+    model = dkszoo.create_model('cifar_resnet8', num_classes=4, in_chans=1)
+    torch.save(model.state_dict(), tmp_path / 'gray.pth')
+    assert run_cli('convert', 'gray.pth', 'gray.safetensors')[0] == 0
+    with open('gray.json') as file:
+        data = json.load(file)['data']
+    assert data['input_size'] == [1, 32, 32]
+    assert data['mean'] == [pytest.approx((0.5071 + 0.4867 + 0.4408) / 3)]
+    code, _, err = run_cli('convert', 'gray.pth', 'gray.safetensors', '--mean', '0.1', '0.2')
+    assert (code, 'takes 1 channels' in err) == (2, True)
+
+
+def test_mistakes(run_cli, tmp_path, dhm_file):
+    for argv, says in (
+        (('nothing.pth', 'w.safetensors'), 'no checkpoint file'),
+        (('model_best.pth.tar', 'w.pth'), 'must be named *.safetensors'),
+        (('model_best.pth.tar', 'no/w.safetensors'), 'cannot write into folder'),
+        (('model_best.pth.tar', 'w.safetensors', '--model', 'cifar_resnet20'), 'does not fit cifar_resnet20: it lacks'),
+        (('model_best.pth.tar', 'w.safetensors', '--model', 'cifar_resnet7'), 'did you mean'),
+    ):
+        code, _, err = run_cli('convert', *argv)
+        assert code == 2
+        assert err.splitlines()[-1].startswith('dkszoo: error: ')
+        assert says in err.splitlines()[-1]
+    assert not list(tmp_path.glob('*w*.safetensors*'))
+    argv = ['train', '--dataset', 'digits', '--model', 'cifar_resnet8', '--num-classes', '12', '--in-chans', '3']
+    code, _, err = run_cli(*argv, '--epochs', '1', '--initial-checkpoint', 'model_best.pth.tar')
+    assert (code, 'add --model-kwargs shortcut=pad' in err.splitlines()[-1]) == (2, True)
+
+
+def test_models_lists_sizes(run_cli):
+    code, out, _ = run_cli('models', 'wrn16_2', '--csv')
+    assert code == 0
+    (row,) = csv.DictReader(io.StringIO(out))
+    assert row['name'] == 'cifar_wrn16_2'
+    assert (int(row['num_params']), int(row['macs'])) == (703_284, 101_118_464)  # the fixtures' count
+    assert row['input_size'] == '3x32x32'
+    assert row['designs'].split()[0] == 'dks'
+    code, out, _ = run_cli('models', 'cifar_wrn16_*')
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ['cifar_wrn16_1', 'cifar_wrn16_2']
+    assert '703,284' in out
+    code, _, err = run_cli('models', 'nonsense')
+    assert (code, "no model of dkszoo fits 'nonsense'" in err) == (2, True)
