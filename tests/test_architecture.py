@@ -21,7 +21,17 @@ MAY_IMPORT = {
 MAY_IMPORT['papers'] = set(MAY_IMPORT)
 MAY_IMPORT['cli'] = set(MAY_IMPORT) | {'papers'}
 LEAVES = {'losses': {'torch'}, 'models': {'torch', 'timm'}, 'branches': {'torch', 'timm'}}
-STDLIB_AND_DEPENDENCIES = {'torch', 'torchvision', 'timm', 'safetensors', 'huggingface_hub', 'yaml', 'tqdm', 'numpy', 'PIL'}
+STDLIB_AND_DEPENDENCIES = {
+    'torch',
+    'torchvision',
+    'timm',
+    'safetensors',
+    'huggingface_hub',
+    'yaml',
+    'tqdm',
+    'numpy',
+    'PIL',
+}
 OPTIONAL = {'sklearn', 'matplotlib', 'onnx', 'onnxscript', 'onnxruntime', 'tensorboard', 'wandb'}
 
 
@@ -63,10 +73,11 @@ def test_imports(room):
 
 
 def test_no_file_is_over_250_lines():
-    tables = {'facts.py'}
     for path in PACKAGE.rglob('*.py'):
-        if path.name not in tables and 'tables' not in path.parts:
-            assert len(path.read_text().splitlines()) <= 250, path
+        code = path.read_text()
+        if path.parent.name == 'models':  # default_cfgs and the entry points after it are a table
+            code = code.partition('\ndefault_cfgs = ')[0]
+        assert len(code.splitlines()) <= 250, path
 
 
 def test_setup_cfg_repeats_nothing_of_pyproject():
