@@ -35,7 +35,7 @@ def cifar_cfg(**kwargs) -> dict:
 
 
 def init_convs(module: nn.Module) -> None:
-    """Convolutions normal with variance 2 / (k k out_chs), biases 0: the rule of all the public CIFAR code but one."""
+    """Convolutions normal with variance 2 / (k k out_chs), biases 0: the rule of most public CIFAR code."""
     for m in module.modules():
         if isinstance(m, nn.Conv2d):
             nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')

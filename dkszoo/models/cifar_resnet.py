@@ -8,7 +8,8 @@ The `x4` networks are RepDistiller's: a stem of 32 channels and stages of 64, 12
 `ResNet50`; BYOT's ResNet-18 is the same network). SemCKD's `ResNet18` and `ResNet50` are others: 7x7 stem, max-pool.
 
 Initialisation: convolutions kaiming normal (fan out), batch norms 1 and 0, classifier torch's default, as RepDistiller
-has it. Keys are those of torchvision's ResNet.
+and DHM have it. The exception is `cifar_resnet1202`: the last norm of each of its blocks starts at 0, without which the
+untrained network overflows in eval mode (600 blocks double the variance each). Keys are those of torchvision's ResNet.
 """
 
 import torch
@@ -101,6 +102,7 @@ class CifarResNet(CifarNet):
         channels: Planes of each stage.
         stem_chs: Channels of the 3x3 stem.
         shortcut: 'projection' (1x1 convolution and norm where the shape changes) or 'pad' (parameter-free).
+        zero_init_last: Start the last norm of every block at 0, so that the block starts as its shortcut.
         num_classes: Classes; 0 leaves the classifier out.
         in_chans: Image channels.
         global_pool: timm's pooling name.
@@ -116,6 +118,7 @@ class CifarResNet(CifarNet):
         channels: tuple[int, ...] = (16, 32, 64),
         stem_chs: int = 16,
         shortcut: str = 'projection',
+        zero_init_last: bool = False,
         num_classes: int = 100,
         in_chans: int = 3,
         global_pool: str = 'avg',
@@ -128,6 +131,7 @@ class CifarResNet(CifarNet):
             raise ValueError(f"shortcut must be 'projection' or 'pad', got {shortcut!r}")
         dd = dict(device=device, dtype=dtype)
         self.block, self.shortcut, self.channels = block, shortcut, channels
+        self.zero_init_last = zero_init_last
         self.in_chans = in_chans
         self.stage_depths = tuple(layers)
 
@@ -150,6 +154,9 @@ class CifarResNet(CifarNet):
             in_chs = planes * self.block.expansion
         stage = nn.Sequential(*blocks)
         init_convs(stage)
+        if self.zero_init_last:
+            for block in blocks:
+                nn.init.zeros_((block.bn3 if isinstance(block, Bottleneck) else block.bn2).weight)
         return stage, in_chs
 
     def forward_stem(self, x: torch.Tensor) -> torch.Tensor:
@@ -240,7 +247,7 @@ def cifar_resnet110(pretrained: bool = False, **kwargs) -> CifarResNet:
 @register_model
 def cifar_resnet1202(pretrained: bool = False, **kwargs) -> CifarResNet:
     """ResNet-1202 for 32x32 images."""
-    return _create_cifar_resnet('cifar_resnet1202', pretrained, **dict(_basic(1202), **kwargs))
+    return _create_cifar_resnet('cifar_resnet1202', pretrained, **dict(_basic(1202, zero_init_last=True), **kwargs))
 
 
 @register_model

@@ -38,6 +38,7 @@ class CifarVGG(CifarNet):
 
     Args:
         layers: Convolutions of each of the four stages.
+        channels: Their widths.
         num_classes: Classes; 0 leaves the classifier out.
         in_chans: Image channels.
         global_pool: timm's pooling name.
@@ -47,11 +48,11 @@ class CifarVGG(CifarNet):
     """
 
     _stem_keys = r'^layer1\.0'
-    channels = (64, 128, 256, 512)
 
     def __init__(
         self,
         layers: tuple[int, int, int, int],
+        channels: tuple[int, int, int, int] = (64, 128, 256, 512),
         num_classes: int = 100,
         in_chans: int = 3,
         global_pool: str = 'avg',
@@ -63,6 +64,7 @@ class CifarVGG(CifarNet):
         self._asked = dict(device=device, dtype=dtype)
         self.in_chans = in_chans
         self.stage_depths = tuple(layers)
+        self.channels = channels
 
         chs = self._init_stages(in_chans, (1, 2, 4, 8))
         self._init_head(chs, num_classes, global_pool, drop_rate)

@@ -29,8 +29,9 @@ class PreActBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(out_chs, **dd)
         self.act2 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(out_chs, out_chs, 3, 1, 1, bias=False, **dd)
-        # Where only the stride changes (never in these networks) the reference has an identity and would fail too.
-        self.shortcut = nn.Conv2d(in_chs, out_chs, 1, stride, bias=False, **dd) if in_chs != out_chs else None
+        # The stride alone never changes in these networks, but it does in their branches of other widths.
+        changes = in_chs != out_chs or stride != 1
+        self.shortcut = nn.Conv2d(in_chs, out_chs, 1, stride, bias=False, **dd) if changes else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.act1(self.bn1(x))

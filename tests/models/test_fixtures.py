@@ -128,7 +128,8 @@ def test_torchvision_keys(depth):
     with torch.device('meta'):
         theirs = getattr(torchvision.models, f'resnet{depth}')()
     ours = zoo.meta(f'dks_resnet{depth}')
-    assert [(k, v.shape) for k, v in ours.state_dict().items()] == [(k, v.shape) for k, v in theirs.state_dict().items()]
+    entries = [[(key, value.shape) for key, value in model.state_dict().items()] for model in (ours, theirs)]
+    assert entries[0] == entries[1]
 
 
 @pytest.mark.parametrize('depth', [18, 50])

@@ -8,6 +8,7 @@ import torch
 import zoo
 from timm.models import get_notrace_functions, get_notrace_modules
 from torch import nn
+from torch.nn import functional as F
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 
@@ -80,16 +81,14 @@ def test_pretrained_weights_adapt(name, tmp_path):
 
     x = zoo.images(name, chans=1)
     zoo.assert_near(load(in_chans=1)(x), model(x.expand(-1, 3, -1, -1)), 1e-5)
-    four = load(in_chans=4)
-    x = zoo.images(name, chans=4)
+    four = load(in_chans=4, num_classes=5)
     assert four.in_chans == 4
-    key = f'{model.default_cfg["first_conv"]}.weight'
-    own = model.state_dict()[key]
-    torch.testing.assert_close(four.state_dict()[key], torch.cat([own, own[:, :1]], 1) * 0.75)
-    assert four(x).shape == (2, model.num_classes)
-    fewer, x = load(num_classes=5), zoo.images(name)
-    assert fewer(x).shape == (2, 5)
-    assert torch.equal(fewer.forward_features(x), model.forward_features(x))
+    assert four(zoo.images(name, chans=4)).shape == (2, 5)
+    first_conv, classifier = (f'{model.default_cfg[key]}.weight' for key in ('first_conv', 'classifier'))
+    own, adapted = model.state_dict(), four.state_dict()
+    torch.testing.assert_close(adapted[first_conv], torch.cat([own[first_conv], own[first_conv][:, :1]], 1) * 0.75)
+    assert all(torch.equal(adapted[key], own[key]) for key in own if key not in (first_conv, classifier, 'fc.bias'))
+    x = zoo.images(name)
     assert torch.equal(load()(x), model(x))
 
 
@@ -113,7 +112,7 @@ def test_bfloat16(name):
     expected = model(x)
     logits = model.to(torch.bfloat16)(x.to(torch.bfloat16))
     assert logits.dtype == torch.bfloat16
-    zoo.assert_near(logits, expected, 0.1)
+    assert F.cosine_similarity(logits.float(), expected).min() > 0.95
 
 
 @pytest.mark.parametrize('name', zoo.LIGHT)

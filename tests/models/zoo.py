@@ -9,7 +9,9 @@ from torch import nn
 
 import dkszoo.models
 
-# Networks above either cap are built and counted on the meta device only; the others also run on real numbers.
+# Every network is built, configured and counted, and its head is tried. Those up to MAX_META_CONVS convolutions also
+# run on the meta device in every test of structure, and those up to both other caps on real numbers.
+MAX_META_CONVS = 300
 MAX_CONVS = 100
 MAX_PARAMS = 12e6
 
@@ -36,6 +38,7 @@ def num_convs(name):
     return sum(isinstance(m, nn.Conv2d) for m in _meta(name).modules())
 
 
+RUNNABLE = [n for n in NAMES if num_convs(n) <= MAX_META_CONVS]
 LIGHT = [n for n in NAMES if num_convs(n) <= MAX_CONVS and num_params(_meta(n)) <= MAX_PARAMS]
 SMALLEST = [min(names, key=num_convs) for names in FAMILIES.values()]
 
