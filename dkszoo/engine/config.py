@@ -21,7 +21,9 @@ class ModelSettings:
     drop: float = setting(0.0, 'dropout before the classifiers')
     drop_path: float | None = setting(None, 'stochastic depth, for models that have it')
     model_kwargs: dict | None = setting(None, 'further arguments of the model', metavar='KEY=VALUE')
-    branches: str = setting('', "branch design, or 'none' (default: the method's)")
+    branches: str | dict = setting(
+        '', "branch design, a YAML file with one's own, or 'none' (default: the method's)", metavar='NAME_OR_FILE'
+    )
     taps: tuple | None = setting(None, 'where branches leave: feature indices or module names', metavar='T[,T]')
     grad_checkpointing: bool = setting(False, 'recompute blocks in the backward pass to save memory')
 
@@ -30,6 +32,12 @@ class ModelSettings:
 class MethodSettings:
     method: str = setting('dks', 'how the heads learn', metavar='METHOD')
     smoothing: float = setting(0.0, 'label smoothing')
+    bce_loss: bool = setting(False, 'binary cross-entropy instead of cross-entropy')
+    kd_model_name: str = setting('', 'the teacher: a dkszoo or timm model, pretrained unless a checkpoint is given')
+    kd_checkpoint: str = setting('', "the teacher's weights, of any format that can be read", metavar='FILE')
+    kd_dtype: str | None = setting(
+        None, "type the teacher computes in (default: the student's)", choices=('float32', 'float16', 'bfloat16')
+    )
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,8 @@ class DataSettings:
     train_num_samples: int | None = setting(None, 'train on this many images, a fixed subset balanced over the classes')
     val_split: float = setting(0.1, 'share of the training set held out to choose the best epoch; 0: none')
     best_on: str = setting('val', 'what the best epoch is chosen on', choices=('val', 'test'))
+    label_noise: float = setting(0.0, 'share of the training labels that are made wrong')
+    noise_seed: int = setting(0, 'seed of the wrong labels')
     batch_size: int = setting(64, 'samples a step and process', short='-b')
     validation_batch_size: int = setting(256, 'samples a step in evaluation')
     loader: str = setting(
@@ -69,6 +79,8 @@ class OptimSettings:
     weight_decay: float = setting(5e-4, 'weight decay')
     filter_bias_and_bn: bool = setting(False, 'no weight decay on biases and norms')
     layer_decay: float | None = setting(None, 'layer-wise learning-rate decay')
+    branch_lr_scale: float = setting(1.0, "factor on the learning rate of all that is not the backbone's")
+    branch_warmup_epochs: int = setting(0, 'epochs in which that factor rises from 0')
     sched: str = setting('cosine', "timm's schedule name")
     decay_milestones: tuple[int, ...] = setting((60, 120, 160), 'epochs of the drops (multistep)', metavar='E[,E]')
     decay_epochs: float = setting(90.0, 'epochs between drops (step)')
@@ -126,11 +138,17 @@ class TrainConfig(RunSettings, OptimSettings, DataSettings, LossSettings, Method
         for name in ('workers', 'recovery_interval', 'lr', 'weight_decay', 'warmup_epochs', 'smoothing', 'cutout'):
             if getattr(self, name) < 0:
                 raise ValueError(f'{flag(name)} must not be negative, got {getattr(self, name)}')
+        if self.branch_lr_scale <= 0:
+            raise ValueError(f'--branch-lr-scale must be above 0, got {self.branch_lr_scale}')
+        if self.branch_warmup_epochs < 0:
+            raise ValueError(f'--branch-warmup-epochs must not be negative, got {self.branch_warmup_epochs}')
         if self.pad is not None and self.pad < 0:
             raise ValueError(f'--pad must not be negative, got {self.pad}')
         for name in ('hflip', 'reprob'):
             if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise ValueError(f'{flag(name)} is a probability from 0 to 1, got {getattr(self, name)}')
+        if not 0 <= self.label_noise <= 1:
+            raise ValueError(f'--label-noise is a share from 0 to 1, got {self.label_noise}')
         if not 0 <= self.val_split < 1:
             raise ValueError(f'--val-split must be at least 0 and below 1, got {self.val_split}')
         if self.val_split == 0 and self.best_on == 'val':
@@ -140,6 +158,7 @@ class TrainConfig(RunSettings, OptimSettings, DataSettings, LossSettings, Method
             if choices and value is not None and value not in choices:
                 near = difflib.get_close_matches(str(value), choices, 1)
                 raise ValueError(f'{flag(field.name)} {value!r} is unknown (choose {" or ".join(near or choices)})')
+        self.loss_settings()
 
     def loss_settings(self) -> dict:
         """The fields of `LossSettings` that were given."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 from timm.utils import update_summary
 
+from dkszoo.data import Flip
 from dkszoo.weights import write_durably, write_text
 
 from .config import TrainConfig, flag
@@ -18,7 +19,8 @@ from .setup import open_data
 
 _logger = logging.getLogger(__name__)
 
-RECORDS = ('run.json', 'summary.csv', 'log.jsonl', 'curves.png', 'args.yaml')
+FLIPS = 'label_noise.csv'
+RECORDS = ('run.json', 'summary.csv', 'log.jsonl', 'curves.png', FLIPS, 'args.yaml')
 LEFTOVER = re.compile(rf'\.({"|".join(map(re.escape, RECORDS))}|.*\.pth\.tar)\..*\.tmp')
 
 
@@ -145,6 +147,11 @@ class RunFolder:
         if path.exists():
             lines = path.read_text(encoding='utf-8', errors='replace').splitlines(keepends=True)
             write_text(path, ''.join(line for line in lines if logged_epoch(line) < epoch))
+
+    def write_flips(self, flips: list[Flip]) -> None:
+        """label_noise.csv: the labels that were made wrong (index in the training set, old and new class)."""
+        rows = [','.join(Flip._fields), *(','.join(map(str, flip)) for flip in flips)]
+        write_text(self.path / FLIPS, '\n'.join(rows) + '\n')
 
     def write_summary(self, history: list[dict]) -> None:
         """summary.csv, whole, from one row an epoch (epoch, lr, train, eval); timm's columns, no times."""

@@ -14,6 +14,7 @@ import torchvision
 
 import dkszoo
 from dkszoo.data import class_targets
+from dkszoo.weights import sha256
 
 from .setup import Data, Setup
 
@@ -82,6 +83,8 @@ def start_record(setup: Setup, argv: list[str], started: str) -> dict:
         'train_images': len(setup.data.train),
         'val_images': len(setup.data.val) if setup.data.val is not None else 0,
         'test_images': len(setup.data.test),
+        'wrong_labels': len(setup.data.flips),
+        'kd_checkpoint_sha256': sha256(setup.config.kd_checkpoint) if setup.config.kd_checkpoint else None,
         'best_on': setup.config.best_on,
         'started': started,
     }

@@ -4,6 +4,8 @@ import dataclasses
 import logging
 from datetime import datetime, timezone
 
+from dkszoo.branches import cost
+
 from .checkpoint import LAST, read_checkpoint, state_hash
 from .config import TrainConfig
 from .curves import draw_curves
@@ -66,6 +68,8 @@ def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
         folder.check_settings(config)
         return Run(config, folder, record, None, is_main=world.is_main)
     setup = build(config, data, world)
+    if world.is_main:
+        log_cost(setup)
     trainer = Trainer(setup, folder, stop)
     new = not folder.path.exists()
     try:
@@ -75,6 +79,8 @@ def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
         trainer.resume()
         if world.is_main:
             folder.claim(config, new)
+            if data.flips:
+                folder.write_flips(data.flips)
             trainer.settle()
             record = begin_record(folder, setup, argv)
     except BaseException:
@@ -91,6 +97,17 @@ def begin_record(folder: RunFolder, setup: Setup, argv: list[str]) -> dict:
     if not record:
         folder.write_record(here)
     return record or here
+
+
+def log_cost(setup: Setup) -> None:
+    """Say what the network and its branches cost, before anything is spent."""
+    config = setup.config
+    try:
+        lines = cost(setup.task.get_net(), img_size=config.img_size, batch_size=config.batch_size).lines()
+    except ValueError as error:  # no reason not to train
+        lines = [f'cost: not known ({error})']
+    for line in lines:
+        _logger.info('%s', line)
 
 
 def execute(run: Run) -> dict:

@@ -8,15 +8,13 @@ import timm
 import torch
 from timm.data import Mixup
 from timm.loss import create_classification_loss
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
 from timm.utils import NativeScaler
-from torch import nn
 from torch.utils.data import Dataset
 
 from dkszoo.branches import DeeplySupervised, attach_branches
 from dkszoo.data import (
     Augmentation,
+    Flip,
     MemoryLoader,
     StreamSampler,
     View,
@@ -24,6 +22,7 @@ from dkszoo.data import (
     choose_loader,
     class_names,
     class_targets,
+    corrupt_labels,
     data_facts,
     open_dataset,
     pixel_transform,
@@ -32,11 +31,13 @@ from dkszoo.data import (
     stream_loader,
     train_transform,
 )
-from dkszoo.tasks import DeepSupervisionTask, get_method
+from dkszoo.tasks import DeepSupervisionTask, LossSettings, get_method
 
 from .config import TrainConfig
-from .create import check_name, create_model
+from .create import check_name, create_model, read_design, weights_for
+from .optim import build_optimizer, build_scheduler
 from .rng import seed_all
+from .teacher import build_teacher
 from .world import World
 
 _logger = logging.getLogger(__name__)
@@ -44,12 +45,21 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Data:
-    """The parts of the data set; `val` is None where nothing was held out."""
+    """The parts of the data set.
+
+    Attributes:
+        train: What is trained on.
+        val: What was held out of it; None: nothing.
+        test: The test set.
+        classes: Names of the classes, where known.
+        flips: The training labels that were made wrong.
+    """
 
     train: View
     val: View | None
     test: View
     classes: list[str] | None
+    flips: list[Flip] = dataclasses.field(default_factory=list)
 
 
 @dataclass
@@ -104,7 +114,6 @@ def fit_data(config: TrainConfig, train: Dataset, test: Dataset) -> tuple[TrainC
     for key, value in stats.items():
         if len(value) != in_chans:
             raise ValueError(f'--{key} has {len(value)} values for {in_chans} channels')
-    method = get_method(config.method)
     config = dataclasses.replace(
         config,
         num_classes=num_classes,
@@ -112,7 +121,7 @@ def fit_data(config: TrainConfig, train: Dataset, test: Dataset) -> tuple[TrainC
         crop_pct=config.crop_pct or (1.0 if img_size <= 64 else cfg.get('crop_pct', 0.875)),
         pad=facts.pad if config.pad is None else config.pad,
         hflip=facts.hflip if config.hflip is None else config.hflip,
-        branches=config.branches or method.design or 'none',
+        branches=read_design(config.branches or default_branches(config)),
         **stats,
     )
     mode, targets = 'L' if in_chans == 1 else 'RGB', class_targets(train)
@@ -121,8 +130,19 @@ def fit_data(config: TrainConfig, train: Dataset, test: Dataset) -> tuple[TrainC
         kept = balanced_subset(kept, targets, config.train_num_samples)
     val = View(train, held, mode) if held else None
     data = Data(View(train, kept, mode), val, View(test, None, mode), classes)
+    if config.label_noise:
+        targets = [int(train[i][1]) for i in kept] if targets is None else [targets[i] for i in kept]
+        labels = corrupt_labels(targets, config.label_noise, len(classes or ()) or num_classes, config.noise_seed, kept)
+        data.train.targets, flips = labels
+        data = dataclasses.replace(data, flips=flips)
     loader = choose_loader(config.loader, data.train, img_size, in_chans, config.pad, config.aa)
     return dataclasses.replace(config, loader=loader), data
+
+
+def default_branches(config: TrainConfig) -> str:
+    """The branch design when none was asked for: the method's, where its settings need branches at all."""
+    method = get_method(config.method)
+    return method.design or 'auto' if method.needs_branches(LossSettings(**config.loss_settings())) else 'none'
 
 
 def fit_channels(values: tuple, in_chans: int) -> tuple[float, ...]:
@@ -147,13 +167,13 @@ def build_net(config: TrainConfig, pretrained: bool = False) -> DeeplySupervised
     Raises:
         ValueError: The model does not take these arguments, cannot carry the branches, or its weights cannot be had.
     """
-    checkpoint = config.initial_checkpoint if pretrained else ''
+    checkpoint, arguments = config.initial_checkpoint if pretrained else '', model_arguments(config)
     try:
+        if checkpoint and (needed := weights_for(config.model, checkpoint, arguments)[1]):
+            needed = ' '.join(f'{key}={value}' for key, value in needed.items())
+            raise ValueError(f'--initial-checkpoint is of a {config.model} with {needed} (add --model-kwargs {needed})')
         model = create_model(
-            config.model,
-            pretrained=pretrained and config.pretrained,
-            checkpoint_path=checkpoint,
-            **model_arguments(config),
+            config.model, pretrained=pretrained and config.pretrained, checkpoint_path=checkpoint, **arguments
         )
     except (TypeError, RuntimeError, OSError) as error:
         raise ValueError(f'cannot make model {config.model!r}: {error}') from error
@@ -168,28 +188,22 @@ def build(config: TrainConfig, data: Data, world: World) -> Setup:
     """Make everything but the run folder. Seeds all generators: the initial weights follow from `config.seed`."""
     seed_all(config.seed)
     net = build_net(config, pretrained=True)
-    seed_all(config.seed + 1 + world.rank)  # what is drawn in training: dropout
     if config.grad_checkpointing:
         net.set_grad_checkpointing()
     net.to(world.device, memory_format=torch.channels_last if config.channels_last else torch.preserve_format)
     mixup = None
     if config.mixup > 0 or config.cutmix > 0:
         mixup = Mixup(config.mixup, config.cutmix, label_smoothing=config.smoothing, num_classes=config.num_classes)
-    criterion = create_classification_loss(smoothing=config.smoothing, soft_targets=mixup is not None)
-    task = DeepSupervisionTask(net, config.method, criterion, device=world.device, **config.loss_settings())
+    criterion = create_classification_loss(
+        'bce' if config.bce_loss else None, smoothing=config.smoothing, soft_targets=mixup is not None
+    )
+    teacher = build_teacher(config, world.device)
+    seed_all(config.seed)  # the terms' parameters do not depend on the teacher
+    task = DeepSupervisionTask(net, config.method, criterion, teacher, world.device, **config.loss_settings())
+    seed_all(config.seed + 1 + world.rank)  # what is drawn in training: dropout
     trainable = task.get_trainable_module()
     optimizer = build_optimizer(config, trainable)
-    scheduler, _ = create_scheduler_v2(
-        optimizer,
-        sched=config.sched,
-        num_epochs=config.epochs,
-        decay_epochs=config.decay_epochs,
-        decay_milestones=list(config.decay_milestones),
-        decay_rate=config.decay_rate,
-        min_lr=config.min_lr,
-        warmup_lr=config.warmup_lr,
-        warmup_epochs=config.warmup_epochs,
-    )
+    scheduler = build_scheduler(config, optimizer)
     if config.model_ema:
         task.setup_ema(decay=config.model_ema_decay)
     if config.torchcompile:
@@ -199,26 +213,6 @@ def build(config: TrainConfig, data: Data, world: World) -> Setup:
     sampler, loader = train_stream(config, data.train, world)
     scaler = NativeScaler(device=world.device.type) if config.amp and config.amp_dtype == 'float16' else None
     return Setup(config, world, data, task, optimizer, scheduler, scaler, sampler, loader, mixup)
-
-
-def build_optimizer(config: TrainConfig, trainable: nn.Module) -> torch.optim.Optimizer:
-    """timm's optimizer over everything that trains.
-
-    Raises:
-        ValueError: timm knows no optimizer of that name.
-    """
-    try:
-        return create_optimizer_v2(
-            trainable,
-            opt=config.opt,
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            momentum=config.momentum,
-            filter_bias_and_bn=config.filter_bias_and_bn,
-            layer_decay=config.layer_decay,
-        )
-    except (ValueError, AssertionError, TypeError) as error:
-        raise ValueError(f'cannot make optimizer {config.opt!r}: {error}') from error
 
 
 def train_stream(config: TrainConfig, view: View, world: World):

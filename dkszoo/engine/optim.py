@@ -1,0 +1,117 @@
+"""Optimizer and learning-rate schedule, by timm's names."""
+
+import torch
+from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from torch import nn
+
+from .config import TrainConfig
+
+
+def build_optimizer(config: TrainConfig, trainable: nn.Module) -> torch.optim.Optimizer:
+    """timm's optimizer over everything that trains.
+
+    Raises:
+        ValueError: timm knows no optimizer of that name.
+    """
+    try:
+        return create_optimizer_v2(
+            trainable,
+            opt=config.opt,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+            filter_bias_and_bn=config.filter_bias_and_bn,
+            layer_decay=config.layer_decay,
+            param_group_fn=BranchGroups(config) if branches_differ(config) else None,
+        )
+    except (ValueError, AssertionError, TypeError) as error:
+        raise ValueError(f'cannot make optimizer {config.opt!r}: {error}') from error
+
+
+def branches_differ(config: TrainConfig) -> bool:
+    """Whether the branches have a learning rate of their own."""
+    return config.branch_lr_scale != 1.0 or config.branch_warmup_epochs > 0
+
+
+class BranchGroups:
+    """timm's parameter groups, those that hold parameters of the backbone and others in two.
+
+    Args:
+        config: The settings of the run.
+    """
+
+    def __init__(self, config: TrainConfig):
+        self.config = config
+
+    def __call__(self, trainable: nn.Module) -> list[dict]:
+        config = self.config
+        common = dict(
+            weight_decay=config.weight_decay,
+            weight_decay_exclude_1d=config.filter_bias_and_bn,
+            no_weight_decay_list=trainable.no_weight_decay(),
+        )
+        if config.layer_decay is not None:
+            groups = param_groups_layer_decay(trainable, layer_decay=config.layer_decay, **common)
+        else:
+            groups = param_groups_weight_decay(trainable, **common)
+        backbone = {id(p) for p in trainable.net.backbone.parameters()}
+        split = []
+        for group in groups:
+            for is_branch in (False, True):
+                members = [p for p in group['params'] if (id(p) not in backbone) == is_branch]
+                if members:
+                    split.append({**group, 'params': members, 'branch': is_branch})
+        return split
+
+
+class BranchSchedule:
+    """A schedule in which all that is not the backbone's has a factor of its own, with a warm-up.
+
+    In epoch t of a warm-up of n epochs, from 0, the factor is (t + 1) / (n + 1) of what it is afterwards. It goes into
+    `lr_scale` of the parameter groups, which timm's schedules multiply by, on top of what layer decay has put there.
+
+    Args:
+        optimizer: Made with `BranchGroups`.
+        schedule: timm's schedule; None for a constant rate.
+        config: The settings of the run.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, schedule: Scheduler | None, config: TrainConfig):
+        self.optimizer, self.schedule, self.config = optimizer, schedule, config
+        self.scales = [group.get('lr_scale', 1.0) for group in optimizer.param_groups]
+
+    def step(self, epoch: int) -> None:
+        """Set the rates of an epoch."""
+        config = self.config
+        factor = config.branch_lr_scale * min(1.0, (epoch + 1) / (config.branch_warmup_epochs + 1))
+        for group, scale in zip(self.optimizer.param_groups, self.scales, strict=True):
+            group['lr_scale'] = scale * factor if group['branch'] else scale
+            if self.schedule is None:
+                group['lr'] = config.lr * group['lr_scale']
+        if self.schedule is not None:
+            self.schedule.step(epoch)
+
+    def state_dict(self) -> dict:
+        return {} if self.schedule is None else self.schedule.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state)
+
+
+def build_scheduler(config: TrainConfig, optimizer: torch.optim.Optimizer) -> Scheduler | BranchSchedule | None:
+    """timm's schedule, stepped by the epoch; None for a constant rate."""
+    schedule = create_scheduler_v2(
+        optimizer,
+        sched=config.sched,
+        num_epochs=config.epochs,
+        decay_epochs=config.decay_epochs,
+        decay_milestones=list(config.decay_milestones),
+        decay_rate=config.decay_rate,
+        min_lr=config.min_lr,
+        warmup_lr=config.warmup_lr,
+        warmup_epochs=config.warmup_epochs,
+    )[0]
+    return BranchSchedule(optimizer, schedule, config) if branches_differ(config) else schedule

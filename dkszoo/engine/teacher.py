@@ -1,0 +1,110 @@
+"""The teacher a run's settings name."""
+
+import argparse
+import logging
+
+import timm
+import torch
+from torch import nn
+
+from dkszoo.tasks import Teacher, get_method
+from dkszoo.weights import convert, load_strictly
+from dkszoo.weights.convert import read_any
+
+from .config import TrainConfig
+from .create import check_name, create_model
+
+_logger = logging.getLogger(__name__)
+
+REMEDY = 'give --kd-checkpoint FILE of a teacher trained on this data set'
+
+
+def build_teacher(config: TrainConfig, device: torch.device) -> Teacher | None:
+    """The teacher, on the device; None for a method without one.
+
+    Raises:
+        ValueError: A teacher is missing or not wanted, its weights cannot be had, or it is of other classes, channels
+            or image size than the data.
+    """
+    named = config.kd_model_name or config.kd_checkpoint
+    if not get_method(config.method).uses_teacher:
+        if named:
+            raise ValueError(f'method {config.method!r} has no use for a teacher (try --method {config.method}+kd)')
+        return None
+    if not named:
+        raise ValueError(
+            f'method {config.method!r} needs a teacher (give --kd-model-name NAME, --kd-checkpoint FILE or both)'
+        )
+    if config.kd_checkpoint:
+        model, data = from_checkpoint(config)
+    else:
+        model, data = from_name(config)
+    cfg = getattr(model, 'pretrained_cfg', None) or {}
+    stats = {key: data.get(key) or cfg.get(key) for key in ('mean', 'std')}
+    if any(value is None or len(value) != config.in_chans for value in stats.values()):
+        stats = {'mean': config.mean, 'std': config.std}
+    _logger.info('teacher: %s, mean %s, std %s', cfg.get('architecture', named), *stats.values())
+    teacher = Teacher(
+        model,
+        stats['mean'],
+        stats['std'],
+        config.mean,
+        config.std,
+        (config.img_size, config.img_size),
+        getattr(torch, config.kd_dtype) if config.kd_dtype else None,
+    )
+    return teacher.to(device)
+
+
+def from_name(config: TrainConfig) -> tuple[nn.Module, dict]:
+    """A teacher with pretrained weights, and what is known of its data."""
+    name = config.kd_model_name
+    check_name(name)
+    cfg = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    cfg = cfg.to_dict() if cfg is not None else {}
+    data = {key: cfg.get(key) for key in ('input_size', 'mean', 'std')}
+    check_fit(config, name, cfg.get('num_classes'), data['input_size'])
+    try:
+        model = create_model(name, pretrained=True)
+    except (RuntimeError, TypeError, OSError) as error:
+        raise ValueError(f'cannot have the weights of teacher {name!r}: {error} ({REMEDY})') from error
+    check_fit(config, name, model.num_classes)
+    return model, data
+
+
+def from_checkpoint(config: TrainConfig) -> tuple[nn.Module, dict]:
+    """A teacher with the weights of a file, and what the file says of its data."""
+    path = config.kd_checkpoint
+    converted = convert(path, config.kd_model_name or None)
+    data = recorded_data(read_any(path))
+    model = create_model(converted.model, **converted.model_kwargs)
+    check_fit(config, path, model.num_classes, data.get('input_size') or (model.in_chans,))
+    load_strictly(model, converted.backbone, f'teacher {path!r}')
+    return model, data
+
+
+def recorded_data(contents: dict) -> dict:
+    """Input size, mean and std in a checkpoint of ours or of timm's train.py; empty where it does not say."""
+    own = contents.get('dkszoo')
+    if isinstance(own, dict):
+        return own.get('model', {}).get('data') or {}
+    args = contents.get('args')
+    args = vars(args) if isinstance(args, argparse.Namespace) else args if isinstance(args, dict) else {}
+    return {key: args.get(key) for key in ('input_size', 'mean', 'std')}
+
+
+def check_fit(config: TrainConfig, name: str, num_classes: int | None, input_size: tuple = ()) -> None:
+    """Refuse a teacher of other classes, channels or image size than the run's; what is not known passes."""
+    if num_classes is not None and num_classes != config.num_classes:
+        raise ValueError(f'teacher {name!r} has {num_classes} classes, the data {config.num_classes} ({REMEDY})')
+    in_chans, *size = input_size or (config.in_chans,)
+    if in_chans != config.in_chans:
+        raise ValueError(
+            f'teacher {name!r} takes {in_chans} channels, the images have {config.in_chans} '
+            f'(train with --in-chans {in_chans}, or {REMEDY})'
+        )
+    if size and size[-1] != config.img_size:
+        raise ValueError(
+            f'teacher {name!r} takes images of {size[-1]} px, training is at {config.img_size} px '
+            f'(train with --img-size {size[-1]}, or {REMEDY})'
+        )
