@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import timm
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import dkszoo
@@ -44,22 +45,24 @@ def main(argv: list[str]) -> int:
 
 
 def rows(names: list[str]) -> Iterator[dict]:
-    """What there is to say of each model: `COLUMNS`, several designs or tags with spaces between.
-
-    Parameters and MACs (multiply-adds of one image, in convolutions and linear layers) are those of the plain network
-    with as many classes as its name stands for.
-    """
+    """What there is to say of each model: `COLUMNS`, several designs or tags with spaces between."""
     for name in names:
         model = empty_model(name)
-        input_size = model.pretrained_cfg['input_size']
-        with FlopCounterMode(display=False) as counter:
-            model.eval()(torch.empty(1, *input_size, device='meta'))
-        tags = [tagged.partition('.')[2] for tagged in timm.list_pretrained(f'{name}.*')]
         yield {
             'name': name,
-            'num_params': sum(p.numel() for p in model.parameters()),
-            'macs': counter.get_total_flops() // 2,
-            'input_size': 'x'.join(map(str, input_size)),
+            **sizes(model),
             'designs': ' '.join(dkszoo.list_designs(model)),
-            'tags': ' '.join(tags),
+            'tags': ' '.join(tagged.partition('.')[2] for tagged in timm.list_pretrained(f'{name}.*')),
         }
+
+
+def sizes(model: nn.Module) -> dict:
+    """Parameters, MACs (multiply-adds of one image, in convolutions and linear layers) and input size of a model."""
+    input_size = model.pretrained_cfg['input_size']
+    with FlopCounterMode(display=False) as counter:
+        model.eval()(torch.empty(1, *input_size, device='meta'))
+    return {
+        'num_params': sum(p.numel() for p in model.parameters()),
+        'macs': counter.get_total_flops() // 2,
+        'input_size': 'x'.join(map(str, input_size)),
+    }

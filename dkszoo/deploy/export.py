@@ -89,7 +89,7 @@ def rebuild(contents: dict, source: str | os.PathLike, ema: bool) -> tuple[Deepl
     source = f'checkpoint {os.fspath(source)!r}'
     model = contents.get('dkszoo', {}).get('model') if isinstance(contents, dict) else None
     if not isinstance(model, dict):
-        raise ValueError(f'{source} is no training checkpoint of dkszoo (train.py writes them)')
+        raise ValueError(f'{source} is no training checkpoint of dkszoo (dkszoo convert reads those of others)')
     backbone = timm.create_model(model['arch'], **model['model_args'])
     load_strictly(backbone, backbone_state(contents, ema), source)
     if model['design'] is None:

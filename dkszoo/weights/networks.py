@@ -47,7 +47,7 @@ def find_networks(contents: dict) -> list[Network]:
     wrapper = next((key for key in WRAPPERS if isinstance(contents.get(key), dict)), None)
     given = on_cpu(contents if wrapper is None else contents[wrapper])
     if not given:
-        raise ValueError('it holds no state dict of tensors')
+        raise ValueError(f'it holds no state dict of tensors (its keys: {", ".join(map(str, list(contents)[:8]))})')
     state = strip_prefixes(given)
     if inner := [(name, part) for name in NETWORKS if (part := below(state, name))]:
         return [renamed(part, f'mdistiller checkpoint, {name}') for name, part in inner]
@@ -71,7 +71,8 @@ def own_network(contents: dict, model: dict) -> Network:
 
 def on_cpu(state: dict) -> State:
     """The tensors of a dict, without their history."""
-    return {key: value.detach().cpu() for key, value in state.items() if isinstance(value, torch.Tensor)}
+    named = ((key, value) for key, value in state.items() if isinstance(key, str) and isinstance(value, torch.Tensor))
+    return {key: value.detach().cpu() for key, value in named}
 
 
 def strip_prefixes(state: State) -> State:
@@ -114,5 +115,5 @@ def count_batches(state: State) -> State:
         filled[key] = value
         counter = key.removesuffix('running_var') + 'num_batches_tracked'
         if key.endswith('running_var') and counter not in state:
-            filled[counter] = torch.tensor(0)
+            filled[counter] = torch.tensor(0, device='cpu')
     return filled

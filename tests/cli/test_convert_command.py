@@ -1,7 +1,5 @@
-"""`dkszoo convert` and `dkszoo models`."""
+"""`dkszoo convert`."""
 
-import csv
-import io
 import json
 
 import pytest
@@ -84,18 +82,3 @@ def test_mistakes(run_cli, tmp_path, dhm_file):
     argv = ['train', '--dataset', 'digits', '--model', 'cifar_resnet8', '--num-classes', '12', '--in-chans', '3']
     code, _, err = run_cli(*argv, '--epochs', '1', '--initial-checkpoint', 'model_best.pth.tar')
     assert (code, 'add --model-kwargs shortcut=pad' in err.splitlines()[-1]) == (2, True)
-
-
-def test_models_lists_sizes(run_cli):
-    code, out, _ = run_cli('models', 'wrn16_2', '--csv')
-    assert code == 0
-    (row,) = csv.DictReader(io.StringIO(out))
-    assert row['name'] == 'cifar_wrn16_2'
-    assert (int(row['num_params']), int(row['macs'])) == (703_284, 101_118_464)  # the fixtures' count
-    assert row['input_size'] == '3x32x32'
-    assert row['designs'].split()[0] == 'dks'
-    code, out, _ = run_cli('models', 'cifar_wrn16_*')
-    assert [line.split()[0] for line in out.splitlines()[1:]] == ['cifar_wrn16_1', 'cifar_wrn16_2']
-    assert '703,284' in out
-    code, _, err = run_cli('models', 'nonsense')
-    assert (code, "no model of dkszoo fits 'nonsense'" in err) == (2, True)

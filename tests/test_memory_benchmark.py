@@ -1,0 +1,27 @@
+"""benchmarks/memory.py: gradient checkpointing changes the memory of a step, not the step."""
+
+import argparse
+import importlib.util
+import math
+from pathlib import Path
+
+import pytest
+
+_spec = importlib.util.spec_from_file_location(
+    'benchmarks_memory', Path(__file__).parents[1] / 'benchmarks' / 'memory.py'
+)
+memory = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(memory)
+
+
+def found(model, checkpointing, batch):
+    settings = dict(branches='dks', method='dks', threads=1)
+    return memory.measure(argparse.Namespace(model=model, checkpointing=checkpointing, batch=batch, **settings))
+
+
+@pytest.mark.parametrize('model', ['cifar_resnet8', pytest.param('cifar_resnet1202', marks=pytest.mark.slow)])
+def test_the_step_is_the_same(model):
+    off, on = (found(model, checkpointing, 3) for checkpointing in (False, True))
+    assert math.isfinite(off['loss'])
+    assert on['loss'] == pytest.approx(off['loss'], rel=1e-5)
+    assert off['peak'] >= off['before'] > 0
