@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 
 # Normalisation, (mean, std) of the channels in [0, 1], by the name our docs give it: --mean and --std choose another.
-# All but the first are of CIFAR-10's images, whatever they are used on.
+# Those named c10... are of CIFAR-10, whatever they are used on.
 NORMALISATION = {
-    'c100': ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),  # RepDistiller, SemCKD, mdistiller, HSAKD
+    'c100': (  # RepDistiller, SemCKD, mdistiller, HSAKD, Self-KD-Lib
+        (0.5071, 0.4867, 0.4408),
+        (0.2675, 0.2565, 0.2761),
+    ),
     'c10': ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),  # the same as c10b, rounded; our default for CIFAR-10
     'c10u8': (  # DKS, which gives them in gray levels; it normalises CIFAR-100 by them as well
         (125.3 / 255, 123.0 / 255, 113.9 / 255),
@@ -20,7 +23,6 @@ NORMALISATION = {
     'fashion_mnist': ((0.2860,), (0.3530,)),
     'kmnist': ((0.1918,), (0.3483,)),
     'digits': ((0.3052,), (0.3234,)),
-    'imagenet': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 
 

@@ -94,6 +94,8 @@ def test_targets_come_through_the_view():
     images, targets = read_pixels(Relabelled(base.base, [4, 2, 0]), pixel_transform(32, 'bilinear'))
     assert targets.tolist() == [9, 8, 9]
     assert torch.equal(images[1], torch.from_numpy(base.base.images[2]).permute(2, 0, 1))
+    base.targets = list(range(70))  # as label noise does it
+    assert read_pixels(base, pixel_transform(32, 'bilinear'))[1].tolist() == base.targets
 
 
 def config(dataset: str, data_dir, **kwargs) -> TrainConfig:
@@ -189,3 +191,22 @@ def test_train_num_samples(tmp_path, val_split):
     for count in (0, 401):
         with pytest.raises(ValueError, match=f'train on {count} of'):
             parts(count)
+
+
+@pytest.mark.gpu
+def test_on_cuda_the_same_bits_and_no_waiting():
+    device, samples = torch.device('cuda'), view()
+    pixels, targets = read_pixels(samples, pixel_transform(32, 'bilinear'))
+    loaders = [
+        MemoryLoader(pixels, targets, StreamSampler(70, 16, 3), FULL, (0.5,) * 3, (0.2,) * 3, where)
+        for where in (CPU, device)
+    ]
+    expected, iterator = batches(loaders[0], 0), iter(loaders[1])
+    result = [next(iterator)]
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        result += list(iterator)
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    assert result[0][0].device.type == 'cuda'
+    assert equal(expected, [(images.cpu(), targets.cpu()) for images, targets in result])
