@@ -1,6 +1,5 @@
 """Other people's checkpoints as exports."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch import nn
 
 import dkszoo
 from dkszoo.branches import DeeplySupervised
-from dkszoo.weights import Converted, identify, load_strictly, read_any, sha256, write_durably, write_text
+from dkszoo.weights import Converted, identify, load_strictly, read_any, sha256, write_card, write_durably
 
 from .export import check_target, verify
 
@@ -78,8 +77,7 @@ def convert_file(
         'dkszoo_version': dkszoo.__version__,
         **proof,
     }
-    write_text(out.with_suffix('.json'), json.dumps(card, indent=2) + '\n')
-    return card
+    return write_card(out, card)
 
 
 def data_settings(net: nn.Module, converted: Converted) -> dict:

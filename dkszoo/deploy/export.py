@@ -1,6 +1,5 @@
 """Export: strip the branches, prove that nothing changed, write."""
 
-import json
 import os
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import dkszoo
 import dkszoo.models
 from dkszoo.branches import DeeplySupervised, attach_branches, strip
-from dkszoo.weights import backbone_state, load_strictly, read_pickle, sha256, write_durably, write_text
+from dkszoo.weights import backbone_state, load_strictly, read_pickle, sha256, write_card, write_durably
 
 
 class VerificationFailed(Exception):
@@ -57,8 +56,7 @@ def export(checkpoint: str | os.PathLike, out: str | os.PathLike, ema: bool = Tr
         'dkszoo_version': dkszoo.__version__,
         **proof,
     }
-    write_text(out.with_suffix('.json'), json.dumps(receipt, indent=2) + '\n')
-    return receipt
+    return write_card(out, receipt)
 
 
 def check_target(out: str | os.PathLike) -> Path:

@@ -1,6 +1,5 @@
 """Loading an export."""
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 import dkszoo.models  # noqa: F401 - registers our names with timm
-from dkszoo.weights import load_strictly, sha256
+from dkszoo.weights import load_strictly, read_card_file
 
 
 def read_card(path: str | os.PathLike) -> dict:
@@ -21,19 +20,12 @@ def read_card(path: str | os.PathLike) -> dict:
         ValueError: A file is missing, damaged, or not the one the JSON describes.
     """
     path = Path(path)
-    card_path = path.with_suffix('.json')
-    for file in (path, card_path):
-        if not file.is_file():
-            raise ValueError(f'no file {str(file)!r} (an export is a .safetensors with its .json beside it)')
-    try:
-        card = json.loads(card_path.read_text(encoding='utf-8'))
-        missing = [key for key in ('arch', 'model_args', 'data', 'sha256') if key not in card]
-    except (ValueError, TypeError) as error:
-        raise ValueError(f'{str(card_path)!r} is damaged ({error})') from error
-    if missing:
-        raise ValueError(f'{str(card_path)!r} lacks {missing[0]!r}: not written by dkszoo export')
-    if sha256(path) != card['sha256']:
-        raise ValueError(f'{str(path)!r} is damaged or not the file its .json describes (SHA-256 does not fit)')
+    if not path.is_file():
+        raise ValueError(f'no file {str(path)!r} (an export is a .safetensors with its .json beside it)')
+    card = read_card_file(path)
+    for key in ('arch', 'model_args', 'data', 'sha256', 'card_sha256'):
+        if key not in card:
+            raise ValueError(f'{str(path.with_suffix(".json"))!r} lacks {key!r}: not written by dkszoo export')
     return card
 
 

@@ -1,5 +1,6 @@
 """Weights on disk: reading them safely, in any known format, and writing them durably."""
 
+from .card import read_card_file, write_card
 from .convert import Converted, convert, identify, read_any
 from .files import sha256, write_durably, write_text
 from .read import backbone_state, load_strictly, read_pickle, read_safetensors
@@ -11,9 +12,11 @@ __all__ = [
     'identify',
     'load_strictly',
     'read_any',
+    'read_card_file',
     'read_pickle',
     'read_safetensors',
     'sha256',
+    'write_card',
     'write_durably',
     'write_text',
 ]

@@ -1,6 +1,7 @@
 """Files that are whole or not there: write beside, flush to disk, check, rename, sync the folder."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import tempfile
@@ -45,12 +46,14 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flush a file or a folder to disk; folders cannot be flushed everywhere, and then are not."""
+    """Flush a file or a folder to disk; where folders cannot be flushed they are not."""
+    if path.is_dir() and os.name == 'nt':
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
-    except OSError:
-        if not path.is_dir():
+    except OSError as error:
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
         os.close(handle)

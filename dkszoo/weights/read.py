@@ -1,7 +1,6 @@
 """Reading checkpoints without running anything that is in them."""
 
 import argparse
-import json
 import os
 import pickle
 import zipfile
@@ -12,7 +11,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from .files import sha256
+from .card import read_card_file
 
 # NumPy scalars stand in peers' checkpoints (accuracies); argparse.Namespace in timm's. Nothing else is let in.
 ALLOWED = [
@@ -22,6 +21,8 @@ ALLOWED = [
     (np._core.multiarray.scalar, 'numpy._core.multiarray.scalar'),
     *{type(np.dtype(kind)) for kind in ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', '?')},
 ]
+
+DIRECTORY = 0x10  # in a zip entry's external attributes; Python's reader does not look at it, torch's does
 
 
 def read_pickle(path: str | os.PathLike, legacy: bool = True):
@@ -39,7 +40,7 @@ def read_pickle(path: str | os.PathLike, legacy: bool = True):
         raise ValueError(f'no checkpoint file {path!r}')
     if not os.path.getsize(path):
         raise ValueError(f'checkpoint {path!r} is empty (a copy or download that broke off?)')
-    if zipfile.is_zipfile(path):
+    if is_zip(path):
         verify_zip(path)
     elif not legacy or looks_like_zip(path):
         raise ValueError(f'checkpoint {path!r} is truncated or no checkpoint at all')
@@ -54,6 +55,14 @@ def read_pickle(path: str | os.PathLike, legacy: bool = True):
         raise ValueError(f'{path!r} is no checkpoint, or is damaged ({type(error).__name__})') from error
 
 
+def is_zip(path: str) -> bool:
+    """Whether the file ends as a zip file does, be it a damaged one."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return True
+
+
 def looks_like_zip(path: str) -> bool:
     with open(path, 'rb') as file:
         return file.read(4) == b'PK\x03\x04'
@@ -63,15 +72,18 @@ def verify_zip(path: str) -> None:
     """Check every checksum of a zip file.
 
     Raises:
-        ValueError: One does not fit.
+        ValueError: One does not fit, or a record is marked as a folder: torch would leave its tensor unfilled.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
+            folders = [info.filename for info in archive.infolist() if info.is_dir() or info.external_attr & DIRECTORY]
     except Exception as error:
         raise ValueError(f'checkpoint {path!r} is damaged ({error})') from error
     if bad is not None:
         raise ValueError(f'checkpoint {path!r} is damaged (checksum of {bad} does not fit)')
+    if folders:
+        raise ValueError(f'checkpoint {path!r} is damaged ({folders[0]} is marked as a folder)')
 
 
 def backbone_state(checkpoint: dict, ema: bool = True) -> dict[str, torch.Tensor]:
@@ -122,16 +134,7 @@ def read_safetensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], 
     path = Path(path)
     if not path.is_file():
         raise ValueError(f'no checkpoint file {str(path)!r}')
-    card_path, card = path.with_suffix('.json'), {}
-    if card_path.is_file():
-        try:
-            card = json.loads(card_path.read_text(encoding='utf-8'))
-        except ValueError as error:
-            raise ValueError(f'{str(card_path)!r} is damaged ({error})') from error
-        if not isinstance(card, dict):
-            raise ValueError(f'{str(card_path)!r} was not written by dkszoo export')
-        if 'sha256' in card and sha256(path) != card['sha256']:
-            raise ValueError(f'{str(path)!r} is damaged or not the file its .json describes (SHA-256 does not fit)')
+    card = read_card_file(path) if path.with_suffix('.json').is_file() else {}
     try:
         return safetensors.torch.load_file(path), card
     except SafetensorError as error:

@@ -1,0 +1,102 @@
+"""Three signals in five phases of a run: saved, ended in time with the right exit code, no step done twice."""
+
+import os
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+from timm.task import ClassificationEvaluator
+
+from dkszoo.engine import keeper, run
+from dkszoo.engine.signals import SIGNALS
+from dkszoo.engine.step import Stepper
+
+from .runs import MIXED, differences, reference, start, wait
+
+STEPS = 21  # of a whole run
+LIMIT = 5.0  # seconds; a step of these runs takes a few milliseconds
+
+
+def count_steps() -> None:
+    """Every step leaves a byte in the file `steps`."""
+    plain = Stepper.__call__
+
+    def counted(self, *args):
+        result = plain(self, *args)
+        with open('steps', 'ab') as file:
+            file.write(b'.')
+        return result
+
+    Stepper.__call__ = counted
+
+
+def send(signum: int) -> None:
+    """To the whole process group, loading processes included, as a terminal and most schedulers do."""
+    Path('signalled').write_text(str(time.monotonic()))
+    os.killpg(0, signum)
+
+
+def on_call(owner, name: str, number: int, signum: int) -> None:
+    """Send a signal in the middle of the call with this number of a function."""
+    plain, calls = getattr(owner, name), []
+
+    def wrapped(*args, **kwargs):
+        calls.append(None)
+        if len(calls) == number:
+            send(signum)
+        return plain(*args, **kwargs)
+
+    setattr(owner, name, wrapped)
+
+
+# Phase: what is called in it, and which call of it.
+PHASES = {
+    'loading': (run, 'build', 1),
+    'training': (Stepper, 'check_finite', 9),
+    'evaluation': (ClassificationEvaluator, 'update', 2),
+    'saving': (keeper, 'save_checkpoint', 2),
+    'final test': (keeper.Keeper, 'load_weights', 2),
+}
+
+
+def try_signal(phase: str, signum: int) -> tuple[float, list[str]]:
+    """Seconds from the signal to the end, and what was not as it should be."""
+    wrong = []
+    with tempfile.TemporaryDirectory() as cwd:
+        cwd = Path(cwd)
+
+        def before() -> None:
+            count_steps()
+            on_call(*PHASES[phase], signum)
+
+        code = wait(start(MIXED, cwd, before))
+        seconds = time.monotonic() - float((cwd / 'signalled').read_text())
+        if code != 128 + signum:
+            wrong.append(f'exit code {code}')
+        if seconds > LIMIT:
+            wrong.append(f'{seconds:.1f} s')
+        if wait(start(MIXED, cwd, count_steps)):
+            wrong.append('does not go on: ' + (cwd / 'output.txt').read_text()[-500:])
+        elif broken := differences(MIXED, cwd):
+            wrong.append(f'differs in {", ".join(broken)}')
+        done = (cwd / 'steps').stat().st_size
+        if done != STEPS:
+            wrong.append(f'{done} steps instead of {STEPS}')
+    return seconds, wrong
+
+
+def signals(signums: tuple[int, ...] = SIGNALS) -> bool:
+    """Every signal in every phase."""
+    reference(MIXED)
+    good = True
+    for phase in PHASES:
+        results = {signal.Signals(signum).name: try_signal(phase, signum) for signum in signums}
+        line = '  '.join(f'{name} {seconds:4.2f} s' for name, (seconds, _) in results.items())
+        print(f'signals  {phase:11}  {line}', flush=True)
+        for name, (_, wrong) in results.items():
+            if wrong:
+                good = False
+                print(f'  {name}: {"; ".join(wrong)}')
+    print(f'signals  {"all" if good else "NOT all"} saved, ended with 128 + signal within {LIMIT:.0f} s, no step twice')
+    return good

@@ -1,0 +1,52 @@
+"""The JSON beside an export: what the file is, under checksums of the file and of the JSON itself."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from .files import sha256, write_text
+
+OWN = 'card_sha256'
+
+
+def write_card(path: Path, card: dict) -> dict:
+    """Durably write the card of a .safetensors file beside it.
+
+    Args:
+        path: The .safetensors file.
+        card: Plain data; 'sha256' is the file's.
+
+    Returns:
+        The card as written, with its own checksum under 'card_sha256'.
+    """
+    card = {**card, OWN: checksum(card)}
+    write_text(path.with_suffix('.json'), json.dumps(card, indent=2) + '\n')
+    return card
+
+
+def read_card_file(path: Path) -> dict:
+    """The card beside a .safetensors file, once the checksums it holds are found to fit.
+
+    Raises:
+        ValueError: It is missing or damaged, or describes another file.
+    """
+    card_path = path.with_suffix('.json')
+    try:
+        card = json.loads(card_path.read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        raise ValueError(f'no file {str(card_path)!r} (an export is a .safetensors with its .json beside it)') from None
+    except ValueError as error:
+        raise ValueError(f'{str(card_path)!r} is damaged ({error})') from error
+    if not isinstance(card, dict):
+        raise ValueError(f'{str(card_path)!r} was not written by dkszoo export')
+    if OWN in card and card[OWN] != checksum(card):
+        raise ValueError(f'{str(card_path)!r} is damaged or was edited (its own SHA-256 does not fit)')
+    if 'sha256' in card and sha256(path) != card['sha256']:
+        raise ValueError(f'{str(path)!r} is damaged or not the file its .json describes (SHA-256 does not fit)')
+    return card
+
+
+def checksum(card: dict) -> str:
+    """The SHA-256 of all that is in a card but this checksum."""
+    rest = {key: value for key, value in card.items() if key != OWN}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
