@@ -34,7 +34,8 @@ class DeepSupervisionTask(TrainingTask):
         **settings: Fields of `LossSettings`: alpha, beta, synergy, ...
 
     Raises:
-        ValueError: Unknown method or setting, a setting the method does not read, missing branches or teacher.
+        ValueError: Unknown method or setting, a setting out of its range, branches or a teacher that are missing or do
+            not fit. (A setting that the method does not read is only warned of.)
 
     Example:
         >>> net = dkszoo.create_model('cifar_resnet20', num_classes=10, branches='dks')

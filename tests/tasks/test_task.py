@@ -9,6 +9,7 @@ from timm.utils import unwrap_model
 from torch.testing import assert_close
 
 import dkszoo
+from dkszoo.tasks.pairing import example_batch
 
 
 def optimizer_of(task):
@@ -98,6 +99,23 @@ def test_schedules_hear_of_the_epoch_through_every_wrapper():
     for epoch, factor in ((0, 1.0), (3, 0.25)):
         task.set_progress(epoch, 4)
         assert_close(task(*digits())['ds'], factor * full)
+
+
+@pytest.mark.parametrize('method', ['byot', 'vid', 'dskd'])
+def test_making_it_changes_nothing_in_the_network(method):
+    net = network(SETTINGS[method][0], drop_rate=0.5)
+    net = net.train() if SETTINGS[method][0] else dkszoo.DeeplySupervised(net.train())
+    net.backbone.bn1.eval()  # a layer somebody keeps fixed
+    before, modes = copy.deepcopy(net.state_dict()), [module.training for module in net.modules()]
+    example = example_batch(net, None, ([0, 2], []))
+    assert [tuple(m.shape) for m in example.stages] == [(1, 16, 32, 32), (1, 64, 8, 8)]
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    assert [module.training for module in net.modules()] == modes
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    example_batch(net, None)
+    assert torch.equal(torch.rand(1), expected)
 
 
 def test_criterion_of_one_s_own():
