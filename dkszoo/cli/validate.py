@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import timm
+import torch
 from torch import nn
 
 from dkszoo import deploy, engine
@@ -26,14 +27,16 @@ class Subject:
         name: What to call it.
         data: Input size, mean, std and crop it was trained for.
         classes: The names of its classes, where known.
-        settings: The training settings, for a training checkpoint.
+        evaluation: Batch size and layout it was evaluated with in training; the same give the same digits.
+        dataset: Name of the data set it was trained on, and its folder.
     """
 
     net: nn.Module
     name: str
     data: dict
     classes: list[str] | None = None
-    settings: dict = field(default_factory=dict)
+    evaluation: dict = field(default_factory=dict)
+    dataset: tuple[str | None, str | None] = (None, None)
 
 
 def main(argv: list[str]) -> int:
@@ -48,15 +51,17 @@ def main(argv: list[str]) -> int:
         args.img_size or data['input_size'][-1],
         data['mean'],
         data['std'],
-        args.batch_size or subject.settings.get('validation_batch_size', 256),
+        args.batch_size or subject.evaluation.get('batch_size', 256),
         args.workers,
         data['interpolation'],
         args.crop_pct or data['crop_pct'],
         data.get('crop_mode') or 'center',
         world.device,
     )
-    net = subject.net.to(world.device)
-    figures = engine.evaluate(net, loader, world.device, subject.settings.get('channels_last', False))
+    channels_last = subject.evaluation.get('channels_last', False)
+    layout = torch.channels_last if channels_last else torch.preserve_format
+    net = subject.net.to(world.device, memory_format=layout)
+    figures = engine.evaluate(net, loader, world.device, channels_last)
     result = {'model': subject.name, 'images': len(view), **as_table(figures)}
     print_table(result)
     if args.results_file:
@@ -103,7 +108,7 @@ def read_subject(args) -> Subject:
     if args.checkpoint.endswith('.safetensors'):
         card = deploy.read_card(args.checkpoint)
         model, _ = deploy.load(args.checkpoint)
-        subject = Subject(model, card['arch'], card['data'], card.get('class_names'), {'dataset': card.get('dataset')})
+        subject = recorded(model, card)
     else:
         subject = read_training_checkpoint(args)
     if args.model and args.model != subject.name:
@@ -115,7 +120,13 @@ def read_training_checkpoint(args) -> Subject:
     contents = read_pickle(args.checkpoint, legacy=False)
     net, model = deploy.rebuild(contents, args.checkpoint, ema=not args.no_ema)
     net = net if args.per_branch else net.backbone
-    return Subject(net, model['arch'], model['data'], model['class_names'], contents['args'])
+    return recorded(net, model, contents['args'].get('data_dir'))
+
+
+def recorded(net: nn.Module, model: dict, data_dir: str | None = None) -> Subject:
+    """A network of ours, by what its checkpoint or the JSON of its export says."""
+    evaluation, dataset = model.get('evaluation') or {}, model.get('dataset')
+    return Subject(net, model['arch'], model['data'], model.get('class_names'), evaluation, (dataset, data_dir))
 
 
 def read_pretrained(args) -> Subject:
@@ -136,10 +147,10 @@ def open_view(args, subject: Subject) -> View:
     Raises:
         ValueError: No data set was named, or its classes are not the model's.
     """
-    dataset = args.dataset if args.dataset is not None else subject.settings.get('dataset')
+    dataset = args.dataset if args.dataset is not None else subject.dataset[0]
     if dataset is None:
         raise ValueError('no data set (give --dataset, and --data-dir where it needs one)')
-    data_dir = args.data_dir or subject.settings.get('data_dir')
+    data_dir = args.data_dir or subject.dataset[1]
     in_chans = len(subject.data['mean'])
     base = open_dataset(dataset, data_dir, args.split, in_chans)
     classes = class_names(base)

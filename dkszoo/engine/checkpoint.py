@@ -56,6 +56,7 @@ def describe_model(setup: Setup) -> dict:
         'method': config.method,
         'class_names': setup.data.classes,
         'dataset': config.dataset,
+        'evaluation': {'batch_size': config.validation_batch_size, 'channels_last': bool(config.channels_last)},
         'data': {
             'input_size': [config.in_chans, config.img_size, config.img_size],
             'mean': list(config.mean),

@@ -95,7 +95,7 @@ class OptimSettings:
     model_ema_decay: float = setting(0.999, 'its decay')
     amp: bool = setting(False, 'mixed precision')
     amp_dtype: str = setting('float16', 'its type', choices=('float16', 'bfloat16'))
-    channels_last: bool = setting(False, 'channels_last memory layout')
+    channels_last: bool | None = setting(None, 'channels_last memory layout (default: on CPUs, elsewhere with --amp)')
     torchcompile: bool = setting(False, 'compile network, branches and losses as one graph')
 
 

@@ -38,7 +38,7 @@ from .create import check_name, create_model, read_design, weights_for
 from .optim import build_optimizer, build_scheduler
 from .rng import seed_all
 from .teacher import build_teacher
-from .world import World
+from .world import World, best_device
 
 _logger = logging.getLogger(__name__)
 
@@ -143,6 +143,12 @@ def default_branches(config: TrainConfig) -> str:
     """The branch design when none was asked for: the method's, where its settings need branches at all."""
     method = get_method(config.method)
     return method.design or 'auto' if method.needs_branches(LossSettings(**config.loss_settings())) else 'none'
+
+
+def default_layout(config: TrainConfig) -> bool:
+    """Whether channels_last is the faster layout, as far as one can say beforehand."""
+    device = (config.device or best_device()).partition(':')[0]
+    return device == 'cpu' or (device == 'cuda' and config.amp)
 
 
 def fit_channels(values: tuple, in_chans: int) -> tuple[float, ...]:
