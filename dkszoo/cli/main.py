@@ -18,6 +18,7 @@ COMMANDS = {
     'bench': 'time a training step, part by part',
     'reproduce': "run a paper's table, or a scaled analogue of it, beside its numbers",
     'compare': 'train several methods with the same settings and compare them',
+    'replay': 'run a recorded run again and say whether the weights are equal',
 }
 
 

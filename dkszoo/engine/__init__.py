@@ -4,6 +4,7 @@ from .config import TrainConfig
 from .create import create_model, list_models
 from .evaluate import eval_loader, evaluate
 from .keeper import RunFailed
+from .record import differences
 from .run import Run, execute, prepare, resolve
 from .signals import Stopped, StopRequest
 
@@ -14,6 +15,7 @@ __all__ = [
     'Stopped',
     'TrainConfig',
     'create_model',
+    'differences',
     'eval_loader',
     'evaluate',
     'execute',

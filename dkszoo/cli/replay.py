@@ -1,0 +1,68 @@
+"""`dkszoo replay`."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from dkszoo import engine
+from dkszoo.engine import TrainConfig
+
+from .main import Parser
+from .train import carry_out, execute
+
+
+def main(argv: list[str]) -> int:
+    """Run a recorded run again; 0 if its weights come out bit for bit, 1 if not."""
+    parser = Parser(prog='dkszoo replay', description='Run a recorded run again and compare the weights.')
+    parser.add_argument('record', metavar='RUN.JSON', help='the run.json of a finished run')
+    parser.add_argument('--output', default='replays', metavar='DIR', help='folder of the run folder (default replays)')
+    parser.add_argument('--data-dir', metavar='DIR', help='where the data set is here (default: as recorded)')
+    args = parser.parse_args(argv)
+    path = Path(args.record)
+    record = read_record(path)
+    own = dict(output=args.output, experiment=path.resolve().parent.name, export='', overwrite=False)
+    if args.data_dir:
+        own['data_dir'] = args.data_dir
+    config = TrainConfig.from_dict({**record['settings'], **own})
+    if (Path(config.output) / config.experiment).resolve() == path.resolve().parent:
+        raise ValueError(f'{config.output!r} is where the recorded run itself is (choose another --output)')
+    if record['threads'] != (threads := torch.get_num_threads()):
+        print(f'thread count: {record["threads"]} as recorded, not {threads} as this machine would have it')
+        torch.set_num_threads(record['threads'])
+    return carry_out(config, ['replay', *argv], lambda run: replay(run, record))
+
+
+def read_record(path: Path) -> dict:
+    """The contents of a run.json that has all a replay needs.
+
+    Raises:
+        ValueError: It is missing or damaged, or the run is not finished.
+    """
+    try:
+        record = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise ValueError(f'cannot read {str(path)!r}: {error} (give the run.json of a run folder)') from error
+    for key, kind in (('settings', dict), ('threads', int), ('weights_sha256', str)):
+        if not isinstance(record, dict) or not isinstance(record.get(key), kind):
+            raise ValueError(f'{str(path)!r} has no {key} (give the run.json of a finished run)')
+    return record
+
+
+def replay(run: engine.Run, record: dict) -> int:
+    """Name what is not as recorded, train, and say whether the weights are equal."""
+    if run.is_main:
+        for line in engine.differences(record, run.record):
+            print(f'not as recorded, the weights may differ: {line}')
+    if run.finished:
+        print(f'finished already ({run.folder.path}; remove it to run again):')
+    else:
+        execute(run)
+    if not run.is_main:
+        return 0
+    recorded, here = record['weights_sha256'], run.record['weights_sha256']
+    if recorded == here:
+        print(f'equal: the weights have the recorded SHA-256, {here}')
+        return 0
+    print(f'different: the weights have SHA-256 {here}, recorded is {recorded}')
+    return 1
