@@ -1,5 +1,7 @@
 """From the data of a design to modules."""
 
+import math
+
 import torch
 from timm.layers import ClassifierHead
 from torch import nn
@@ -10,6 +12,10 @@ from .mirror import build_mirror
 from .parts import Attention, ConvNormAct, ResidualConv, SepConv, TwoLayerHead
 from .probe import Probe, count_halvings, skeleton
 from .stages import own_stages
+
+# Dense 3x3 convolutions as wide as the 2048 or 4320 channels some networks end in would dwarf the network; a ResNet-50
+# has 512 inside its last blocks.
+MAX_CONV_CHS = 512
 
 
 def build_branch(probe: Probe, spec: BranchSpec, num_classes: int) -> Branch | MirrorBranch:
@@ -50,8 +56,8 @@ def _own(probe: Probe, spec: BranchSpec, chs: int, dd: dict):
     return stages, norm, chs
 
 
-def _falling(probe: Probe, spec: BranchSpec, chs: int, block: type[nn.Module], dd: dict):
-    """Blocks that follow the main path's resolutions: the first ones of a stage halve it."""
+def _falling(probe: Probe, spec: BranchSpec, chs: int, block: type[nn.Module], dd: dict, max_chs: float):
+    """Blocks that follow the main path's resolutions and widths: the first ones of a stage halve the map."""
     following = probe.following(spec.tap)
     if len(spec.stages) > len(following):
         raise ValueError(
@@ -62,18 +68,18 @@ def _falling(probe: Probe, spec: BranchSpec, chs: int, block: type[nn.Module], d
         if type(blocks) is not int or blocks < down:
             raise ValueError(f'blocks {blocks} are too few for {down} down-samplings in one stage')
         for i in range(blocks):
-            out_chs = max(1, round(main_chs * width))
+            out_chs = max(1, round(min(main_chs, max_chs) * width))
             stages.append(block(chs, out_chs, 2 if i < down else 1, dd))
             chs = out_chs
     return stages, nn.Identity(), chs
 
 
 def _conv(probe, spec, chs, dd):
-    return _falling(probe, spec, chs, ResidualConv, dd)
+    return _falling(probe, spec, chs, ResidualConv, dd, MAX_CONV_CHS)
 
 
 def _sepconv(probe, spec, chs, dd):
-    stages, norm, out_chs = _falling(probe, spec, chs, SepConv, dd)
+    stages, norm, out_chs = _falling(probe, spec, chs, SepConv, dd, math.inf)
     return [Attention(chs, dd), *stages], norm, out_chs
 
 

@@ -142,7 +142,7 @@ def run_backbone(net: DeeplySupervised, image: torch.Tensor) -> list[torch.Tenso
     if not net.taps:
         net.backbone.forward_head(net.backbone.forward_features(image))
         return []
-    final, taps = net.backbone.forward_intermediates(image, indices=list(net.taps))
+    final, taps = net.backbone.forward_intermediates(image, indices=list(net.taps), stop_early=False)
     net.backbone.forward_head(final)
     return taps
 

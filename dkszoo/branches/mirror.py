@@ -28,13 +28,12 @@ def build_mirror(probe: Probe, tap: int, num_classes: int) -> MirrorBranch:
     net = copy.deepcopy(net)  # only now do tensors get copied, and only those that are left
     if num_classes != backbone.num_classes:
         net.reset_classifier(num_classes)
-    start_afresh(net, donor(backbone, num_classes))
+    start_afresh(net, donor(backbone, num_classes), rerun.touched)
     # The branches of a frozen backbone train all the same; what takes no part must not, or DDP waits for its gradient.
     trained = {id(p) for head in classifiers(net) for p in head.parameters()}
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(name in rerun.touched or id(parameter) in trained)
-    net.train(backbone.training)
-    return MirrorBranch(net, rerun.layout == 'NHWC', rerun.mutates)
+    return MirrorBranch(net, rerun.layout == 'NHWC', rerun.mutates).train(backbone.training)
 
 
 def donor(backbone: nn.Module, num_classes: int) -> nn.Module | None:
@@ -55,8 +54,8 @@ def donor(backbone: nn.Module, num_classes: int) -> nn.Module | None:
 
 
 @torch.no_grad()
-def start_afresh(net: nn.Module, source: nn.Module | None) -> None:
-    """Give every parameter and buffer of `net` a fresh value.
+def start_afresh(net: nn.Module, source: nn.Module | None, touched: set[str]) -> None:
+    """Give every parameter and buffer of `net` that takes part (`touched`) a fresh value.
 
     Raises:
         ValueError: There is none to be had for one.
@@ -70,6 +69,7 @@ def start_afresh(net: nn.Module, source: nn.Module | None) -> None:
             stale.setdefault(name.rpartition('.')[0], []).append(name)
     for owner, names in stale.items():
         part = net.get_submodule(owner)
-        if not hasattr(part, 'reset_parameters'):
+        if hasattr(part, 'reset_parameters'):
+            part.reset_parameters()
+        elif touched & set(names):
             raise ValueError(f'{names[0]!r} cannot be started afresh: {type(part).__name__} has no reset_parameters')
-        part.reset_parameters()

@@ -28,12 +28,13 @@ def to_map(final: torch.Tensor | list | tuple, tap: torch.Tensor | None, model: 
     """What a timm model hands to its head, as a map [B, C, H, W].
 
     Args:
-        final: A map in either layout, tokens [B, N, C], pooled features [B, C], or a sequence that ends in one of them.
+        final: A map in either layout, tokens [B, N, C], pooled features [B, C], or several, of which one is taken.
         tap: A stage's output [B, C, H, W], whose aspect ratio tokens take; None: tokens make a square.
         model: The model, for its number of features and of prefix tokens, which are left out.
     """
-    while isinstance(final, list | tuple):
-        final = final[-1]
+    if isinstance(final, list | tuple):
+        parts = [part for part in final if isinstance(part, torch.Tensor)]
+        final = next((part for part in parts if part.ndim == 4), parts[-1])
     if final.ndim == 4:
         features = model.num_features
         return final.permute(0, 3, 1, 2) if final.shape[1] != features and final.shape[3] == features else final

@@ -54,7 +54,9 @@ def front_modules(model: nn.Module, tap: str) -> list[str]:
 def open_front(model: nn.Module, tap: str) -> None:
     """Make a model start at a tap: what lies before passes its input on."""
     for name in front_modules(model, tap):
-        model.set_submodule(name, nn.Identity())
+        # An empty Sequential, where there was one, can still be gone through block by block.
+        empty = nn.Sequential if isinstance(model.get_submodule(name), nn.Sequential) else nn.Identity
+        model.set_submodule(name, empty())
 
 
 class Probe:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from timm.models import group_parameters
+from timm.optim import auto_group_layers
 from torch import nn
 
 from .branch import classifiers
@@ -41,7 +42,8 @@ class DeeplySupervised(nn.Module):
         """`forward`, and the maps of the stages with these `feature_info` indices, tapped or not."""
         wanted = sorted({*self.taps, *indices})
         if wanted:
-            final, maps = self.backbone.forward_intermediates(x, indices=wanted)
+            # Hiera's default is to stop at the deepest stage asked for.
+            final, maps = self.backbone.forward_intermediates(x, indices=wanted, stop_early=False)
         else:
             final, maps = self.backbone.forward_features(x), ()
         maps = dict(zip(wanted, maps, strict=True))
@@ -78,8 +80,14 @@ class DeeplySupervised(nn.Module):
         return [head for model in (self.backbone, *self.branches) for head in classifiers(model)]
 
     def group_matcher(self, coarse: bool = False):
-        """The backbone's layer groups; branches belong to its last one, with the head."""
-        groups = group_parameters(self.backbone, self.backbone.group_matcher(coarse=coarse), reverse=True)
+        """The backbone's layer groups; branches belong to its last one, with the head.
+
+        The few backbones of timm's that name no groups are grouped as timm does it, by the order of their layers.
+        """
+        if hasattr(self.backbone, 'group_matcher'):
+            groups = group_parameters(self.backbone, self.backbone.group_matcher(coarse=coarse), reverse=True)
+        else:
+            groups = auto_group_layers(self.backbone)
         top = max(groups.values(), default=0)
         return lambda name: groups.get(name.removeprefix('backbone.'), top) if name.startswith('backbone.') else top
 

@@ -102,7 +102,7 @@ class BranchSchedule:
 
 
 def build_scheduler(config: TrainConfig, optimizer: torch.optim.Optimizer) -> Scheduler | BranchSchedule | None:
-    """timm's schedule, stepped by the epoch; None for a constant rate."""
+    """A schedule, stepped by the epoch; None for a constant rate."""
     schedule = create_scheduler_v2(
         optimizer,
         sched=config.sched,
@@ -114,4 +114,9 @@ def build_scheduler(config: TrainConfig, optimizer: torch.optim.Optimizer) -> Sc
         warmup_lr=config.warmup_lr,
         warmup_epochs=config.warmup_epochs,
     )[0]
-    return BranchSchedule(optimizer, schedule, config) if branches_differ(config) else schedule
+    if branches_differ(config):
+        return BranchSchedule(optimizer, schedule, config)
+    if schedule is None:  # nobody else will look at what layer decay has put there
+        for group in optimizer.param_groups:
+            group['lr'] = config.lr * group.get('lr_scale', 1.0)
+    return schedule

@@ -1,0 +1,219 @@
+"""A network with branches is treated by timm, and by torch, as the plain one is."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from timm.optim import create_optimizer_v2, param_groups_layer_decay
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from dkszoo import DeepSupervisionTask
+from dkszoo.branches import attach_branches, strip
+from dkszoo.branches.mirror import start_afresh
+
+NAMES = ['cifar_resnet8', 'cifar_densenet40_12', 'test_resnet', 'test_convnext', 'test_mambaout']
+
+
+def make(name='cifar_resnet8', design='auto', **kwargs):
+    torch.manual_seed(0)
+    return attach_branches(timm.create_model(name, num_classes=5, **kwargs), design)
+
+
+def images(net, batch=2):
+    size = 160 if net.pretrained_cfg['input_size'][-1] > 32 else 32
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def outputs(out):
+    return [out.logits, *out.branch_logits]
+
+
+def loss(out):
+    return sum(z.float().logsumexp(1).mean() for z in outputs(out))
+
+
+def test_weight_decay_exemptions():
+    net = make('swin_tiny_patch4_window7_224')
+    plain = net.backbone.no_weight_decay()
+    assert plain
+    groups = create_optimizer_v2(net, 'sgd', lr=0.1, weight_decay=0.1, filter_bias_and_bn=False).param_groups
+    free = {id(p) for group in groups if group['weight_decay'] == 0 for p in group['params']}
+    tables = [(n, p) for n, p in net.named_parameters() if 'relative_position_bias_table' in n]
+    assert {n.split('.')[0] for n, _ in tables} == {'backbone', 'branches'}
+    assert all(id(p) in free for _, p in tables)
+    assert all(id(p) not in free for n, p in net.named_parameters() if n.endswith('qkv.weight'))
+
+
+@pytest.mark.parametrize('name', ['cifar_resnet8', 'test_convnext', 'test_vit'])
+def test_layer_decay(name):
+    """The backbone's layers get what they get without branches; branches are the last layer, as the head."""
+    net = make(name)
+
+    def scales(model):
+        groups = param_groups_layer_decay(model, layer_decay=0.5)
+        found = {id(p): group['lr_scale'] for group in groups for p in group['params']}
+        return {n: found[id(p)] for n, p in model.named_parameters()}
+
+    plain, deep = scales(net.backbone), scales(net)
+    assert {n.removeprefix('backbone.'): s for n, s in deep.items() if n.startswith('backbone.')} == plain
+    assert {s for n, s in deep.items() if n.startswith('branches.')} == {1.0}
+
+
+@pytest.mark.parametrize(('name', 'design'), [('cifar_resnet8', 'ap_2fc'), ('test_convnext', 'mirror')])
+def test_agc_leaves_out_every_classifier(name, design):
+    net = make(name, design)
+    task = DeepSupervisionTask(net, 'ds')
+    clipped = {id(p) for p in task.get_clip_parameters(exclude_head=True)}
+    heads = [p for head in net.classifiers() for p in head.parameters()]
+    assert len(net.classifiers()) == 3
+    assert all(head.out_features == 5 for head in net.classifiers())
+    assert not clipped & {id(p) for p in heads}
+    assert len(clipped) == sum(1 for _ in net.parameters()) - len(heads)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_gradient_checkpointing(name):
+    net = make(name)
+    x = images(net)
+    grads = []
+    for enable in (False, True):
+        net.set_grad_checkpointing(enable)
+        net.zero_grad()
+        copy.deepcopy(net)(x)  # norms have momentum: both runs start from the same statistics
+        twin = copy.deepcopy(net)
+        loss(twin(x)).backward()
+        grads.append([p.grad for p in twin.parameters()])
+    assert all(g is not None for g in grads[1])
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_channels_last_and_autocast(name):
+    net = make(name).eval()
+    x = images(net)
+    plain = outputs(net(x))
+    net.to(memory_format=torch.channels_last)
+    for a, b in zip(plain, outputs(net(x.to(memory_format=torch.channels_last))), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        out = net(x)
+    assert all(z.dtype == torch.bfloat16 for z in outputs(out))
+    loss(out).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ('name', 'design'),
+    [
+        ('cifar_resnet8', 'dks'),
+        ('cifar_vgg8', 'mirror'),
+        pytest.param('cifar_wrn16_1', 'narrow', marks=pytest.mark.slow),
+        pytest.param('cifar_densenet40_12', 'dks', marks=pytest.mark.slow),
+        pytest.param('cifar_mobilenet_v1', 'dks', marks=pytest.mark.slow),
+        pytest.param('cifar_mobilenet_v2_half', 'dks', marks=pytest.mark.slow),
+        pytest.param('cifar_shufflenet_v2', 'bottleneck', marks=pytest.mark.slow),
+        pytest.param('cifar_resnet8', 'ap_conv_2fc', marks=pytest.mark.slow),
+    ],
+)
+def test_compile_captures_one_graph(name, design):
+    torch._dynamo.reset()
+    net = make(name, design)
+    x = images(net)
+    compiled = torch.compile(net, backend='eager', fullgraph=True)
+    for train in (True, False):
+        net.train(train)
+        twin = copy.deepcopy(net)
+        for a, b in zip(outputs(twin(x)), outputs(compiled(x)), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_ema(name):
+    net = make(name)
+    ema = ModelEmaV3(net, decay=0.5)
+    before = [p.clone() for p in net.parameters()]
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(1.0)
+    ema.update(net)
+    for mean, old in zip(ema.module.parameters(), before, strict=True):
+        torch.testing.assert_close(mean, old + 0.5)
+    assert list(strip(ema.module).state_dict()) == list(net.backbone.state_dict())
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_stripping_leaves_the_plain_network(name):
+    net = make(name)
+    loss(net(images(net))).backward()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.sub_(0.01 * p.grad)
+    plain = timm.create_model(name, num_classes=5)
+    plain.load_state_dict(strip(net).state_dict(), strict=True)
+    net.eval()
+    plain.eval()
+    assert torch.equal(net(images(net)).logits, plain(images(net)))
+
+
+class TestMirror:
+    def test_it_starts_as_the_model_does(self):
+        """Zeroed norms, layer scales and statistics like a fresh network's; weights that are nobody else's."""
+        backbone = timm.create_model('resnetv2_18', num_classes=5)
+        with torch.no_grad():
+            for value in backbone.state_dict().values():
+                value.fill_(7)
+        branch = attach_branches(backbone, 'mirror').branches[0]
+        fresh = timm.create_model('resnetv2_18', num_classes=5).state_dict()
+        state = branch.net.state_dict()
+        assert set(state) < set(fresh)
+        for key, value in state.items():
+            if not value.is_floating_point():
+                assert value == 0, key
+            elif fresh[key].unique().numel() == 1:
+                assert torch.equal(value, fresh[key]), key
+            else:
+                assert not torch.equal(value, fresh[key]), key
+                assert value.std().item() == pytest.approx(fresh[key].std().item(), rel=0.2), key
+
+    def test_a_frozen_backbone_gets_branches_that_train(self):
+        backbone = timm.create_model('test_convnext', num_classes=5).requires_grad_(False)
+        net = attach_branches(backbone, 'mirror')
+        assert all(p.requires_grad for p in net.branches.parameters())
+        assert not any(p.requires_grad for p in net.backbone.parameters())
+
+    def test_settings_of_the_backbone_hold(self):
+        backbone = timm.create_model('test_resnet', num_classes=5, drop_path_rate=0.3, drop_rate=0.2)
+        net = attach_branches(backbone, 'mirror').branches[1].net
+        assert net.drop_rate == 0.2
+        rates = [m.drop_prob for m in net.modules() if hasattr(m, 'drop_prob')]
+        assert max(rates) == pytest.approx(0.3)
+
+    def test_a_network_of_other_sizes_starts_by_its_modules(self):
+        backbone = timm.create_model('test_resnet', num_classes=5, channels=(16, 24, 32, 40))
+        branch = attach_branches(backbone, 'mirror').branches[0]
+        norms = [m for m in branch.modules() if isinstance(m, nn.BatchNorm2d)]
+        assert all((m.running_var == 1).all() for m in norms)
+        for key, value in branch.net.state_dict().items():
+            if value.ndim == 4:
+                assert not torch.equal(value, backbone.state_dict()[key])
+
+    def test_what_cannot_start_afresh_is_refused(self):
+        class Scale(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.gamma = nn.Parameter(torch.ones(3))
+
+        with pytest.raises(ValueError, match=r"'0.gamma' cannot be started afresh"):
+            start_afresh(nn.Sequential(Scale()), None, {'0.gamma'})
+        start_afresh(nn.Sequential(Scale()), None, set())
+
+
+def test_designs_differ_from_branch_to_branch():
+    """Every branch has weights of its own, also where two have the same shape."""
+    net = make('test_convnext', 'mirror')
+    first, second = (branch.net.state_dict() for branch in net.branches)
+    key = 'stages.3.blocks.0.conv_dw.weight'
+    assert not torch.equal(first[key], second[key])

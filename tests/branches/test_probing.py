@@ -1,0 +1,157 @@
+"""Looking at a backbone changes nothing in it, needs no values, and is not fooled."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from dkszoo.branches import attach_branches, list_designs
+from dkszoo.branches.probe import Probe, count_halvings, front_modules, skeleton
+
+
+def snapshot(model):
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    modes = [m.training for m in model.modules()]
+    grads = [p.requires_grad for p in model.parameters()]
+    return state, modes, grads, [id(p) for p in model.parameters()]
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('name', ['cifar_resnet8', 'test_resnet', 'test_convnext', 'test_vit', 'test_mambaout'])
+def test_nothing_changes_in_the_backbone(name, training):
+    model = timm.create_model(name, num_classes=4, drop_rate=0.1).train(training)
+    next(model.children()).eval()
+    next(model.parameters()).requires_grad_(False)
+    calls = []
+    for module in model.modules():
+        module.register_forward_hook(lambda *_: calls.append(1))
+    state, *rest = snapshot(model)
+    torch.manual_seed(3)
+    rng = torch.get_rng_state()
+    list_designs(model)
+    assert torch.equal(torch.get_rng_state(), rng)
+    net = attach_branches(model)
+    after, *after_rest = snapshot(model)
+    assert net.backbone is model
+    assert rest == after_rest
+    assert all(torch.equal(value, after[key]) for key, value in state.items())
+    assert calls == []
+    assert all(branch.training == training for branch in net.branches)
+    assert all(len(m._forward_hooks) == 1 for m in model.modules())
+    assert not any(m._forward_hooks for m in net.branches.modules())
+
+
+@pytest.mark.parametrize('name', ['cifar_densenet40_12', 'resnet18', 'test_convnext', 'test_vit', 'test_efficientnet'])
+def test_the_meta_device(name):
+    """The same designs, keys and shapes as on real numbers."""
+    with torch.device('meta'):
+        empty = attach_branches(timm.create_model(name, num_classes=4))
+    net = attach_branches(timm.create_model(name, num_classes=4))
+    assert empty.design == net.design
+    assert all(p.is_meta for p in empty.parameters())
+    shapes = [{k: v.shape for k, v in n.state_dict().items()} for n in (empty, net)]
+    assert shapes[0] == shapes[1]
+    assert list_designs(empty.backbone) == list_designs(net.backbone)
+
+
+class Chain(nn.Module):
+    """A classifier in timm's manner whose parts a test may bend."""
+
+    def __init__(self, skip=False, hidden=False, inplace=False):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 2, 1)
+        self.stage1 = nn.Conv2d(8, 8, 3, 2, 1)
+        self.stage2 = nn.Sequential(nn.ReLU(inplace=inplace), nn.Conv2d(8, 8, 3, 2, 1))
+        self.fc = nn.Linear(8, 5)
+        self.shift = nn.Parameter(torch.zeros(8, 1, 1))
+        self.skip, self.hidden, self.num_classes, self.num_features = skip, hidden, 5, 8
+        modules = ('stem', 'stage1', 'stage2')
+        self.feature_info = [dict(num_chs=8, reduction=2 ** (i + 1), module=m) for i, m in enumerate(modules)]
+
+    def forward_intermediates(self, x, indices=None, stop_early=False):
+        taps = [self.stem(x)]
+        if self.hidden:
+            taps[0] = taps[0] + self.shift  # zero today
+        taps.append(self.stage1(taps[0]))
+        final = self.stage2(taps[1])
+        if self.skip:
+            final = final + taps[0][..., ::4, ::4]
+        taps.append(final)
+        return final, [taps[i] for i in (indices or range(3))]
+
+    def forward_features(self, x):
+        return self.forward_intermediates(x)[0]
+
+    def forward_head(self, x):
+        return self.fc(x.mean((2, 3)))
+
+    def get_classifier(self):
+        return self.fc
+
+    def forward(self, x):
+        return self.forward_head(self.forward_features(x))
+
+
+def test_a_plain_chain_can_be_mirrored():
+    probe = Probe(Chain())
+    assert probe.sizes() == [(112, 112), (56, 56), (28, 28)]
+    assert probe.rerun(1).touched == {'stage2.1.weight', 'stage2.1.bias', 'fc.weight', 'fc.bias'}
+    assert probe.following(0) == [(8, 1), (8, 1)]
+    net = attach_branches(Chain(), 'mirror', [0, 1])
+    assert len(net(torch.randn(2, 3, 64, 64)).branch_logits) == 2
+
+
+def test_a_path_around_the_tap_is_seen():
+    probe = Probe(Chain(skip=True))
+    with pytest.raises(ValueError, match='cannot be run again'):
+        probe.rerun(1)
+
+
+def test_a_parameter_that_does_nothing_yet_is_seen():
+    """At its value of zero the shift changes no number, so comparing numbers would not do."""
+    with pytest.raises(ValueError, match='cannot be run again'):
+        Probe(Chain(hidden=True)).rerun(0)
+
+
+def test_a_stage_that_overwrites_its_input():
+    """The main path has changed the tap already; the branch must not change it once more under its feet."""
+    net = attach_branches(Chain(inplace=True))
+    assert net.design == 'conv'
+    out = net(torch.randn(2, 3, 64, 64))
+    (out.logits.sum() + sum(z.sum() for z in out.branch_logits)).backward()
+
+
+def test_a_network_that_needs_values_still_gets_linear_branches():
+    model = Chain()
+    forward = model.stage1.forward
+    model.stage1.forward = lambda x: forward(x) * float(x.mean())
+    assert list_designs(model) == ['linear', 'ap_conv_2fc', 'ap_2fc']
+    with pytest.raises(ValueError, match='without values'):
+        attach_branches(model, 'mirror')
+    assert attach_branches(model).design == 'linear'
+
+
+def test_other_channels_and_sizes():
+    for kwargs in ({'in_chans': 1}, {'in_chans': 4}):
+        assert attach_branches(timm.create_model('test_resnet', num_classes=3, **kwargs)).design == 'mirror'
+    model = timm.create_model('test_vit', num_classes=3, img_size=64)
+    assert Probe(model).record.input_size == (3, 64, 64)
+
+
+def test_skeleton():
+    model = timm.create_model('cifar_resnet8')
+    twin = skeleton(model)
+    assert all(t.is_meta for t in (*twin.parameters(), *twin.buffers()))
+    assert list(twin.state_dict()) == list(model.state_dict())
+    shared = skeleton(model, device=None)
+    assert all(a is b for a, b in zip(shared.parameters(), model.parameters(), strict=True))
+
+
+def test_front_modules():
+    model = timm.create_model('test_efficientnet')
+    assert front_modules(model, 'blocks.1') == ['conv_stem', 'bn1', 'blocks.0', 'blocks.1']
+
+
+@pytest.mark.parametrize(('size', 'smaller', 'halvings'), [(149, 73, 1), (224, 7, 5), (8, 8, 0), (7, 4, 1), (5, 3, 1)])
+def test_halvings_do_not_mind_borders(size, smaller, halvings):
+    assert count_halvings((size, size), (smaller, smaller)) == halvings
