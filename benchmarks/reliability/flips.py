@@ -68,8 +68,8 @@ def header_bits(path: Path) -> list[int]:
     return [8 * byte + bit for byte in [*found, *range(directory, len(data))] for bit in range(8)]
 
 
-def flips(n: int = 1000, cuts: int = 200, seed: int = 0) -> bool:
-    """Damage last.pth.tar and an export (both of its files, by their sizes)."""
+def flips(n: int = 1000, cuts: int = 200, every: int = 1, seed: int = 0) -> bool:
+    """Damage last.pth.tar and both files of an export; of the bits in headers, every one or every few."""
     rng, changed = random.Random(seed), 0
     with tempfile.TemporaryDirectory() as cwd:
         cwd = Path(cwd)
@@ -79,7 +79,7 @@ def flips(n: int = 1000, cuts: int = 200, seed: int = 0) -> bool:
             raise RuntimeError((cwd / 'output.txt').read_text())
         card = out.with_suffix('.json')
         of_last, of_export = lambda: checkpoint_contents(last), lambda: export_contents(out)
-        headers = [flip(bit) for bit in header_bits(last)]
+        headers = [flip(bit) for bit in header_bits(last)[::every]]
         tables = [
             *some(rng, 'last.pth.tar', last, of_last, n, cuts),
             ('last.pth.tar', 'every bit of headers', last, of_last, headers),

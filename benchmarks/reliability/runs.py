@@ -65,7 +65,7 @@ def start(argv: tuple[str, ...], cwd: Path, before: Callable[[], None] = lambda:
         output = os.open('output.txt', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        sys.stdin = open(os.devnull)
+        sys.stdin, sys.stdout, sys.stderr = open(os.devnull), open(1, 'w'), open(2, 'w')
         logging.getLogger().handlers.clear()
         before()
         code = main(list(argv))

@@ -86,11 +86,11 @@ def try_signal(phase: str, signum: int) -> tuple[float, list[str]]:
     return seconds, wrong
 
 
-def signals(signums: tuple[int, ...] = SIGNALS) -> bool:
+def signals(signums: tuple[int, ...] = SIGNALS, phases: tuple[str, ...] = tuple(PHASES)) -> bool:
     """Every signal in every phase."""
     reference(MIXED)
     good = True
-    for phase in PHASES:
+    for phase in phases:
         results = {signal.Signals(signum).name: try_signal(phase, signum) for signum in signums}
         line = '  '.join(f'{name} {seconds:4.2f} s' for name, (seconds, _) in results.items())
         print(f'signals  {phase:11}  {line}', flush=True)

@@ -93,7 +93,7 @@ def start_record(setup: Setup, argv: list[str], started: str) -> dict:
 def differences(record: dict, here: dict) -> list[str]:
     """What can change the numbers and is not as it was, one line each: 'thread count: 4, here 2'."""
     pairs = [('thread count', 'threads'), ('number of processes', 'processes'), ('device', 'device')]
-    pairs.append(('data set (its fingerprint)', 'dataset_sha256'))
+    pairs += [('data set (its fingerprint)', 'dataset_sha256'), ('teacher checkpoint', 'kd_checkpoint_sha256')]
     found = [(what, record.get(key), here[key]) for what, key in pairs]
     old = record.get('versions', {})
     found += [(f'version of {name}', old.get(name), version) for name, version in here['versions'].items()]

@@ -14,11 +14,12 @@ def seed_all(seed: int) -> None:
 
 
 def rng_state(device: torch.device) -> dict:
-    """The state of every generator a run draws from, as plain data."""
-    name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - timm's mixup draws from it
+    """The state of every generator a run draws from, as plain data and tensors (thousands of numbers pickle slowly)."""
+    version, words, next_gauss = random.getstate()
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002 - timm's mixup draws from it
     state = {
-        'python': random.getstate(),
-        'numpy': (name, keys.tolist(), position, has_gauss, gauss),
+        'python': (version, torch.from_numpy(np.array(words, dtype=np.int64)), next_gauss),
+        'numpy': (name, torch.from_numpy(keys.astype(np.int64)), *rest),
         'torch': torch.get_rng_state(),
     }
     if device.type == 'cuda':
@@ -30,9 +31,10 @@ def rng_state(device: torch.device) -> dict:
 
 def set_rng_state(state: dict, device: torch.device) -> None:
     """The inverse of `rng_state`."""
-    random.setstate(state['python'])
-    name, keys, position, has_gauss, gauss = state['numpy']
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, gauss))  # noqa: NPY002
+    version, words, next_gauss = state['python']
+    random.setstate((version, tuple(words.tolist()), next_gauss))
+    name, keys, *rest = state['numpy']
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(state['torch'])
     if device.type == 'cuda' and 'cuda' in state:
         torch.cuda.set_rng_state(state['cuda'], device)

@@ -1,0 +1,70 @@
+"""Files survive damage, errors and kills; what they hold can be read for ever."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.reliability.faults import break_save, die, fail, no_space
+from benchmarks.reliability.flips import flips
+from benchmarks.reliability.leak import leak
+from benchmarks.reliability.runs import FOLDER, PLAIN, digest
+from dkszoo.engine.checkpoint import LAST, read_checkpoint, save_checkpoint
+
+GOLDEN = Path(__file__).parents[1] / 'golden/checkpoint_format1.pth.tar'
+
+
+def test_flips_and_truncations():
+    assert flips(n=60, cuts=20, every=30)
+
+
+@pytest.mark.parametrize('happen', [fail, die])
+def test_an_error_or_a_kill_at_file_operations(happen):
+    operations, wrong, kinds = break_save(happen, every=200)
+    assert not wrong
+    assert operations > 10
+    assert all(kinds.values())
+
+
+def test_no_space_left():
+    assert not no_space([60_000])
+
+
+@pytest.mark.slow
+def test_leak():
+    assert leak(60)
+
+
+def test_same_state_same_bytes(tmp_path):
+    """Nothing of the file's name or time is in it."""
+    checkpoint = read_checkpoint(GOLDEN)
+    save_checkpoint(checkpoint, tmp_path / 'a.pth.tar')
+    save_checkpoint(checkpoint, tmp_path / 'bb.pth.tar')
+    assert (tmp_path / 'a.pth.tar').read_bytes() == (tmp_path / 'bb.pth.tar').read_bytes()
+    assert digest(read_checkpoint(tmp_path / 'a.pth.tar')) == digest(checkpoint)
+
+
+def test_a_format_from_the_future_and_foreign_files(tmp_path):
+    checkpoint = read_checkpoint(GOLDEN)
+    checkpoint['dkszoo']['format'] = 99
+    torch.save(checkpoint, tmp_path / 'new.pth.tar')
+    with pytest.raises(ValueError, match=r'has format 99; this version reads 1'):
+        read_checkpoint(tmp_path / 'new.pth.tar')
+    torch.save({'state_dict': {}}, tmp_path / 'foreign.pth.tar')
+    with pytest.raises(ValueError, match='no training checkpoint of dkszoo'):
+        read_checkpoint(tmp_path / 'foreign.pth.tar')
+
+
+def test_format_1_loads_and_goes_on_for_ever(run_cli, tmp_path):
+    """A file of 0.1.0: DKS, EMA, AdamW, accumulation, in the middle of the second of three epochs."""
+    assert digest(read_checkpoint(GOLDEN)) == 'd6f7e2f04031ae3ef76b1602e78f20de6cab4bac5908aef1acc160fb937899d8'
+    settings = ('--opt', 'adamw', '--mixup', '0.2')
+    code, _, err = run_cli(*PLAIN, *settings, '--resume', GOLDEN)
+    assert code == 0, err
+    assert f'resumed at epoch 2, step 4 from {GOLDEN}' in err
+    progress = read_checkpoint(tmp_path / FOLDER / LAST)['dkszoo']['progress']
+    assert (progress['epoch'], progress['updates']) == (3, 12)
+    assert progress['history'][0]['train']['loss'] == 7.541541290283203
+    for flags in ((), ('--no-ema',), ('--per-branch',)):
+        assert run_cli('validate', '--checkpoint', GOLDEN, *flags)[0] == 0
+    assert run_cli('export', GOLDEN, 'out.safetensors')[0] == 0

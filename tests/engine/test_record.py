@@ -1,0 +1,108 @@
+"""run.json, and running it again."""
+
+import json
+import platform
+
+import pytest
+import timm
+import torch
+
+from benchmarks.reliability.runs import FOLDER, MIXED, PLAIN, outcome, reference, start, wait
+from dkszoo.engine.checkpoint import BEST, LAST, read_checkpoint, state_hash
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    """A run folder of PLAIN, and what it was made in."""
+    cwd = tmp_path_factory.mktemp('finished')
+    assert wait(start(PLAIN, cwd)) == 0
+    return cwd
+
+
+def test_run_json_holds_what_a_repetition_needs(finished):
+    record = json.loads((finished / FOLDER / 'run.json').read_text())
+    assert record['argv'] == ['train.py', *PLAIN[1:]]
+    assert record['settings']['epochs'] == 3
+    assert record['settings']['num_classes'] == 10  # resolved
+    assert record['threads'] == 1
+    assert record['processes'] == 1
+    assert record['seed'] == 42
+    assert record['versions']['torch'] == torch.__version__
+    assert record['versions']['timm'] == timm.__version__
+    assert record['versions']['python'] == platform.python_version()
+    assert record['device'].startswith('cpu (')
+    assert len(record['dataset_sha256']) == 64
+    assert record['git_commit'] is None or len(record['git_commit'].removesuffix('-dirty')) == 40
+    assert record['started'] <= record['ended']
+    assert set(record['result']) == {'best_epoch', 'best_on', 'last', 'best'}
+    last = read_checkpoint(finished / FOLDER / LAST)
+    states = [last[key] for key in ('state_dict', 'task_state', 'state_dict_ema', 'task_state_ema')]
+    assert record['weights_sha256'] == state_hash(*states)
+    changed = {**states[0], 'fc.bias': states[0]['fc.bias'].nextafter(torch.tensor(9.0))}
+    assert record['weights_sha256'] != state_hash(changed, *states[1:])
+
+
+def test_replay_is_equal_and_names_what_differs(run_cli, finished, tmp_path):
+    path = finished / FOLDER / 'run.json'
+    code, out, _ = run_cli('replay', path)
+    assert code == 0
+    assert out.splitlines()[-1].startswith('equal: the weights have the recorded SHA-256')
+    assert outcome_weights(tmp_path / 'replays/tiny') == outcome(finished)['weights_sha256']
+
+    record = json.loads(path.read_text())
+    record['versions']['timm'], record['weights_sha256'] = '0.0.1', '0' * 64
+    record['settings']['lr'] = 0.5
+    (tmp_path / 'other').mkdir()
+    (tmp_path / 'other/run.json').write_text(json.dumps(record))
+    code, out, _ = run_cli('replay', 'other/run.json', '--output', 'again')
+    assert code == 1
+    first, *_, last = out.splitlines()
+    assert first == f'not as recorded, the weights may differ: version of timm: 0.0.1, here {timm.__version__}'
+    assert last.startswith('different: ')
+    assert (tmp_path / 'again/other/run.json').exists()
+
+
+def outcome_weights(folder) -> str:
+    return json.loads((folder / 'run.json').read_text())['weights_sha256']
+
+
+def test_replay_takes_the_recorded_thread_count(run_cli, finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 3)
+    monkeypatch.setattr(torch, 'set_num_threads', lambda n: asked.append(n))
+    asked = []
+    code, out, _ = run_cli('replay', finished / FOLDER / 'run.json')
+    assert (code, asked) == (0, [1])
+    assert out.splitlines()[0] == 'thread count: 1 as recorded, not 3 as this machine would have it'
+
+
+def test_replay_mistakes(run_cli, finished, tmp_path):
+    def refused(*argv) -> str:
+        code, _, err = run_cli('replay', *argv)
+        assert code == 2
+        return err.splitlines()[-1]
+
+    assert 'cannot read' in refused('nothing.json')
+    (tmp_path / 'run.json').write_text('[]')
+    assert 'has no settings' in refused('run.json')
+    record = json.loads((finished / FOLDER / 'run.json').read_text())
+    (tmp_path / 'run.json').write_text(json.dumps({**record, 'weights_sha256': None}))
+    assert 'has no weights_sha256 (give the run.json of a finished run)' in refused('run.json')
+    (tmp_path / 'run.json').write_text(json.dumps({**record, 'settings': {**record['settings'], 'epoch': 3}}))
+    assert "unknown setting 'epoch' (did you mean 'epochs'?)" in refused('run.json')
+    assert 'choose another --output' in refused(finished / FOLDER / 'run.json', '--output', finished / 'runs')
+
+
+@pytest.mark.parametrize('argv', [PLAIN, (*MIXED, '--workers', '0')])
+def test_the_final_figures_are_validates(run_cli, tmp_path, argv):
+    """Every digit, for last and best, with EMA and in another process."""
+    assert wait(start(argv, tmp_path)) == 0
+    result = json.loads((tmp_path / FOLDER / 'run.json').read_text())['result']
+    for name, file in (('last', LAST), ('best', BEST)):
+        for flags in ((), ('--no-ema',), ('--per-branch',)):
+            code, out, err = run_cli('validate', '--checkpoint', f'{FOLDER}/{file}', '--device', 'cpu', *flags)
+            assert code == 0, err
+            figures = json.loads(out.splitlines()[-1])
+            keys = result[name] if '--per-branch' in flags else ('loss', 'top1', 'top5')
+            equal = [figures[key] == result[name][key] for key in keys]
+            assert not any(equal[:1]) if '--no-ema' in flags else all(equal)
+    assert outcome(tmp_path) == reference(argv)[0]

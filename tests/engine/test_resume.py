@@ -1,0 +1,314 @@
+"""A run that was broken off goes on as if it had not been."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+import yaml
+
+from benchmarks.reliability.kills import kills
+from benchmarks.reliability.runs import FOLDER, MIXED, PLAIN, differences, digest, outcome, reference, start, wait
+from dkszoo.engine.checkpoint import BEST, LAST, read_checkpoint, recovery_files
+
+TERMINATED = 143
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[1000] ^= 8  # in the pickle
+    path.write_bytes(data)
+
+
+def test_two_kills():
+    assert kills(2)
+
+
+@pytest.mark.slow
+def test_a_dozen_kills():
+    assert kills(12, seed=1)
+
+
+@pytest.mark.parametrize('step', [1, 7, 20])
+def test_stopped_at_a_step(run_cli, tmp_path, stop_at_step, step):
+    stop_at_step(step)
+    code, _, err = run_cli(*PLAIN)
+    assert code == TERMINATED, err
+    assert err.splitlines()[-1] == 'dkszoo: stopped by SIGTERM; the same command goes on from here'
+    # two steps make an update; the group that was begun is ended first; seven steps are an epoch
+    expected = {1: '0-2', 7: '0-7', 20: '2-6'}[step]
+    assert recovery_files(tmp_path / FOLDER)[0].name == f'recovery-{expected}.pth.tar'
+    assert run_cli(*PLAIN)[0] == 0
+    assert not differences(PLAIN, tmp_path)
+
+
+def test_everything_is_in_a_checkpoint(run_cli, tmp_path, stop_at_step):
+    stop_at_step(9)
+    run_cli(*PLAIN)
+    checkpoint = read_checkpoint(recovery_files(tmp_path / FOLDER)[0])
+    own = checkpoint['dkszoo']
+    assert own['format'] == 1
+    (process,) = own['processes']
+    assert set(process['rng']) == {'python', 'numpy', 'torch'}
+    assert process['sums']['samples'] == 2 * 16
+    progress = own['progress']
+    assert (progress['epoch'], progress['step'], progress['updates'], progress['best_epoch']) == (1, 2, 5, 0)
+    assert len(progress['history']) == 1
+    assert {'state_dict', 'state_dict_ema', 'task_state', 'task_state_ema', 'optimizer', 'arch'} < set(checkpoint)
+    assert own['scheduler'] is not None
+    # and a file that torch alone can read, without running code
+    assert digest(torch.load(recovery_files(tmp_path / FOLDER)[0], weights_only=True)) == digest(checkpoint)
+
+
+def test_damaged_checkpoints_are_named_and_passed_over(run_cli, tmp_path, stop_at_step):
+    stop_at_step(13)
+    run_cli(*PLAIN)
+    newest, older = recovery_files(tmp_path / FOLDER)
+    flip_a_bit(newest)
+    code, _, err = run_cli(*PLAIN)
+    assert code == 0, err
+    assert [newest.name in line for line in err.splitlines()].count(True) == 1
+    assert f'from {FOLDER}/{older.name}' in err
+    assert not differences(PLAIN, tmp_path)
+
+
+def test_with_all_others_damaged_the_best_is_gone_on_from(run_cli, tmp_path, stop_at_step):
+    stop_at_step(9)
+    run_cli(*PLAIN)
+    folder = tmp_path / FOLDER
+    flip_a_bit(folder / LAST)
+    for path in recovery_files(folder):
+        path.write_bytes(path.read_bytes()[:1000])
+    assert run_cli(*PLAIN)[0] == 0
+    assert not differences(PLAIN, tmp_path)
+
+
+def test_no_good_checkpoint_at_all(run_cli, tmp_path, stop_at_step):
+    stop_at_step(3)
+    run_cli(*PLAIN)
+    for path in recovery_files(tmp_path / FOLDER):
+        path.write_bytes(b'')
+    code, _, err = run_cli(*PLAIN)
+    assert code == 2
+    assert 'no checkpoint in' in err.splitlines()[-1]
+    assert '--overwrite' in err.splitlines()[-1]
+    assert run_cli(*PLAIN, '--overwrite')[0] == 0
+    assert outcome(tmp_path)['weights_sha256'] == reference(PLAIN)[0]['weights_sha256']
+
+
+def test_a_crash_between_last_and_best(run_cli, tmp_path, monkeypatch):
+    from dkszoo.engine import keeper
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keeper, 'copy_checkpoint', lambda *_: (_ for _ in ()).throw(OSError('the crash')))
+        code, _, err = run_cli(*PLAIN)
+    assert code == 1
+    assert 'the crash' in err.splitlines()[-1]
+    assert sorted(path.name for path in (tmp_path / FOLDER).glob('*.pth.tar'))[0] == LAST
+    assert run_cli(*PLAIN)[0] == 0
+    assert not differences(PLAIN, tmp_path)
+
+
+def test_a_lost_best_epoch_is_named_and_replaced(run_cli, tmp_path, stop_at_step):
+    stop_at_step(9)
+    run_cli(*PLAIN)
+    folder = tmp_path / FOLDER
+    (folder / BEST).unlink()
+    code, _, err = run_cli(*PLAIN)
+    assert code == 0
+    assert 'the weights of the best epoch, 1, are lost' in err
+    expected = reference(PLAIN)[0]
+    got = outcome(tmp_path)
+    assert got['weights_sha256'] == expected['weights_sha256']
+    assert got['result']['best_epoch'] > 0
+    assert read_checkpoint(folder / BEST)['epoch'] == got['result']['best_epoch']
+
+
+def test_a_lost_best_epoch_at_the_end(run_cli, tmp_path):
+    assert run_cli(*PLAIN)[0] == 0
+    folder = tmp_path / FOLDER
+    record = json.loads((folder / 'run.json').read_text())
+    del record['result']
+    (folder / 'run.json').write_text(json.dumps(record))
+    checkpoint = read_checkpoint(folder / LAST)
+    checkpoint['dkszoo']['progress'].update(best_epoch=0, best_metric=99.0)
+    torch.save(checkpoint, folder / LAST)
+    shutil.copy(folder / LAST, folder / BEST)  # the last epoch's, not the best's
+    code, _, err = run_cli(*PLAIN)
+    assert code == 0
+    assert 'epoch 3 stands in' in err
+    result = json.loads((folder / 'run.json').read_text())['result']
+    assert result['best_epoch'] == 2
+    assert result['best'] == result['last']
+
+
+def test_records_are_mended(run_cli, tmp_path, stop_at_step):
+    stop_at_step(16)
+    run_cli(*PLAIN)
+    folder = tmp_path / FOLDER
+    with open(folder / 'log.jsonl', 'a') as file:
+        file.write('{"epoch": 2, "train": {"loss": 1}}\n{"epoch": 2, "train": {}')
+    (folder / 'run.json').write_text('{"argv": ')
+    (folder / 'summary.csv').unlink()
+    leftovers = ['.last.pth.tar.abc.tmp', '.recovery-0-2.pth.tar.x_y.tmp', '.run.json.1.tmp']
+    for name in leftovers:
+        (folder / name).write_bytes(b'half')
+    (folder / '.out.safetensors.abc.tmp').touch()  # an export's, which may be at work
+    code, _, err = run_cli(*PLAIN)
+    assert code == 0
+    assert "run.json' is damaged" in err
+    (folder / '.out.safetensors.abc.tmp').unlink()
+    assert not differences(PLAIN, tmp_path)
+
+
+def test_a_killed_first_epoch_leaves_no_rows(run_cli, tmp_path, monkeypatch):
+    from dkszoo.engine import keeper
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keeper, 'save_checkpoint', lambda *_: (_ for _ in ()).throw(OSError('the crash')))
+        assert run_cli(*PLAIN, '--recovery-interval', '1000')[0] == 1
+    folder = tmp_path / FOLDER
+    assert (folder / 'summary.csv').exists()
+    assert not list(folder.glob('*.pth.tar'))
+    assert run_cli(*PLAIN)[0] == 0
+    assert not differences(PLAIN, tmp_path)
+
+
+def test_settings_files(run_cli, tmp_path, stop_at_step):
+    stop_at_step(3)
+    run_cli(*PLAIN)
+    settings = tmp_path / FOLDER / 'args.yaml'
+    text = settings.read_text()
+
+    def refused() -> str:
+        code, _, err = run_cli(*PLAIN)
+        assert code == 2
+        return err.splitlines()[-1]
+
+    settings.write_text('epochs: [')
+    assert "args.yaml' is damaged" in refused()
+    settings.write_bytes(b'\xff\xfe')
+    assert "args.yaml' is damaged" in refused()
+    settings.write_text('from_the_future: 1\n' + text)
+    assert "'from_the_future'" in refused()
+    settings.write_text(text.replace('epochs: 3', 'epochs: 4'))
+    assert '--epochs 4, not 3' in refused()
+    settings.unlink()
+    assert 'holds checkpoints but no args.yaml' in refused()
+    # a run from before a setting existed had its default
+    older = yaml.safe_load(text)
+    del older['reprob'], older['in_chans']
+    settings.write_text(yaml.safe_dump(older))
+    code, _, err = run_cli(*PLAIN, '--reprob', '0.5')
+    assert code == 2
+    assert '--reprob 0.0, not 0.5' in err.splitlines()[-1]
+    assert run_cli(*PLAIN)[0] == 0
+    settings.write_text(text)
+    assert not differences(PLAIN, tmp_path)
+
+
+def test_another_machine_is_named(run_cli, tmp_path, stop_at_step):
+    stop_at_step(3)
+    run_cli(*PLAIN)
+    path = tmp_path / FOLDER / 'run.json'
+    record = json.loads(path.read_text())
+    record['threads'], record['versions']['torch'] = 64, '0.4'
+    path.write_text(json.dumps(record))
+    code, _, err = run_cli(*PLAIN)
+    assert code == 0
+    assert 'thread count: 64, here 1' in err
+    assert 'version of torch: 0.4, here' in err
+
+
+def test_resume_from_a_file(run_cli, tmp_path, stop_at_step):
+    stop_at_step(12)
+    run_cli(*PLAIN)
+    os.rename(tmp_path / 'runs', tmp_path / 'before')
+    newest = recovery_files(tmp_path / 'before/tiny')[0]
+    for source in (newest, tmp_path / 'before/tiny' / LAST):
+        code, _, err = run_cli(*PLAIN, '--resume', source)
+        assert code == 0, err
+        assert outcome(tmp_path)['weights_sha256'] == reference(PLAIN)[0]['weights_sha256']
+        shutil.rmtree(tmp_path / 'runs')
+    # more epochs than before: what is done counts, the rest follows the new settings
+    assert run_cli(*PLAIN, '--resume', tmp_path / 'before/tiny' / LAST, '--epochs', '4')[0] == 0
+    assert len(outcome(tmp_path)['log.jsonl']) == 3
+    shutil.rmtree(tmp_path / 'runs')
+    code, _, err = run_cli(*PLAIN, '--resume', newest, '--model', 'cifar_resnet14')
+    assert code == 2
+    assert 'cannot go on from' in err.splitlines()[-1]
+    assert not (tmp_path / 'runs').exists()
+    # an epoch that is shorter than the step the file is at
+    code, _, err = run_cli(*PLAIN, '--resume', newest, '--batch-size', '50')
+    assert code == 2
+    assert 'an epoch that has 2 steps here' in err.splitlines()[-1]
+
+
+def test_workers_do_not_change_a_run(tmp_path):
+    ends = []
+    for workers in ('0', '1', '2', '4'):
+        (tmp_path / workers).mkdir()
+        argv = (*PLAIN, '--epochs', '1', '--loader', 'timm', '--workers', workers)
+        assert wait(start(argv, tmp_path / workers)) == 0
+        ends.append(outcome(tmp_path / workers))
+        ends[-1].pop('last'), ends[-1].pop('best')  # they name the number of workers
+    assert ends[0]['weights_sha256']
+    assert all(end == ends[0] for end in ends)
+
+
+def test_one_run_at_a_time(run_cli, tmp_path):
+    pid = start(PLAIN, tmp_path, lambda: hold(tmp_path / FOLDER))
+    try:
+        while not (tmp_path / 'held').exists():
+            os.sched_yield()
+        code, _, err = run_cli(*PLAIN)
+        assert code == 2
+        assert f'is in use by process {pid} on' in err.splitlines()[-1]
+    finally:
+        os.kill(pid, 9)
+        wait(pid)
+    assert (tmp_path / FOLDER / '.lock').exists()
+    assert run_cli(*PLAIN)[0] == 0
+    assert not differences(PLAIN, tmp_path)
+
+
+def hold(folder) -> None:
+    """Stop at the first step."""
+    import time
+
+    from dkszoo.engine.step import Stepper
+
+    def held(*_):
+        (folder.parent.parent / 'held').touch()
+        time.sleep(600)
+
+    Stepper.__call__ = held
+
+
+@pytest.mark.slow
+def test_mixed_precision_and_other_optimizers(tmp_path):
+    """What else has a state: a gradient scaler, optimizers that keep more than a momentum."""
+    for i, extra in enumerate(
+        (('--amp', '--amp-dtype', 'float16'), ('--opt', 'lamb'), ('--opt', 'lookahead_adamw'), ('--opt', 'adafactor'))
+    ):
+        argv = (*MIXED, '--workers', '0', *extra)
+        cwd = tmp_path / str(i)
+        cwd.mkdir()
+        assert wait(start(argv, cwd, lambda: die_at_save(4))) == -9
+        assert wait(start(argv, cwd)) == 0, (cwd / 'output.txt').read_text()[-2000:]
+        assert not differences(argv, cwd), extra
+
+
+def die_at_save(number: int) -> None:
+    from dkszoo.engine import keeper
+
+    plain, calls = keeper.save_checkpoint, []
+
+    def save(*args):
+        plain(*args)
+        calls.append(None)
+        if len(calls) == number:
+            os.kill(os.getpid(), 9)
+
+    keeper.save_checkpoint = save

@@ -1,0 +1,106 @@
+"""Signals end a run in order, whatever it is doing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from benchmarks.reliability.runs import PLAIN, differences, wait
+from benchmarks.reliability.signals import signals
+from dkszoo.engine.signals import SIGNALS, Stopped, StopRequest, hidden_signals
+
+
+def test_a_signal_in_some_phases():
+    assert signals((signal.SIGTERM,), ('loading', 'training', 'evaluation'))
+
+
+@pytest.mark.slow
+def test_all_signals_in_every_phase():
+    assert signals()
+
+
+def send_and_wait(signum: int, noted: list) -> None:
+    os.kill(os.getpid(), signum)
+    noted.append(signum)
+
+
+@pytest.mark.parametrize('signum', SIGNALS)
+def test_raises_at_once_or_waits(signum):
+    before, noted = signal.getsignal(signum), []
+    with StopRequest(), pytest.raises(Stopped) as caught:
+        send_and_wait(signum, noted)
+    assert caught.value.exit_code == 128 + signum
+    assert signal.getsignal(signum) is before
+    assert not noted
+    with StopRequest() as stop, pytest.raises(Stopped), stop.deferred():
+        send_and_wait(signum, noted)
+    assert noted == [signum] == [stop.signum]
+
+
+def fork(work) -> int:
+    pid = os.fork()
+    if not pid:
+        try:
+            work()
+        finally:
+            os._exit(99)
+    return wait(pid)
+
+
+def test_a_second_signal_ends_at_once(monkeypatch):
+    def work():
+        with StopRequest() as stop, stop.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+
+    assert fork(work) == 130
+    # torchrun passes on what a terminal has sent to all already: that is one request, not two
+    monkeypatch.setenv('WORLD_SIZE', '2')
+
+    def passed_on():
+        with StopRequest() as stop, stop.deferred():
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(7)
+
+    assert fork(passed_on) == 7
+
+
+def test_hidden_signals_are_delivered_later_and_not_to_children():
+    def start_and_send(stop) -> None:
+        with hidden_signals():
+            command = [sys.executable, '-c', 'import time; time.sleep(1); print("alive")']
+            children.append(subprocess.Popen(command, stdout=subprocess.PIPE))
+            for pid in (os.getpid(), children[0].pid):
+                os.kill(pid, signal.SIGTERM)
+            assert stop.signum is None
+
+    children = []
+    with StopRequest() as stop, pytest.raises(Stopped):
+        start_and_send(stop)
+    assert children[0].communicate()[0] == b'alive\n'
+
+
+@pytest.mark.slow
+def test_a_real_process_group_with_loading_processes(tmp_path, environment):
+    """As from a terminal: the interpreter's own end must not hang on its loading processes either."""
+    argv = (*PLAIN, '--loader', 'timm', '--workers', '2', '--epochs', '40')
+    command = [sys.executable, '-m', 'dkszoo', *argv]
+    for signum in SIGNALS:
+        run = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, start_new_session=True)
+        for line in run.stderr:
+            if b'epoch 2:' in line or b'resumed' in line:
+                break
+        time.sleep(1)
+        os.killpg(run.pid, signum)
+        began = time.monotonic()
+        assert run.wait(20) == 128 + signum
+        assert time.monotonic() - began < 10
+        run.stderr.close()
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not differences(argv, tmp_path)
