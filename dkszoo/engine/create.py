@@ -2,6 +2,7 @@
 
 import difflib
 import fnmatch
+import logging
 import os
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from torch import nn
 import dkszoo.models  # noqa: F401 - registers our names with timm
 from dkszoo.branches import attach_branches
 from dkszoo.weights import convert, load_strictly
+
+_logger = logging.getLogger(__name__)
 
 
 def create_model(
@@ -45,6 +48,21 @@ def create_model(
     if state is not None:
         load_strictly(model, state, f'checkpoint {os.fspath(checkpoint_path)!r}')
     return model if branches is None else attach_branches(model, read_design(branches), taps)
+
+
+def load_body(model: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
+    """Load weights strictly, except that a classifier of other classes stays as it is (timm's rule for `pretrained`).
+
+    Raises:
+        ValueError: Anything else does not fit.
+    """
+    own, names = model.state_dict(), (getattr(model, 'pretrained_cfg', None) or {}).get('classifier') or ()
+    heads = [f'{name}.' for name in ((names,) if isinstance(names, str) else names)]
+    head = {key: value for key, value in own.items() if key.startswith(tuple(heads))}
+    if any(key in state and state[key].shape != value.shape for key, value in head.items()):
+        _logger.info('%s has other classes: the classifier starts afresh', source)
+        state = {**state, **head}
+    load_strictly(model, state, source)
 
 
 def read_design(design: str | dict) -> str | dict:

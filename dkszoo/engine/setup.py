@@ -34,7 +34,7 @@ from dkszoo.data import (
 from dkszoo.tasks import DeepSupervisionTask, LossSettings, get_method
 
 from .config import TrainConfig
-from .create import check_name, create_model, read_design, weights_for
+from .create import check_name, create_model, load_body, read_design, weights_for
 from .optim import build_optimizer, build_scheduler
 from .rng import seed_all
 from .teacher import build_teacher
@@ -175,12 +175,16 @@ def build_net(config: TrainConfig, pretrained: bool = False) -> DeeplySupervised
     """
     checkpoint, arguments = config.initial_checkpoint if pretrained else '', model_arguments(config)
     try:
-        if checkpoint and (needed := weights_for(config.model, checkpoint, arguments)[1]):
-            needed = ' '.join(f'{key}={value}' for key, value in needed.items())
-            raise ValueError(f'--initial-checkpoint is of a {config.model} with {needed} (add --model-kwargs {needed})')
-        model = create_model(
-            config.model, pretrained=pretrained and config.pretrained, checkpoint_path=checkpoint, **arguments
-        )
+        model = create_model(config.model, pretrained=pretrained and config.pretrained, **arguments)
+        if checkpoint:
+            given = {key: value for key, value in arguments.items() if key != 'num_classes'}
+            state, needed = weights_for(config.model, checkpoint, given)
+            needed = ' '.join(f'{key}={value}' for key, value in needed.items() if key != 'num_classes')
+            if needed:
+                raise ValueError(
+                    f'--initial-checkpoint is of a {config.model} with {needed} (add --model-kwargs {needed})'
+                )
+            load_body(model, state, f'checkpoint {checkpoint!r}')
     except (TypeError, RuntimeError, OSError) as error:
         raise ValueError(f'cannot make model {config.model!r}: {error}') from error
     if config.branches in ('', 'none'):
