@@ -41,7 +41,7 @@ def carry_out(config: TrainConfig, argv: list[str], work: Callable[[engine.Run],
     with engine.StopRequest() as stop:
         try:
             with engine.prepare(config, argv, stop) as run:
-                return work(run)
+                return work_on(run, work)
         except engine.Stopped as error:
             print(f'dkszoo: stopped by {error}; the same command goes on from here', file=sys.stderr)
             return error.exit_code
@@ -49,13 +49,19 @@ def carry_out(config: TrainConfig, argv: list[str], work: Callable[[engine.Run],
             return fail(error, 1)
 
 
-def execute(run: engine.Run) -> None:
-    """Train to the end; what goes wrong that late is no mistake in the settings."""
+def work_on(run: engine.Run, work: Callable[[engine.Run], int]) -> int:
+    """Do `work`; what a disk does to it that late is no mistake in the settings."""
     try:
-        engine.execute(run)
+        return work(run)
     except OSError as error:
         hint = 'free some space or mend the disk; the same command goes on from what is saved'
         raise engine.RunFailed(f'{error} ({hint})') from error
+
+
+def execute(run: engine.Run) -> None:
+    """Train to the end; a ValueError that late is no mistake in the settings."""
+    try:
+        engine.execute(run)
     except ValueError as error:
         traceback.print_exc()
         raise engine.RunFailed('training failed, see above (the same command goes on from what is saved)') from error

@@ -106,6 +106,8 @@ def restore(setup: Setup, checkpoint: dict) -> Progress:
         RuntimeError: Keys or shapes differ (torch's own message).
     """
     task, own, world = setup.task, checkpoint['dkszoo'], setup.world
+    if checkpoint['arch'] != setup.config.model:
+        raise ValueError(f'it is of a {checkpoint["arch"]}, not a {setup.config.model}')
     if len(own['processes']) != world.size:
         made = len(own['processes'])
         raise ValueError(f'{made} processes made it, not {world.size} (torchrun --nproc-per-node {made})')
@@ -115,8 +117,10 @@ def restore(setup: Setup, checkpoint: dict) -> Progress:
             raise ValueError('the checkpoint has no averaged weights (it was made without --model-ema)')
         task.load_checkpoint_state(checkpoint['state_dict_ema'], checkpoint.get('task_state_ema'), ema=True)
     setup.optimizer.load_state_dict(checkpoint['optimizer'])
-    if setup.scheduler is not None and own['scheduler'] is not None:
-        setup.scheduler.load_state_dict(own['scheduler'])
+    saved = checkpoint['args']
+    if all(saved.get(key, value) == value for key, value in setup.config.fixed().items()):
+        if setup.scheduler is not None:
+            setup.scheduler.load_state_dict(own['scheduler'])  # else the schedule is another: that of the new settings
     if setup.scaler is not None and setup.scaler.state_dict_key in checkpoint:
         setup.scaler.load_state_dict(checkpoint[setup.scaler.state_dict_key])
     process = own['processes'][world.rank]

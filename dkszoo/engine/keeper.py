@@ -67,7 +67,8 @@ class Keeper:
         try:
             progress = restore(self.setup, checkpoint)
         except (RuntimeError, KeyError, ValueError) as error:
-            raise ValueError(f'cannot go on from {str(self.source)!r}: {error}') from error
+            reason = ' '.join(str(error).split())[:300]  # torch lists every key
+            raise ValueError(f'cannot go on from {str(self.source)!r}: {reason}') from error
         if self.setup.world.is_main:
             _logger.info('resumed at epoch %d, step %d from %s', progress.epoch + 1, progress.step, self.source)
         return progress

@@ -102,7 +102,13 @@ class BranchSchedule:
 
 
 def build_scheduler(config: TrainConfig, optimizer: torch.optim.Optimizer) -> Scheduler | BranchSchedule | None:
-    """A schedule, stepped by the epoch; None for a constant rate."""
+    """A schedule, stepped by the epoch; None for a constant rate.
+
+    Raises:
+        ValueError: A schedule that follows the validation figures: timm gives up on saving its state.
+    """
+    if config.sched == 'plateau':
+        raise ValueError('--sched plateau cannot go on exactly after a break (use cosine, step, multistep or poly)')
     schedule = create_scheduler_v2(
         optimizer,
         sched=config.sched,

@@ -1,6 +1,7 @@
 """A run that was broken off goes on as if it had not been."""
 
 import json
+import math
 import os
 import shutil
 
@@ -233,11 +234,12 @@ def test_resume_from_a_file(run_cli, tmp_path, stop_at_step):
         shutil.rmtree(tmp_path / 'runs')
     # more epochs than before: what is done counts, the rest follows the new settings
     assert run_cli(*PLAIN, '--resume', tmp_path / 'before/tiny' / LAST, '--epochs', '4')[0] == 0
-    assert len(outcome(tmp_path)['log.jsonl']) == 3
+    rates = [row['lr'] for row in outcome(tmp_path)['log.jsonl']]  # the file's first epoch is not in this folder's log
+    assert rates == pytest.approx([0.05 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in (1, 2, 3)])
     shutil.rmtree(tmp_path / 'runs')
     code, _, err = run_cli(*PLAIN, '--resume', newest, '--model', 'cifar_resnet14')
     assert code == 2
-    assert 'cannot go on from' in err.splitlines()[-1]
+    assert 'it is of a cifar_resnet8, not a cifar_resnet14' in err.splitlines()[-1]
     assert not (tmp_path / 'runs').exists()
     # an epoch that is shorter than the step the file is at
     code, _, err = run_cli(*PLAIN, '--resume', newest, '--batch-size', '50')
