@@ -36,7 +36,8 @@ TRAINING_PARAMS = [
     ('cifar_densenetbc100_12', {}, 6_342_864),
     ('resnet18', {}, 53_483_512),
     ('resnet50', {}, 100_523_000),
-    ('resnet101', {}, 129_569_784),
+    pytest.param('resnet101', {}, 129_569_784, marks=pytest.mark.slow),
+    pytest.param('resnet152', {}, 151_916_536, marks=pytest.mark.slow),
     ('dks_resnet18', {}, 53_483_512),
     ('dks_resnet152', {}, 151_916_536),
 ]
@@ -95,7 +96,8 @@ def test_dks_blocks(name):
 
 # One of every class and shape of stages.
 SMALL = ['cifar_resnet8', 'cifar_resnet8x4', 'cifar_resnet18', 'cifar_wrn16_2', 'cifar_densenet40_12', 'cifar_vgg8']
-SMALL += ['cifar_mobilenet_v1', 'cifar_mobilenet_v2_half', 'cifar_shufflenet_v2', 'resnet18', 'resnet50']
+SMALL += ['cifar_mobilenet_v1', 'cifar_mobilenet_v2_half', 'cifar_shufflenet_v2', 'resnet18']
+SMALL += [pytest.param('resnet50', marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize('name', SMALL)

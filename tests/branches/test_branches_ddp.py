@@ -46,7 +46,7 @@ def test_two_processes(tmp_path):
         results = manager.dict()
         mp.spawn(train, (f'file://{tmp_path}/meet', results), nprocs=2)
         for case in CASES:
-            (missing, first), (_, second) = results[0, *case], results[1, *case]
+            (missing, first), (_, second) = results[(0, *case)], results[(1, *case)]
             assert missing == [], case
             assert first == second, case
             assert any(first), case

@@ -59,9 +59,9 @@ def test_a_network_in_hand_is_not_touched():
 
 
 def test_a_large_network_takes_no_memory():
-    """32 GB of weights, had they values."""
-    found = dkszoo.cost('dks_resnet152', 'dks', batch_size=1, num_classes=10**6)
-    assert found.num_params > 8e9
+    """8 GB of weights, had they values."""
+    found = dkszoo.cost('resnet18', 'dks', batch_size=1, num_classes=10**6)
+    assert found.num_params > 2e9
 
 
 def test_step_ratio():
