@@ -67,7 +67,7 @@ def test_reproduce_dry_run_needs_no_data(run_cli, monkeypatch):
     code, out, err = run_cli('reproduce', 'dskd-table1', '--row', 'vgg13-vgg8', '--dry-run', '--no-equal-time')
     assert code == 0, err
     lines = out.splitlines()
-    assert len(lines) == 11  # ten rows and the teacher of the methods that need one
+    assert len(lines) == 10  # nine rows and the teacher of the methods that need one
     assert all(line.startswith('python train.py ') for line in lines)
     assert lines[0].count('teacher') == 1
     assert 'hours' in err
