@@ -25,14 +25,15 @@ def draw_curves(history: list[dict], path: Path) -> None:
         if points:
             axes.plot(*zip(*points, strict=True), label=label, marker=marker, **style)
 
-    draw([row['train'].get('top1') for row in history], 'main head, training', color='0.6', linestyle='--')
-    names = list(dict.fromkeys(key for row in history for key in row['eval'] if key.endswith('top1')))
-    for name in sorted(names, key=lambda name: ('branch' in name, name)):
-        head = name.removeprefix('test_').removesuffix('top1').rstrip('_')
-        part = 'test' if name.startswith('test_') else 'validation'
-        label = f'branch {head[6:]}' if head else 'main head'
-        draw([row['eval'].get(name) for row in history], f'{label}, {part}', linewidth=1.0 if head else 2.0)
+    heads = list(dict.fromkeys(key for row in history for key in row['train'] if key.endswith('top1')))
+    colors = {name: f'C{i}' for i, name in enumerate(sorted(heads, key=lambda name: ('branch' in name, name)))}
+    for name, color in colors.items():
+        label, width = (f'branch {name[6:].partition("_")[0]}', 1.0) if 'branch' in name else ('main head', 2.0)
+        draw([row['train'].get(name) for row in history], f'{label}, training', color=color, ls='--', lw=width)
+        for part, key in (('validation', name), ('test', f'test_{name}')):
+            style = dict(color=color, ls='-' if part == 'validation' else ':', lw=width)
+            draw([row['eval'].get(key) for row in history], f'{label}, {part}', **style)
     axes.set(xlabel='epoch', ylabel='error (%)', ylim=(0, None))
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(fontsize='small')
     write_durably(path, lambda temporary: figure.savefig(temporary, format='png', dpi=120))

@@ -212,6 +212,7 @@ def build(config: TrainConfig, data: Data, world: World) -> Setup:
     task = DeepSupervisionTask(net, config.method, criterion, teacher, world.device, **config.loss_settings())
     seed_all(config.seed + 1 + world.rank)  # what is drawn in training: dropout
     trainable = task.get_trainable_module()
+    trainable.report_branches = True
     optimizer = build_optimizer(config, trainable)
     scheduler = build_scheduler(config, optimizer)
     if config.model_ema:

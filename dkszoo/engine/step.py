@@ -116,7 +116,7 @@ class Stepper:
             return
         self.before.put_back()
         self.setup.optimizer.zero_grad()
-        values = {k: v for k, v in result.items() if k not in ('loss', 'output')}
+        values = {k: v for k, v in result.items() if k not in ('loss', 'output', 'branch_output')}
         names = [k for k, v in values.items() if not torch.isfinite(v)]
         if broken and not names:
             names = ['loss']

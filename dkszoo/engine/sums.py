@@ -17,12 +17,14 @@ class Sums:
         self.dtype = torch.float32 if device.type == 'mps' else torch.float64
         self.totals = {key: torch.tensor(value, dtype=self.dtype, device=device) for key, value in start.items()}
 
-    def add(self, result: dict[str, torch.Tensor], labels: torch.Tensor) -> None:
-        """Add one step: loss, terms and, from the labels [B], the main head's top-1."""
+    def add(self, result: dict, labels: torch.Tensor) -> None:
+        """Add one step: loss, terms and, from the labels [B], the top-1 of every head."""
         count = len(labels)
-        correct = (result['output'].detach().argmax(dim=1) == labels).sum()
-        figures = {k: v.detach() * count for k, v in result.items() if k != 'output'}
-        for key, value in {**figures, 'top1': 100.0 * correct, 'samples': torch.tensor(count)}.items():
+        figures = {k: v.detach() * count for k, v in result.items() if k not in ('output', 'branch_output')}
+        heads = {'top1': result['output'].detach()}
+        heads |= {f'branch{i}_top1': z for i, z in enumerate(result.get('branch_output', ()))}
+        figures |= {key: 100.0 * (z.argmax(dim=1) == labels).sum() for key, z in heads.items()}
+        for key, value in {**figures, 'samples': torch.tensor(count)}.items():
             value = value.to(self.dtype)
             self.totals[key] = self.totals[key] + value if key in self.totals else value
 

@@ -19,6 +19,9 @@ class TrainableModule(nn.Module):
         terms: The method's terms, by name.
         stages: `feature_info` indices of the stages the terms look at.
         idle_branches: No term reads the branches there are.
+
+    Attributes:
+        report_branches: `forward` also gives 'branch_output', the logits of every branch, for accuracies of theirs.
     """
 
     def __init__(
@@ -29,6 +32,7 @@ class TrainableModule(nn.Module):
         self.terms = nn.ModuleDict(terms)
         self.stages = tuple(stages)
         self.idle_branches = idle_branches
+        self.report_branches = False
 
     def forward(self, x: torch.Tensor, target: torch.Tensor, teacher: TeacherOutput | None = None) -> dict:
         """Images and labels -> {'loss', 'output', one value a term}; the values are detached and add up to the loss."""
@@ -38,7 +42,10 @@ class TrainableModule(nn.Module):
         loss = torch.stack(list(values.values())).sum()
         if self.idle_branches:  # DDP wants a gradient for every parameter, be it zero
             loss = loss + 0.0 * sum(z.sum() for z in output.branch_logits)
-        return {'loss': loss, 'output': output.logits, **{name: value.detach() for name, value in values.items()}}
+        result = {'loss': loss, 'output': output.logits, **{name: value.detach() for name, value in values.items()}}
+        if self.report_branches:
+            result['branch_output'] = tuple(z.detach() for z in output.branch_logits)
+        return result
 
     def no_weight_decay(self) -> set[str]:
         return {f'net.{name}' for name in self.net.no_weight_decay()}
