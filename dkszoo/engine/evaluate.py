@@ -71,7 +71,8 @@ def evaluate(
         distributed: Sum over the processes.
 
     Returns:
-        {'loss', 'top1', 'top5'} of the main head and {'branch0_top1', ...} shallow to deep; accuracies in percent.
+        {'loss', 'top1', 'top5'} of the main head and {'branch0_top1', 'branch0_top5', ...} shallow to deep; accuracies
+        in percent.
     """
     heads = 1 + (len(net.branches) if isinstance(net, DeeplySupervised) else 0)
     limit = evaluation_sample_limit(loader) if distributed else None
@@ -93,4 +94,5 @@ def evaluate(
     finally:
         net.train(was_training)
     main, *branches = [evaluator.compute(distributed=distributed) for evaluator in evaluators]
-    return {**main, **{f'branch{i}_top1': branch['top1'] for i, branch in enumerate(branches)}}
+    named = {f'branch{i}_{key}': branch[key] for i, branch in enumerate(branches) for key in ('top1', 'top5')}
+    return {**main, **named}

@@ -76,7 +76,7 @@ def test_summary_has_every_head_and_term(run_cli, tmp_path):
         (row,) = csv.DictReader(file)
     terms = [float(row[f'train_{term}']) for term in ('ce', 'ds', 'synergy')]
     assert sum(terms) == pytest.approx(float(row['train_loss']), rel=1e-5)
-    for name in ('eval_top1', 'eval_branch0_top1', 'eval_branch1_top1', 'eval_test_top1', 'train_branch0_top1'):
+    for name in ('eval_top1', 'eval_branch0_top1', 'eval_branch1_top5', 'eval_test_top1', 'train_branch0_top1'):
         assert 0 <= float(row[name]) <= 100
 
 

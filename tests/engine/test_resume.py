@@ -1,11 +1,13 @@
 """A run that was broken off goes on as if it had not been."""
 
+import functools
 import json
 import math
 import os
 import shutil
 
 import pytest
+import timm
 import torch
 import yaml
 
@@ -42,6 +44,33 @@ def test_stopped_at_a_step(run_cli, tmp_path, stop_at_step, step):
     assert recovery_files(tmp_path / FOLDER)[0].name == f'recovery-{expected}.pth.tar'
     assert run_cli(*PLAIN)[0] == 0
     assert not differences(PLAIN, tmp_path)
+
+
+@pytest.mark.parametrize(
+    'method',
+    [
+        ('dskd+ds', '--branches', 'mirror', '--alpha-schedule', 'zeroing', '--alpha-zero-from', '0.4'),
+        pytest.param(('vid', '--opt', 'adamw', '--lr', '0.003'), marks=pytest.mark.slow),
+        pytest.param(
+            ('byot', '--alpha-schedule', 'linear', '--branch-lr-scale', '2', '--branch-warmup-epochs', '2'),
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=lambda method: method[0],
+)
+def test_stopped_with_a_teacher_or_a_schedule(tmp_path, method):
+    """Projections, variances and the weight of the branches go on where they were."""
+    teacher = tmp_path / 'teacher.pth'
+    torch.manual_seed(0)
+    torch.save(timm.create_model('cifar_resnet8', num_classes=10, in_chans=1).state_dict(), teacher)
+    needs = () if method[0] == 'byot' else ('--kd-checkpoint', str(teacher))
+    argv = (*PLAIN, '--method', *method, *needs)
+    for saves in (2, 5):  # in the first epoch, in the second
+        cwd = tmp_path / str(saves)
+        cwd.mkdir()
+        assert wait(start(argv, cwd, functools.partial(die_at_save, saves))) == -9
+        assert wait(start(argv, cwd)) == 0, (cwd / 'output.txt').read_text()[-2000:]
+        assert not differences(argv, cwd)
 
 
 def test_everything_is_in_a_checkpoint(run_cli, tmp_path, stop_at_step):
