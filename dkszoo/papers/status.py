@@ -1,0 +1,48 @@
+"""What has been run of each published number, and where the result is."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from .records import Record, list_tables, read_table
+
+DATA = yaml.safe_load((Path(__file__).parent / 'status.yaml').read_text(encoding='utf-8'))
+
+
+class Status(NamedTuple):
+    """Of one record.
+
+    Attributes:
+        word: 'reproduced', 'scaled analogue' or 'not run'.
+        why: Why it was not run in full.
+        results: Folder of what was run, below docs/results; '' where nothing was.
+    """
+
+    word: str
+    why: str
+    results: str
+
+
+def get_status(record: Record) -> Status:
+    """What has been run of a record."""
+    why = DATA['not_run'].get(record.recipe, DATA['not_run']['default'])
+    for entry in DATA['runs']:
+        if entry['table'] == record.table and record.row in entry.get('rows', [record.row]):
+            full = entry['status'] == 'reproduced'
+            return Status(entry['status'], '' if full else why, entry['results'])
+    return Status('not run', why, '')
+
+
+def status_page() -> str:
+    """Markdown: for every table its rows, the published numbers and what has been run of them."""
+    parts = []
+    for name in list_tables():
+        parts += [f'### {name}', '', '| row | network | method | paper | status | why not in full |', '|' + '---|' * 6]
+        for record in read_table(name):
+            word, why, results = get_status(record)
+            shown = f'[{word}]({results}/table.md)' if results else word
+            paper = f'{record.value:.2f}' + ('' if record.std is None else f'({record.std:.2f})')
+            parts.append(f'| {record.row} | {record.network} | {record.method} | {paper} | {shown} | {why} |')
+        parts.append('')
+    return '\n'.join(parts[:-1])
