@@ -13,7 +13,7 @@ from torch import nn
 
 import dkszoo.models  # noqa: F401 - registers our names with timm
 from dkszoo.branches import attach_branches
-from dkszoo.weights import convert, load_strictly
+from dkszoo.weights import convert, load_strictly, pretrained_overlay, weighted_name
 
 _logger = logging.getLogger(__name__)
 
@@ -28,7 +28,8 @@ def create_model(
     """A classifier by its dkszoo or timm name, with training-only branches if asked for.
 
     Args:
-        name: Model name, with or without a tag.
+        name: Model name, with or without a tag. With `pretrained=True` an untagged name of dkszoo means its `dks_*`
+            tag, else its only one; channels and classes are the tag's unless given.
         branches: Branch design ('dks', 'auto'), or one's own as a dict or YAML file; None: the plain backbone.
         taps: Where branches leave, see `attach_branches`.
         checkpoint_path: Weights of the backbone, in any format `convert` knows, loaded strictly before branches are
@@ -40,9 +41,14 @@ def create_model(
         A timm model, or a `DeeplySupervised` that holds one.
 
     Raises:
-        ValueError: Unknown name (says the nearest), unknown design or tap, a checkpoint that does not fit.
+        ValueError: Unknown name (says the nearest), unknown design or tap, a checkpoint that does not fit, pretrained
+            weights of dkszoo's that are damaged or cannot be downloaded.
     """
     check_name(name)
+    if timm_kwargs.get('pretrained') and not timm_kwargs.get('pretrained_cfg'):
+        name = weighted_name(name)
+        overlay = pretrained_overlay(name, timm_kwargs.get('cache_dir'))
+        timm_kwargs['pretrained_cfg_overlay'] = {**overlay, **(timm_kwargs.get('pretrained_cfg_overlay') or {})}
     state, needed = weights_for(name, checkpoint_path, timm_kwargs) if checkpoint_path else (None, {})
     model = timm.create_model(name, **timm_kwargs, **needed)
     if state is not None:

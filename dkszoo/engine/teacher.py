@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dkszoo.tasks import Teacher, get_method
-from dkszoo.weights import convert, load_strictly
+from dkszoo.weights import convert, load_strictly, weighted_name
 from dkszoo.weights.convert import read_any
 
 from .config import TrainConfig
@@ -58,8 +58,8 @@ def build_teacher(config: TrainConfig, device: torch.device) -> Teacher | None:
 
 def from_name(config: TrainConfig) -> tuple[nn.Module, dict]:
     """A teacher with pretrained weights, and what is known of its data."""
-    name = config.kd_model_name
-    check_name(name)
+    check_name(config.kd_model_name)
+    name = weighted_name(config.kd_model_name)
     cfg = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
     cfg = cfg.to_dict() if cfg is not None else {}
     data = {key: cfg.get(key) for key in ('input_size', 'mean', 'std')}

@@ -14,10 +14,11 @@ DHM has it (RepDistiller has no DenseNet). No dropout, as in DHM's recipes for a
 
 import torch
 import torch.nn.functional as F
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, register_model
 from torch import nn
 
 from ._cifar_net import CifarNet, cifar_cfg, init_convs
+from ._tags import default_cfgs_with_tags
 
 __all__ = ['CifarDenseNet']
 
@@ -148,7 +149,7 @@ def _create_cifar_densenet(variant: str, pretrained: bool = False, **kwargs) -> 
     return build_model_with_cfg(CifarDenseNet, variant, pretrained, feature_cfg=dict(out_indices=(0, 1, 2)), **kwargs)
 
 
-default_cfgs = generate_default_cfgs(
+default_cfgs = default_cfgs_with_tags(
     {
         'cifar_densenet40_12.*': cifar_cfg(),
         'cifar_densenet100_12.*': cifar_cfg(),

@@ -10,10 +10,11 @@ ones; timm's rule, while RepDistiller's MobileNetV2 counts all groups), batch no
 """
 
 import torch
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, register_model
 from torch import nn
 
 from ._cifar_net import CifarNet, cifar_cfg, init_convs
+from ._tags import default_cfgs_with_tags
 
 __all__ = ['CifarMobileNetV1']
 
@@ -104,7 +105,7 @@ def _create_cifar_mobilenet_v1(variant: str, pretrained: bool = False, **kwargs)
     return build_model_with_cfg(CifarMobileNetV1, variant, pretrained, feature_cfg=feature_cfg, **kwargs)
 
 
-default_cfgs = generate_default_cfgs({'cifar_mobilenet_v1.*': cifar_cfg(pool_size=(2, 2))})
+default_cfgs = default_cfgs_with_tags({'cifar_mobilenet_v1.*': cifar_cfg(pool_size=(2, 2))})
 
 
 @register_model

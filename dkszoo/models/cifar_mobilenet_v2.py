@@ -13,10 +13,11 @@ deviation 0.01 and bias 0, as RepDistiller has it.
 """
 
 import torch
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, register_model
 from torch import nn
 
 from ._cifar_net import CifarNet, cifar_cfg, init_convs
+from ._tags import default_cfgs_with_tags
 
 __all__ = ['CifarMobileNetV2']
 
@@ -145,7 +146,7 @@ def _create_cifar_mobilenet_v2(variant: str, pretrained: bool = False, **kwargs)
     return build_model_with_cfg(CifarMobileNetV2, variant, pretrained, feature_cfg=feature_cfg, **kwargs)
 
 
-default_cfgs = generate_default_cfgs({'cifar_mobilenet_v2_half.*': cifar_cfg(pool_size=(2, 2))})
+default_cfgs = default_cfgs_with_tags({'cifar_mobilenet_v2_half.*': cifar_cfg(pool_size=(2, 2))})
 
 
 @register_model

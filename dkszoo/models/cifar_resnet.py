@@ -14,10 +14,11 @@ untrained network overflows in eval mode (600 blocks double the variance each). 
 
 import torch
 import torch.nn.functional as F
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, register_model
 from torch import nn
 
 from ._cifar_net import CifarNet, cifar_cfg, init_convs
+from ._tags import default_cfgs_with_tags
 
 __all__ = ['CifarResNet']
 
@@ -179,7 +180,7 @@ def _create_cifar_resnet(variant: str, pretrained: bool = False, **kwargs) -> Ci
     return build_model_with_cfg(CifarResNet, variant, pretrained, feature_cfg=dict(out_indices=out_indices), **kwargs)
 
 
-default_cfgs = generate_default_cfgs(
+default_cfgs = default_cfgs_with_tags(
     {
         'cifar_resnet8.*': cifar_cfg(),
         'cifar_resnet14.*': cifar_cfg(),

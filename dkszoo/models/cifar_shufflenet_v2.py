@@ -10,10 +10,11 @@ Initialisation: torch's defaults, as RepDistiller leaves them.
 """
 
 import torch
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, register_model
 from torch import nn
 
 from ._cifar_net import CifarNet, cifar_cfg
+from ._tags import default_cfgs_with_tags
 
 __all__ = ['CifarShuffleNetV2']
 
@@ -152,7 +153,7 @@ def _create_cifar_shufflenet_v2(variant: str, pretrained: bool = False, **kwargs
     return build_model_with_cfg(CifarShuffleNetV2, variant, pretrained, feature_cfg=feature_cfg, **kwargs)
 
 
-default_cfgs = generate_default_cfgs({'cifar_shufflenet_v2.*': cifar_cfg(pool_size=(4, 4))})
+default_cfgs = default_cfgs_with_tags({'cifar_shufflenet_v2.*': cifar_cfg(pool_size=(4, 4))})
 
 
 @register_model

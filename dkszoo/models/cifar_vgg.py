@@ -14,10 +14,11 @@ normal with deviation 0.01 and bias 0, as RepDistiller has it.
 """
 
 import torch
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, register_model
 from torch import nn
 
 from ._cifar_net import CifarNet, cifar_cfg, init_convs
+from ._tags import default_cfgs_with_tags
 
 __all__ = ['CifarVGG']
 
@@ -107,7 +108,7 @@ def _cfg(**kwargs) -> dict:
     return cifar_cfg(pool_size=(4, 4), first_conv='layer1.0.conv', **kwargs)
 
 
-default_cfgs = generate_default_cfgs(
+default_cfgs = default_cfgs_with_tags(
     {
         'cifar_vgg8.*': _cfg(),
         'cifar_vgg11.*': _cfg(),

@@ -11,10 +11,11 @@ bias 0. The official DKS code differs: convolutions and classifier kaiming norma
 
 import torch
 import torch.nn.functional as F
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, register_model
 from torch import nn
 
 from ._cifar_net import CifarNet, cifar_cfg, init_convs
+from ._tags import default_cfgs_with_tags
 
 __all__ = ['CifarWRN']
 
@@ -129,7 +130,7 @@ def _create_cifar_wrn(variant: str, pretrained: bool = False, **kwargs) -> Cifar
     return build_model_with_cfg(CifarWRN, variant, pretrained, feature_cfg=dict(out_indices=(0, 1, 2)), **kwargs)
 
 
-default_cfgs = generate_default_cfgs(
+default_cfgs = default_cfgs_with_tags(
     {
         'cifar_wrn16_1.*': cifar_cfg(),
         'cifar_wrn16_2.*': cifar_cfg(),

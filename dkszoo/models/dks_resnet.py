@@ -4,15 +4,18 @@
 knowledge synergy - https://arxiv.org/abs/1906.00675. The networks are timm's own (torchvision's and the published DKS
 weights' keys and function); timm gives no public way to add a tag to its own names, and its `resnet*` names carry other
 evaluation settings. Here images are squashed to 256x256, whatever their aspect ratio, with bicubic interpolation, and
-their centre 224x224 is taken, as in the official DKS evaluation.
+their centre 224x224 is taken, as in the official DKS evaluation. The tags `sun2019_in1k` are the weights the authors of
+DKS published, as torchvision's networks on Google Drive; dkszoo.weights downloads and converts them.
 
 Initialisation: convolutions kaiming normal (fan out), batch norms 1 and 0, classifier torch's default, as torchvision
 and DHM have it; timm's `resnet*` names start the last norm of every block at 0 (`zero_init_last=True` here).
 """
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import ResNet, build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import ResNet, build_model_with_cfg, register_model
 from timm.models.resnet import BasicBlock, Bottleneck
+
+from ._tags import default_cfgs_with_tags
 
 __all__ = []
 
@@ -39,12 +42,21 @@ def _cfg(**kwargs) -> dict:
     }
 
 
-default_cfgs = generate_default_cfgs(
+def _sun2019_cfg(file_id: str) -> dict:
+    # Not the address itself: timm would keep all of Drive's files under one name, and load them unconverted.
+    origin = dict(origin_url='https://github.com/sundw2014/DKS', paper_ids='arXiv:1906.00675', license=None)
+    return _cfg(url=f'gdrive:{file_id}', **origin)
+
+
+default_cfgs = default_cfgs_with_tags(
     {
+        'dks_resnet18.sun2019_in1k': _sun2019_cfg('1P5QA_uLyaqaSDUCVb0Kkg-UlvVoBJphc'),
         'dks_resnet18.*': _cfg(),
         'dks_resnet34.*': _cfg(),
+        'dks_resnet50.sun2019_in1k': _sun2019_cfg('1sqhBPdzHi-X0svyBeFWEjiqveWfAohdK'),
         'dks_resnet50.*': _cfg(),
         'dks_resnet101.*': _cfg(),
+        'dks_resnet152.sun2019_in1k': _sun2019_cfg('1zoCNTuSI0dG2JUjTLFc5vjFodVPPi6C7'),
         'dks_resnet152.*': _cfg(),
     }
 )

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from .files import sha256, write_text
 
 OWN = 'card_sha256'
+NEEDED = ('arch', 'model_args', 'data', 'sha256', OWN)
 
 
 def write_card(path: Path, card: dict) -> dict:
@@ -24,11 +26,39 @@ def write_card(path: Path, card: dict) -> dict:
     return card
 
 
+def read_card(path: str | os.PathLike) -> dict:
+    """The card of an export, a packaged weight or a download, which holds all that is needed to load the file.
+
+    Raises:
+        ValueError: A file is missing, damaged, or not the one the card describes.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f'no file {str(path)!r} (an export is a .safetensors with its .json beside it)')
+    card = read_card_file(path)
+    for key in NEEDED:
+        if key not in card:
+            raise ValueError(f'{str(path.with_suffix(".json"))!r} lacks {key!r}: not written by dkszoo export')
+    return card
+
+
 def read_card_file(path: Path) -> dict:
     """The card beside a .safetensors file, once the checksums it holds are found to fit.
 
     Raises:
         ValueError: It is missing or damaged, or describes another file.
+    """
+    card = read_own_card(path)
+    if 'sha256' in card and sha256(path) != card['sha256']:
+        raise ValueError(f'{str(path)!r} is damaged or not the file its .json describes (SHA-256 does not fit)')
+    return card
+
+
+def read_own_card(path: Path) -> dict:
+    """The card beside a .safetensors file, which need not be there, once the card's own checksum is found to fit.
+
+    Raises:
+        ValueError: It is missing or damaged.
     """
     card_path = path.with_suffix('.json')
     try:
@@ -41,8 +71,6 @@ def read_card_file(path: Path) -> dict:
         raise ValueError(f'{str(card_path)!r} was not written by dkszoo export')
     if OWN in card and card[OWN] != checksum(card):
         raise ValueError(f'{str(card_path)!r} is damaged or was edited (its own SHA-256 does not fit)')
-    if 'sha256' in card and sha256(path) != card['sha256']:
-        raise ValueError(f'{str(path)!r} is damaged or not the file its .json describes (SHA-256 does not fit)')
     return card
 
 

@@ -1,0 +1,45 @@
+"""Tags follow from files: weights packaged in dkszoo/weights/files are tags of the models they name.
+
+`<arch>.<tag>.safetensors` and its card, `<arch>.<tag>.json`, are all there is to a tag. timm has to know it when the
+model is registered, so the folder is read here; what the files hold is checked when they are loaded.
+"""
+
+import json
+from pathlib import Path
+
+from timm.models import generate_default_cfgs
+
+FILES = Path(__file__).parents[1] / 'weights' / 'files'
+
+
+def default_cfgs_with_tags(cfgs: dict[str, dict]) -> dict:
+    """timm's `generate_default_cfgs`, with a tag for every packaged weight of these models.
+
+    Weighted tags stand first and the weightless 'arch.*' last: so a name without tag keeps its own configuration.
+
+    Args:
+        cfgs: Configurations by 'arch.tag'; 'arch.*' is what the packaged tags of a model start from.
+    """
+    tagged = {}
+    for key, cfg in cfgs.items():
+        arch, _, tag = key.partition('.')
+        for file in sorted(FILES.glob(f'{arch}.*.safetensors')) if tag == '*' else ():
+            card = file.with_suffix('.json')
+            if card.is_file():
+                tagged[file.stem] = {**cfg, **read_cfg(card), 'file': str(file)}
+    return generate_default_cfgs({**tagged, **cfgs})
+
+
+def read_cfg(path: Path) -> dict:
+    """What a card says of its weights' data; nothing if it is damaged: loading them then says so."""
+    try:
+        return card_cfg(json.loads(path.read_text(encoding='utf-8')))
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def card_cfg(card: dict) -> dict:
+    """What the card of an export says of its data, as entries of timm's pretrained_cfg."""
+    data = card['data']
+    sizes = {key: tuple(data[key]) for key in ('input_size', 'mean', 'std')}
+    return {**data, **sizes, 'num_classes': card['model_args']['num_classes'], 'label_names': card.get('class_names')}

@@ -1,0 +1,158 @@
+"""Fetching the weights that are not packaged: downloaded once, converted, and checked ever after."""
+
+import http.client
+import logging
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import safetensors.torch
+import timm
+import torch
+from tqdm import tqdm
+
+from .card import read_card, read_own_card, write_card
+from .convert import identify, read_any
+from .files import sha256, write_durably
+
+_logger = logging.getLogger(__name__)
+
+MIRROR = 'DKSZOO_WEIGHTS'  # the environment variable that names a folder or URL to take the files from
+DRIVE = 'https://drive.usercontent.google.com/download?id={}&export=download&confirm=t'  # without the virus-scan page
+TIMEOUT = 30.0  # seconds without a byte
+CHUNK = 1 << 20
+
+
+def cached(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
+    """The weights of a tag that is not packaged, from the cache or else from the net, and their checksums checked.
+
+    Args:
+        name: 'arch.tag' of a dkszoo model whose configuration has a url.
+        cache_dir: Where they are kept; default: torch.hub's `checkpoints`.
+
+    Returns:
+        A .safetensors file with its card beside it.
+
+    Raises:
+        ValueError: It cannot be had, is no such network, or is not what was there at the first download.
+    """
+    folder = Path(cache_dir or Path(torch.hub.get_dir()) / 'checkpoints')
+    path = folder / f'{name}.safetensors'
+    card = path.with_suffix('.json')
+    if not (path.is_file() and card.is_file()):
+        folder.mkdir(parents=True, exist_ok=True)
+        known = recorded_hash(path) if card.is_file() else None
+        with tempfile.TemporaryDirectory(prefix=f'.{name}.', dir=folder) as temporary:
+            install(name, path, Path(temporary), known)
+    try:
+        read_card(path)
+    except ValueError as error:
+        raise ValueError(f'{error}; (delete {str(path)!r} to have it downloaded again)') from error
+    return path
+
+
+def recorded_hash(path: Path) -> str:
+    """The SHA-256 of what the first download of a file was made from, as its card has it.
+
+    Raises:
+        ValueError: The card is damaged.
+    """
+    try:
+        return read_own_card(path)['source']['sha256']
+    except (ValueError, KeyError, TypeError) as error:
+        card = str(path.with_suffix('.json'))
+        raise ValueError(f'{card!r} does not say what was downloaded at first (delete it to start afresh)') from error
+
+
+def install(name: str, path: Path, temporary: Path, known: str | None) -> None:
+    """Fetch the published file of a tag, convert it, and write `path` and its card.
+
+    Args:
+        name: 'arch.tag'.
+        path: The .safetensors to write.
+        temporary: A folder for the download.
+        known: The SHA-256 of the published file; None: not known yet.
+
+    Raises:
+        ValueError: It cannot be had, is no such network, or has another SHA-256.
+    """
+    cfg = timm.models.get_pretrained_cfg(name)
+    source, file = fetch(name, cfg.url, temporary)
+    digest = sha256(file)
+    if known not in (None, digest):
+        raise ValueError(
+            f'{source!r} has SHA-256 {digest}, at the first download it was {known} '
+            f'(delete {str(path.with_suffix(".json"))!r} if the new one is right)'
+        )
+    try:
+        contents = read_any(file)
+    except ValueError as error:
+        reason = str(error).replace(str(file), source)
+        raise ValueError(f'{reason} (try again, or name a mirror in {MIRROR})') from error
+    converted = identify(contents, repr(source), cfg.architecture)
+    expected = {'num_classes': cfg.num_classes, 'in_chans': cfg.input_size[0]}
+    if converted.model_kwargs != expected:
+        raise ValueError(f'{source!r} holds a network with {converted.model_kwargs}, not {expected} (name another)')
+    state = {key: value.contiguous() for key, value in converted.backbone.items()}
+    write_durably(path, lambda part: safetensors.torch.save_file(state, part, {'format': 'pt'}))
+    keys = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
+    card = {
+        'arch': cfg.architecture,
+        'model_args': expected,
+        'tag': cfg.tag,
+        'data': {key: getattr(cfg, key) for key in keys},
+        'origin': cfg.origin_url,
+        'source': {'from': source, 'sha256': digest},
+        'sha256': sha256(path),
+    }
+    write_card(path, card)
+
+
+def fetch(name: str, url: str, folder: Path) -> tuple[str, Path]:
+    """The published file of a tag, from the mirror if there is one: what to call its source, and where it lies.
+
+    Raises:
+        ValueError: It cannot be had.
+    """
+    mirror = os.environ.get(MIRROR, '')
+    if mirror and '://' not in mirror:
+        file = Path(mirror).expanduser() / f'{name}.pth'
+        if not file.is_file():
+            raise ValueError(f'no file {str(file)!r} ({MIRROR} names the folder {mirror!r} as the place of weights)')
+        return str(file), file
+    if mirror:
+        url = f'{mirror.rstrip("/")}/{name}.pth'
+    elif url.startswith('gdrive:'):
+        url = DRIVE.format(url.removeprefix('gdrive:'))
+    file = folder / f'{name}.pth'
+    _logger.info('downloading %s from %s', name, url)
+    try:
+        download(url, file)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = str(error) or type(error).__name__
+        raise ValueError(f'cannot download {url!r}: {reason} (try again, or name a mirror in {MIRROR})') from error
+    return url, file
+
+
+def download(url: str, file: Path) -> None:
+    """Write what a URL gives to a file.
+
+    Raises:
+        ValueError: It is a web page, or less than was announced.
+        OSError: There is no answer, or the connection broke.
+        http.client.HTTPException: The answer is no HTTP.
+    """
+    with urllib.request.urlopen(url, timeout=TIMEOUT) as response, open(file, 'wb') as out:
+        if response.headers.get_content_type() == 'text/html':
+            raise ValueError('the server sent a web page instead of the file')
+        announced = response.headers.get('Content-Length')
+        total = int(announced) if announced else None
+        bar = tqdm(total=total, desc=file.stem, unit='B', unit_scale=True, leave=False, disable=None)
+        with bar:
+            while chunk := response.read(CHUNK):
+                out.write(chunk)
+                bar.update(len(chunk))
+        if total is not None and out.tell() != total:
+            raise ValueError(f'the connection ended after {out.tell()} of {total} bytes')

@@ -1,0 +1,51 @@
+"""Pretrained weights of dkszoo's models: which tag is meant, and the file that holds it, checked."""
+
+import os
+
+import timm
+
+from .card import read_card
+from .convert import own_names
+from .download import cached
+
+
+def weighted_name(name: str) -> str:
+    """The name with the tag that `pretrained=True` means: its `dks_*` tag, else its only one.
+
+    A name that has a tag, has no weights, or is not dkszoo's stays as it is.
+
+    Raises:
+        ValueError: The name stands for several weights.
+    """
+    if name not in own_names():
+        return name
+    tagged = timm.list_pretrained(f'{name}.*')
+    chosen = [tag for tag in tagged if tag.startswith(f'{name}.dks_')] or tagged
+    if len(chosen) > 1:
+        raise ValueError(f'{name!r} has several weights (name one: {", ".join(chosen)})')
+    return chosen[0] if chosen else name
+
+
+def pretrained_overlay(name: str, cache_dir: str | os.PathLike | None = None) -> dict[str, str]:
+    """Where the weights of a tag lie, as an entry of timm's pretrained_cfg, once their SHA-256 is found to fit.
+
+    Args:
+        name: Any name timm or dkszoo knows; 'arch.tag' for weights.
+        cache_dir: Where downloads are kept; default: torch.hub's `checkpoints`.
+
+    Returns:
+        {'file': PATH}, a .safetensors with its card beside it; empty for names that are not dkszoo's or have none.
+
+    Raises:
+        ValueError: The file is damaged, is not the one its card describes, or cannot be downloaded.
+    """
+    if name.partition('.')[0] not in own_names():
+        return {}
+    cfg = timm.models.get_pretrained_cfg(name)
+    if cfg.file:
+        try:
+            read_card(cfg.file)
+        except ValueError as error:
+            raise ValueError(f'{error}; (install dkszoo again)') from error
+        return {'file': cfg.file}
+    return {'file': str(cached(name, cache_dir))} if cfg.url else {}
