@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from dkszoo.engine import TrainConfig
+from dkszoo.papers.figure import draw_groups
 from dkszoo.papers.grid import run_grid
 from dkszoo.papers.records import list_tables, read_table
 from dkszoo.papers.report import report
@@ -39,6 +40,7 @@ def main(argv: list[str]) -> int:
     text = report(plans, results)
     print(text)
     (folder / 'table.md').write_text(text + '\n', encoding='utf-8')
+    draw_groups(plans, folder, folder / 'curves.png')
     missing = [cell.name for cell in cells if cell.name not in results]
     if missing:
         print(f'{len(missing)} runs failed, the first is {missing[0]} (see its .log in {folder})', file=sys.stderr)

@@ -5,6 +5,7 @@ import pytest
 from dkszoo.cli.reproduce import read_flags
 from dkszoo.engine import TrainConfig
 from dkszoo.papers.grid import Cell, read_result, to_flags
+from dkszoo.papers.reproduce import SCALE
 
 THIN = ('--model', 'cifar_resnet8', '--model-kwargs', 'channels=[4,8,16]', 'stem_chs=4', '--device', 'cpu')
 TINY = (*THIN, '--dataset', 'digits', '--epochs', '1', '--batch-size', '256', '--workers', '0')
@@ -91,12 +92,18 @@ def test_reproduce_mistakes(run_cli):
 
 
 @pytest.mark.slow
-def test_reproduce_runs_a_row_on_digits(run_cli, tmp_path):
+def test_reproduce_runs_a_row_on_digits(run_cli, tmp_path, monkeypatch):
+    scale = {**SCALE['small'], 'epochs': 3, 'settings': {'train_num_samples': 200, 'batch_size': 50}}
+    monkeypatch.setitem(SCALE, 'small', scale)
     argv = ('reproduce', 'dks-table1', '--row', 'resnet32-dks', '--dataset', 'digits', '--device', 'cpu', '-j', '0')
     code, out, err = run_cli(*argv)
     assert code == 0, err
     assert '| resnet32-dks' in out
     assert '26.81(0.36)' in out
+    folder = tmp_path / 'runs/dks-table1-small'
+    assert (folder / 'curves.png').read_bytes().startswith(b'\x89PNG')
+    (long,) = folder.glob('*baseline_long*/summary.csv')  # at equal time
+    assert len(long.read_text().splitlines()) > 1 + 3
     assert code == run_cli(*argv)[0]
 
 

@@ -74,7 +74,7 @@ def test_scaled_runs_keep_what_makes_the_recipe():
     (plan,) = plan_table(read_table('dks-table1')[:1], 'medium', 1, read_flags, {})[:1]
     assert all(plan.cells[0][0].settings[key] == paper[key] for key in ('val_split', 'best_on'))
     assert own['epochs'] == SCALE['small']['epochs']
-    assert own['decay_milestones'] == [2, 4, 5]
+    assert own['decay_milestones'] == [4, 7, 11]
 
 
 def test_equal_time_runs_are_longer_baselines():

@@ -1,0 +1,66 @@
+"""The curves of a reproduction: one panel a group of rows."""
+
+import csv
+import math
+from pathlib import Path
+
+from dkszoo.weights import write_durably
+
+from .grid import Cell
+from .reproduce import Plan
+
+COLUMNS = 4
+
+
+def draw_groups(plans: list[Plan], folder: Path, path: Path) -> None:
+    """Draw the error (100 - top-1 of the main head, in percent) over the epochs, the mean over the seeds.
+
+    It is the error of the images that the best epoch is chosen on. Does nothing without matplotlib.
+
+    Args:
+        plans: The rows, of which those with finished runs are drawn.
+        folder: The grid's, with a folder of each run.
+        path: The PNG file to write.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return
+    groups: dict[str, list[tuple[str, list[float]]]] = {}
+    for plan in plans:
+        lines = groups.setdefault(plan.record.group, [])
+        for cells in plan.cells:
+            lines.append((plan.record.row, mean_errors(cells, folder)))
+    groups = {name: found for name, lines in groups.items() if (found := [line for line in lines if line[1]])}
+    if not groups:
+        return
+    columns = min(COLUMNS, len(groups))
+    rows = math.ceil(len(groups) / columns)
+    figure = Figure(figsize=(4 * columns, 3.2 * rows), layout='constrained')
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes in panels[len(groups) :]:
+        axes.set_visible(False)
+    for axes, (name, lines) in zip(panels, groups.items(), strict=False):
+        for row, errors in lines:
+            axes.plot(range(1, len(errors) + 1), errors, label=row.removeprefix(f'{name}-'), marker='.')
+        axes.set(title=name, xlabel='epoch', ylabel='error (%)')
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize='small')
+    write_durably(path, lambda temporary: figure.savefig(temporary, format='png', dpi=100))
+
+
+def mean_errors(cells: tuple[Cell, ...], folder: Path) -> list[float]:
+    """Error after each epoch, the mean over the finished runs; empty without any."""
+    runs = []
+    for cell in cells:
+        summary = folder / cell.name / 'summary.csv'
+        if summary.is_file():
+            with open(summary, newline='', encoding='utf-8') as file:
+                runs.append([100 - float(row[key(row)]) for row in csv.DictReader(file)])
+    length = max(map(len, runs), default=0)
+    runs = [run for run in runs if len(run) == length]
+    return [math.fsum(values) / len(values) for values in zip(*runs, strict=True)]
+
+
+def key(row: dict) -> str:
+    return 'eval_top1' if row.get('eval_top1') else 'eval_test_top1'
