@@ -2,14 +2,17 @@
 
 from .card import read_card, read_card_file, write_card
 from .convert import Converted, convert, identify, read_any
-from .files import sha256, write_durably, write_text
+from .description import check_description, described
+from .files import sha256, sync, write_durably, write_text
 from .pretrained import pretrained_overlay, weighted_name
-from .read import backbone_state, load_strictly, read_pickle, read_safetensors
+from .read import backbone_state, load_strictly, read_pickle, read_safetensors, read_tensors
 
 __all__ = [
     'Converted',
     'backbone_state',
+    'check_description',
     'convert',
+    'described',
     'identify',
     'load_strictly',
     'pretrained_overlay',
@@ -18,7 +21,9 @@ __all__ = [
     'read_card_file',
     'read_pickle',
     'read_safetensors',
+    'read_tensors',
     'sha256',
+    'sync',
     'weighted_name',
     'write_card',
     'write_durably',

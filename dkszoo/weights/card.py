@@ -5,24 +5,31 @@ import json
 import os
 from pathlib import Path
 
+from .description import check_description
 from .files import sha256, write_text
 
 OWN = 'card_sha256'
 NEEDED = ('arch', 'model_args', 'data', 'sha256', OWN)
+GRAPHS = ('.onnx', '.pt2')  # exports that are no weights for a network of ours
+
+
+def card_path(path: Path) -> Path:
+    """Where a file's card lies: OUT.json for OUT.safetensors, else its name and .json, so that formats lie together."""
+    return path.with_suffix('.json') if path.suffix == '.safetensors' else path.with_name(f'{path.name}.json')
 
 
 def write_card(path: Path, card: dict) -> dict:
-    """Durably write the card of a .safetensors file beside it.
+    """Durably write the card of an export beside it.
 
     Args:
-        path: The .safetensors file.
+        path: The export.
         card: Plain data; 'sha256' is the file's.
 
     Returns:
         The card as written, with its own checksum under 'card_sha256'.
     """
     card = {**card, OWN: checksum(card)}
-    write_text(path.with_suffix('.json'), json.dumps(card, indent=2) + '\n')
+    write_text(card_path(path), json.dumps(card, indent=2) + '\n')
     return card
 
 
@@ -33,17 +40,19 @@ def read_card(path: str | os.PathLike) -> dict:
         ValueError: A file is missing, damaged, or not the one the card describes.
     """
     path = Path(path)
+    if path.suffix in GRAPHS:
+        raise ValueError(f'{str(path)!r} is a finished graph (run it with onnxruntime or torch.export.load)')
     if not path.is_file():
         raise ValueError(f'no file {str(path)!r} (an export is a .safetensors with its .json beside it)')
     card = read_card_file(path)
     for key in NEEDED:
         if key not in card:
-            raise ValueError(f'{str(path.with_suffix(".json"))!r} lacks {key!r}: not written by dkszoo export')
-    return card
+            raise ValueError(f'{str(card_path(path))!r} lacks {key!r}: not written by dkszoo export')
+    return check_description(card, repr(str(path)))
 
 
 def read_card_file(path: Path) -> dict:
-    """The card beside a .safetensors file, once the checksums it holds are found to fit.
+    """The card beside an export, once the checksums it holds are found to fit.
 
     Raises:
         ValueError: It is missing or damaged, or describes another file.
@@ -60,17 +69,17 @@ def read_own_card(path: Path) -> dict:
     Raises:
         ValueError: It is missing or damaged.
     """
-    card_path = path.with_suffix('.json')
+    place = card_path(path)
     try:
-        card = json.loads(card_path.read_text(encoding='utf-8'))
+        card = json.loads(place.read_text(encoding='utf-8'))
     except FileNotFoundError:
-        raise ValueError(f'no file {str(card_path)!r} (an export is a .safetensors with its .json beside it)') from None
-    except ValueError as error:
-        raise ValueError(f'{str(card_path)!r} is damaged ({error})') from error
+        raise ValueError(f'no file {str(place)!r} (an export is a .safetensors with its .json beside it)') from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{str(place)!r} is damaged ({error})') from error
     if not isinstance(card, dict):
-        raise ValueError(f'{str(card_path)!r} was not written by dkszoo export')
+        raise ValueError(f'{str(place)!r} was not written by dkszoo export')
     if OWN in card and card[OWN] != checksum(card):
-        raise ValueError(f'{str(card_path)!r} is damaged or was edited (its own SHA-256 does not fit)')
+        raise ValueError(f'{str(place)!r} is damaged or was edited (its own SHA-256 does not fit)')
     return card
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .description import check_arguments, described
 from .formats import FORMATS, NETWORKS, PREFIXES, WRAPPERS, branch_key, recognise, split_branch
 from .read import backbone_state
 
@@ -41,8 +42,7 @@ def find_networks(contents: dict) -> list[Network]:
     Raises:
         ValueError: It holds none, or one whose keys are known to belong to another function.
     """
-    own = contents['dkszoo'].get('model') if isinstance(contents.get('dkszoo'), dict) else None
-    if isinstance(own, dict) and {'arch', 'model_args'} <= own.keys():
+    if own := described(contents, 'it'):
         return [own_network(contents, own)]
     wrapper = next((key for key in WRAPPERS if isinstance(contents.get(key), dict)), None)
     given = on_cpu(contents if wrapper is None else contents[wrapper])
@@ -53,8 +53,9 @@ def find_networks(contents: dict) -> list[Network]:
         return [renamed(part, f'mdistiller checkpoint, {name}') for name, part in inner]
     if 'version' in contents and isinstance(contents.get('arch'), str):  # timm's; DHM's arch comes without a version
         settings = contents.get('args')
-        settings = vars(settings) if isinstance(settings, argparse.Namespace) else settings or {}
-        return [renamed(state, 'timm checkpoint', contents['arch'], settings.get('model_kwargs'))]
+        settings = vars(settings) if isinstance(settings, argparse.Namespace) else settings
+        kwargs = settings.get('model_kwargs') if isinstance(settings, dict) else None
+        return [renamed(state, 'timm checkpoint', contents['arch'], check_arguments(kwargs or {}, 'it'))]
     if wrapper is not None:
         return [renamed(state, f'{WRAPPERS[wrapper]} checkpoint')]
     return [renamed(state, 'bare state dict' if state.keys() == given.keys() else 'DKS or DHM release')]
@@ -63,8 +64,9 @@ def find_networks(contents: dict) -> list[Network]:
 def own_network(contents: dict, model: dict) -> Network:
     """The network of a training checkpoint or an export of ours."""
     state = on_cpu(backbone_state(contents))
-    task_state = contents.get('task_state_ema' if 'state_dict_ema' in contents else 'task_state') or {}
-    branches = on_cpu(task_state.get('branches') or {})
+    task_state = contents.get('task_state_ema' if 'state_dict_ema' in contents else 'task_state')
+    branches = task_state.get('branches') if isinstance(task_state, dict) else None
+    branches = on_cpu(branches) if isinstance(branches, dict) else {}
     design = model.get('design') if branches else None
     return Network('dkszoo', state, branches, {key: key for key in state}, model['arch'], model['model_args'], design)
 

@@ -3,15 +3,15 @@
 import argparse
 import os
 import pickle
+import stat
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 
-from .card import read_card_file
+from .card import card_path, read_card_file
 
 # NumPy scalars stand in peers' checkpoints (accuracies); argparse.Namespace in timm's. Nothing else is let in.
 ALLOWED = [
@@ -69,21 +69,41 @@ def looks_like_zip(path: str) -> bool:
 
 
 def verify_zip(path: str) -> None:
-    """Check every checksum of a zip file.
+    """Check every checksum of a zip file, and that it is one that torch could have written.
 
     Raises:
-        ValueError: One does not fit, or a record is marked as a folder: torch would leave its tensor unfilled.
+        ValueError: A checksum does not fit; or a record is packed (it could grow without limit), is a folder or a link,
+            stands twice, leads out of the file, or is larger than the file.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()
-            folders = [info.filename for info in archive.infolist() if info.is_dir() or info.external_attr & DIRECTORY]
+            fault = find_fault(archive.infolist(), os.path.getsize(path))
+            bad = archive.testzip() if fault is None else None
     except Exception as error:
         raise ValueError(f'checkpoint {path!r} is damaged ({error})') from error
     if bad is not None:
         raise ValueError(f'checkpoint {path!r} is damaged (checksum of {bad} does not fit)')
-    if folders:
-        raise ValueError(f'checkpoint {path!r} is damaged ({folders[0]} is marked as a folder)')
+    if fault is not None:
+        raise ValueError(f'checkpoint {path!r} is damaged ({fault})')
+
+
+def find_fault(records: list[zipfile.ZipInfo], size: int) -> str | None:
+    """What is wrong with the records of a zip file of `size` bytes, if they are not such as torch writes."""
+    for record in records:
+        name = record.filename
+        if name.startswith('/') or '..' in name.split('/') or not name.isprintable() or set(name) & set('\\:'):
+            return f'{name!r} is no place inside the file'
+        if record.is_dir() or record.external_attr & DIRECTORY:
+            return f'{name} is marked as a folder'
+        if stat.S_ISLNK(record.external_attr >> 16):
+            return f'{name} is a link'
+        if record.compress_type != zipfile.ZIP_STORED or record.compress_size != record.file_size:
+            return f'{name} is packed, which torch never does'
+    if len({record.filename for record in records}) < len(records):
+        return 'a record stands twice in it'
+    if sum(record.file_size for record in records) > size:
+        return 'its records are larger than the file'
+    return None
 
 
 def backbone_state(checkpoint: dict, ema: bool = True) -> dict[str, torch.Tensor]:
@@ -134,8 +154,17 @@ def read_safetensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], 
     path = Path(path)
     if not path.is_file():
         raise ValueError(f'no checkpoint file {str(path)!r}')
-    card = read_card_file(path) if path.with_suffix('.json').is_file() else {}
+    card = read_card_file(path) if card_path(path).is_file() else {}
+    return read_tensors(path), card
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file, on the CPU.
+
+    Raises:
+        ValueError: It is damaged, or none.
+    """
     try:
-        return safetensors.torch.load_file(path), card
-    except SafetensorError as error:
-        raise ValueError(f'{str(path)!r} is no safetensors file, or is damaged ({error})') from error
+        return safetensors.torch.load_file(path)
+    except Exception as error:  # a damaged header can raise anything
+        raise ValueError(f'{os.fspath(path)!r} is no safetensors file, or is damaged ({error})') from error

@@ -1,0 +1,115 @@
+"""What a file of ours says of its model, checked before anything is made from it: it may come from anybody."""
+
+from collections.abc import Callable
+
+import timm
+
+import dkszoo.models  # noqa: F401 - registers our names with timm
+
+# Arguments of `timm.create_model` with which a description could have other files read, or downloaded.
+NOT_FROM_FILES = ('pretrained', 'checkpoint_path', 'cache_dir')
+INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos')
+MAX_SIZE = 4096  # of images; more than any network takes, and little enough to make one
+
+
+def is_size(value) -> bool:
+    """(C, H, W)."""
+    whole = isinstance(value, list | tuple) and len(value) == 3 and all(type(v) is int for v in value)
+    return whole and all(1 <= v <= MAX_SIZE for v in value)
+
+
+def is_number(value) -> bool:
+    return type(value) in (int, float)
+
+
+def is_numbers(value) -> bool:
+    return isinstance(value, list | tuple) and len(value) > 0 and all(map(is_number, value))
+
+
+def is_names(value) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+
+
+def is_evaluation(value) -> bool:
+    size = value.get('batch_size', 1) if isinstance(value, dict) else None
+    return type(size) is int and size >= 1
+
+
+# What may stand in a description; an entry may be missing or None, unless whoever reads it says otherwise.
+ENTRIES: dict[str, Callable] = {
+    'method': lambda value: isinstance(value, str),
+    'design': lambda value: isinstance(value, str | dict),
+    'taps': lambda value: isinstance(value, list | tuple),
+    'class_names': is_names,
+    'dataset': lambda value: isinstance(value, str),
+    'evaluation': is_evaluation,
+    'data': lambda value: isinstance(value, dict),
+}
+DATA: dict[str, Callable] = {
+    'input_size': is_size,
+    'mean': is_numbers,
+    'std': is_numbers,
+    'interpolation': INTERPOLATIONS.__contains__,
+    'crop_pct': lambda value: is_number(value) and value > 0,
+    'crop_mode': ('center', 'squash', 'border').__contains__,
+}
+
+
+def described(contents, source: str) -> dict | None:
+    """The description in a training checkpoint of ours or in what `read_any` gives; None for other people's files.
+
+    Raises:
+        ValueError: It is not what a description can be.
+    """
+    own = contents.get('dkszoo') if isinstance(contents, dict) else None
+    model = own.get('model') if isinstance(own, dict) else None
+    if not isinstance(model, dict) or not {'arch', 'model_args'} <= model.keys():
+        return None
+    return check_description(model, source)
+
+
+def check_description(model: dict, source: str) -> dict:
+    """A description, if it names a model there is, plain arguments, and data of the right kind.
+
+    Args:
+        model: 'arch', 'model_args', and any of `ENTRIES`.
+        source: What messages call the file.
+
+    Raises:
+        ValueError: Something else; says what.
+    """
+    arch = model['arch']
+    if not isinstance(arch, str) or ':' in arch or not timm.is_model(arch):
+        raise ValueError(f'{source} names a model {arch!r}, which neither timm nor dkszoo has')
+    check_arguments(model['model_args'], source)
+    data = model.get('data')
+    for group, values in ((ENTRIES, model), (DATA, data if isinstance(data, dict) else {})):
+        for key, fits in group.items():
+            if (value := values.get(key)) is not None and not fits(value):
+                raise ValueError(f'{source} is damaged: its {key} cannot be {str(value)[:80]!r}')
+    if data is not None:
+        check_data(data, source)
+    return model
+
+
+def check_data(data: dict, source: str) -> None:
+    """Raise a ValueError unless input size, mean and std are there and of one number of channels."""
+    for key in ('input_size', 'mean', 'std'):
+        if data.get(key) is None:
+            raise ValueError(f'{source} is damaged: it does not say the {key} of its images')
+    if not len(data['mean']) == len(data['std']) == data['input_size'][0]:
+        raise ValueError(f'{source} is damaged: mean, std and input_size are of different numbers of channels')
+
+
+def check_arguments(args, source: str) -> dict:
+    """The arguments a file gives for its model, if nothing in them is a file or an address.
+
+    Raises:
+        ValueError: They are no mapping from names, or such an argument is among them.
+    """
+    if not isinstance(args, dict) or not all(isinstance(key, str) for key in args):
+        raise ValueError(f'{source} is damaged: its model arguments are no mapping of names to values')
+    for key in args:
+        if key.startswith(NOT_FROM_FILES):
+            raise ValueError(f'{source} has the model argument {key!r}, which no file may set')
+    return args
