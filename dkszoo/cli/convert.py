@@ -17,7 +17,7 @@ def main(argv: list[str]) -> int:
     )
     add = parser.add_argument
     add('checkpoint', metavar='IN', help='the file to read; its format is recognised')
-    add('out', metavar='OUT.safetensors', help='the file to write; OUT.json comes beside it')
+    add('out', metavar='OUT', help='the file to write: OUT.safetensors, OUT.onnx or OUT.pt2; a .json comes beside it')
     add('--model', metavar='NAME', help='the dkszoo or timm model it has to fit (default: the dkszoo model it fits)')
     add('--mean', nargs='+', type=float, metavar='X', help="channel means it was trained with (default: the model's)")
     add('--std', nargs='+', type=float, metavar='X', help='their standard deviations')

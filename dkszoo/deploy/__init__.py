@@ -1,7 +1,20 @@
 """From a checkpoint to a verified file, and back to a model."""
 
 from .convert import convert_file
-from .export import VerificationFailed, check_target, export, rebuild, verify
+from .export import VerificationFailed, export, rebuild, verify
+from .formats import check_target
+from .hub import check_folder, export_hub
 from .load import load, read_card
 
-__all__ = ['VerificationFailed', 'check_target', 'convert_file', 'export', 'load', 'read_card', 'rebuild', 'verify']
+__all__ = [
+    'VerificationFailed',
+    'check_folder',
+    'check_target',
+    'convert_file',
+    'export',
+    'export_hub',
+    'load',
+    'read_card',
+    'rebuild',
+    'verify',
+]

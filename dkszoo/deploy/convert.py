@@ -4,15 +4,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import safetensors.torch
 import timm
 from torch import nn
 
 import dkszoo
 from dkszoo.branches import DeeplySupervised
-from dkszoo.weights import Converted, identify, load_strictly, read_any, sha256, write_card, write_durably
+from dkszoo.weights import Converted, described, identify, load_strictly, read_any, sha256, write_card
 
-from .export import check_target, verify
+from .export import write_network
+from .formats import check_target
 
 
 def convert_file(
@@ -22,31 +22,30 @@ def convert_file(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> dict:
-    """Write the network of a checkpoint of any known format to OUT.safetensors, and what it is to OUT.json.
+    """Write the network of a checkpoint of any known format to a file, and what it is to a JSON beside it.
 
     Branches are left behind. How images are to be prepared is what the file says of it, or else the model's own
     setting; a peer's files seldom say.
 
     Args:
         checkpoint: The file to read, see `convert`.
-        out: The file to write, ending in .safetensors; it appears only once it is verified.
+        out: The file to write, as for `export`; it appears only once it is verified.
         model: The name it has to fit; default: as in `convert`.
         mean: Channel means of the images it was trained on, in [0, 1], where they are not the model's own.
         std: Their standard deviations.
 
     Returns:
-        The contents of OUT.json.
+        The contents of that JSON.
 
     Raises:
         ValueError: The checkpoint cannot be read or fits no model, `out` cannot be written, or mean or std is not of
             the network's channels.
         VerificationFailed: The file written does not give the network's logits.
     """
-    out = check_target(out)
-    contents, source = read_any(checkpoint), f'checkpoint {os.fspath(checkpoint)!r}'
+    out, source = check_target(out), f'checkpoint {os.fspath(checkpoint)!r}'
+    contents = read_any(checkpoint)
     converted = identify(contents, source, model)
-    own = contents.get('dkszoo') if isinstance(contents.get('dkszoo'), dict) else {}
-    known = own.get('model') or {}
+    known = described(contents, source) or {}
     net = timm.create_model(converted.model, **converted.model_kwargs)
     load_strictly(net, converted.backbone, source)
     data = known.get('data') or data_settings(net, converted)
@@ -55,15 +54,8 @@ def convert_file(
         raise ValueError(
             f'the network takes {data["input_size"][0]} channels (give so many numbers to --mean and --std)'
         )
-    state = {key: value.contiguous() for key, value in net.state_dict().items()}
-    proof = {}
-
-    def verify_file(temporary: Path) -> None:
-        fresh = timm.create_model(converted.model, **converted.model_kwargs)
-        load_strictly(fresh, safetensors.torch.load_file(temporary), 'the converted file')
-        proof.update(verify(DeeplySupervised(net), fresh, tuple(data['input_size'])), sha256=sha256(temporary))
-
-    write_durably(out, lambda temporary: safetensors.torch.save_file(state, temporary, {'format': 'pt'}), verify_file)
+    description = {'arch': converted.model, 'model_args': converted.model_kwargs, 'data': data}
+    proof = write_network(out, DeeplySupervised(net), description)
     card = {
         'arch': converted.model,
         'model_args': converted.model_kwargs,

@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import safetensors.torch
 import timm
 import torch
 from torch import nn
@@ -12,40 +11,48 @@ from torch.utils.flop_counter import FlopCounterMode
 import dkszoo
 import dkszoo.models
 from dkszoo.branches import DeeplySupervised, attach_branches, strip
-from dkszoo.weights import backbone_state, load_strictly, read_pickle, sha256, write_card, write_durably
+from dkszoo.weights import (
+    backbone_state,
+    described,
+    load_strictly,
+    read_pickle,
+    sha256,
+    write_card,
+    write_durably,
+)
+
+from .formats import FORMATS, Format, check_target
+
+BATCH_SIZES = (8, 1, 3)  # of the comparison between a file and the network; the second shows that sizes are open
 
 
 class VerificationFailed(Exception):
-    """The stripped network is not the backbone of the trained one; nothing was written."""
+    """The stripped network or the file is not the backbone of the trained one; nothing was written."""
 
 
 def export(checkpoint: str | os.PathLike, out: str | os.PathLike, ema: bool = True) -> dict:
-    """Write the backbone of a training checkpoint to OUT.safetensors, and what it is to OUT.json.
+    """Write the backbone of a training checkpoint to a file, and what it is to a JSON beside it.
+
+    OUT.safetensors holds the weights, and OUT.json is its card. OUT.onnx and OUT.pt2 (`torch.export`) hold the whole
+    network, for batches of any size; their cards are OUT.onnx.json and OUT.pt2.json.
 
     Args:
         checkpoint: A training checkpoint of dkszoo.
-        out: The file to write, ending in .safetensors; it appears only once it is verified.
+        out: The file to write, ending in .safetensors, .onnx or .pt2; it appears only once it is verified.
         ema: Take the averaged weights where there are any.
 
     Returns:
-        The contents of OUT.json.
+        The contents of the card.
 
     Raises:
-        ValueError: The checkpoint cannot be read, or `out` cannot be written.
-        VerificationFailed: The file's logits, parameters or FLOPs are not those of the trained network's main head.
+        ValueError: The checkpoint cannot be read, `out` cannot be written, or the network is no graph.
+        VerificationFailed: Logits, parameters or FLOPs are not those of the trained network's main head: not a bit of
+            a logit may differ, in an ONNX file 1e-4.
     """
     out = check_target(out)
     contents = read_pickle(checkpoint, legacy=False)
     net, model = rebuild(contents, checkpoint, ema)
-    state = {key: value.contiguous() for key, value in strip(net).state_dict().items()}
-    proof = {}
-
-    def verify_file(temporary: Path) -> None:
-        fresh = timm.create_model(model['arch'], **model['model_args'])
-        load_strictly(fresh, safetensors.torch.load_file(temporary), 'the exported file')
-        proof.update(verify(net, fresh, tuple(model['data']['input_size'])), sha256=sha256(temporary))
-
-    write_durably(out, lambda temporary: safetensors.torch.save_file(state, temporary, {'format': 'pt'}), verify_file)
+    proof = write_network(out, net, model)
     receipt = {
         **model,
         'tag': model['method'],
@@ -59,18 +66,35 @@ def export(checkpoint: str | os.PathLike, out: str | os.PathLike, ema: bool = Tr
     return write_card(out, receipt)
 
 
-def check_target(out: str | os.PathLike) -> Path:
-    """The path of an export, if it can be written.
+def write_network(out: Path, net: DeeplySupervised, model: dict) -> dict:
+    """Write the backbone of a network in the format of the file's ending, once it is proved to be the main path.
+
+    Args:
+        out: The file, see `check_target`.
+        net: The trained network.
+        model: 'arch', 'model_args' and 'data' of its card.
+
+    Returns:
+        What belongs into its card: {'num_params', 'flops', 'verified', 'sha256'}.
 
     Raises:
-        ValueError: Another ending, no such folder, or no permission.
+        ValueError: The network is no graph.
+        VerificationFailed: See `export`; nothing was written.
     """
-    out = Path(out)
-    if out.suffix != '.safetensors':
-        raise ValueError(f'an export must be named *.safetensors, got {str(out)!r}')
-    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        raise ValueError(f'cannot write into folder {str(out.parent)!r} (make it, or choose another)')
-    return out
+    form, input_size = FORMATS[out.suffix], tuple(model['data']['input_size'])
+    plain = timm.create_model(model['arch'], **model['model_args']).eval()
+    load_strictly(plain, strip(net).state_dict(), 'the stripped network')
+    try:
+        proof = verify(net, plain, input_size)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f'{model["arch"]} does not take images of {input_size}: {error}') from error
+
+    def check(temporary: Path) -> None:
+        proof['verified'] += compare(form, temporary, plain, model)
+        proof['sha256'] = sha256(temporary)
+
+    write_durably(out, lambda temporary: form.write(plain, draw(input_size, 2), temporary), check)
+    return proof
 
 
 def rebuild(contents: dict, source: str | os.PathLike, ema: bool) -> tuple[DeeplySupervised, dict]:
@@ -85,16 +109,28 @@ def rebuild(contents: dict, source: str | os.PathLike, ema: bool) -> tuple[Deepl
         ValueError: It is no such checkpoint, or its weights do not fit the network it names.
     """
     source = f'checkpoint {os.fspath(source)!r}'
-    model = contents.get('dkszoo', {}).get('model') if isinstance(contents, dict) else None
-    if not isinstance(model, dict):
+    model = described(contents, source)
+    if model is None:
         raise ValueError(f'{source} is no training checkpoint of dkszoo (dkszoo convert reads those of others)')
-    backbone = timm.create_model(model['arch'], **model['model_args'])
-    load_strictly(backbone, backbone_state(contents, ema), source)
-    if model['design'] is None:
-        return DeeplySupervised(backbone).eval(), model
-    net = attach_branches(backbone, model['design'], model['taps'])
-    averaged = ema and 'task_state_ema' in contents
-    load_strictly(net.branches, contents['task_state_ema' if averaged else 'task_state']['branches'], source)
+    averaged = '_ema' if ema and 'state_dict_ema' in contents else ''
+    task_state = contents.get(f'task_state{averaged}')
+    parts = {'epoch': (contents.get('epoch'), int), 'args': (contents.get('args'), dict)}
+    parts['data'] = (model.get('data'), dict)
+    if model.get('design') is not None:
+        branches = task_state.get('branches') if isinstance(task_state, dict) else None
+        parts[f'task_state{averaged}.branches'] = (branches, dict)
+    for name, (value, kind) in parts.items():
+        if not isinstance(value, kind):
+            raise ValueError(f'{source} is damaged: its {name} is no {kind.__name__} (take another checkpoint)')
+    try:
+        backbone = timm.create_model(model['arch'], **model['model_args'])
+        load_strictly(backbone, backbone_state(contents, ema), source)
+        if model.get('design') is None:
+            return DeeplySupervised(backbone).eval(), model
+        net = attach_branches(backbone, model['design'], model.get('taps'))
+        load_strictly(net.branches, branches, source)
+    except (TypeError, AttributeError, KeyError, RuntimeError, AssertionError) as error:
+        raise ValueError(f'{source} does not make a {model["arch"]}: {error}') from error
     return net.eval(), model
 
 
@@ -114,7 +150,7 @@ def verify(net: nn.Module, plain: nn.Module, input_size: tuple[int, int, int], b
     Raises:
         VerificationFailed: Logits differ in any bit, or parameters or FLOPs do.
     """
-    images = torch.randn(batch_size, *input_size, generator=torch.Generator().manual_seed(0))
+    images = draw(input_size, batch_size)
     main, own = net.eval()(images).logits, plain.eval()(images)
     if not torch.equal(main, own):
         difference = (main - own).abs().max().item()
@@ -134,3 +170,26 @@ def verify(net: nn.Module, plain: nn.Module, input_size: tuple[int, int, int], b
         'flops': flops,
         'verified': f'strict load; logits of {batch_size} images bit-identical; parameters and FLOPs equal',
     }
+
+
+@torch.inference_mode()
+def compare(form: Format, path: Path, plain: nn.Module, model: dict) -> str:
+    """Read a file back and compare its logits with the network's; returns what was found, for the receipt.
+
+    Raises:
+        VerificationFailed: A logit differs by more than the format's tolerance.
+    """
+    run, largest = form.read(path, model), 0.0
+    for batch_size in BATCH_SIZES:
+        images = draw(tuple(model['data']['input_size']), batch_size)
+        difference = (plain(images) - run(images)).abs().max().item()
+        if not difference <= form.tolerance:
+            raise VerificationFailed(f'logits of the file differ by up to {difference:.3g}; nothing was written')
+        largest = max(largest, difference)
+    found = f'within {largest:.2g}' if largest else 'bit-identical'
+    return f'; the file read back: logits of batches of {", ".join(map(str, BATCH_SIZES))} {found}'
+
+
+def draw(input_size: tuple[int, int, int], batch_size: int) -> torch.Tensor:
+    """Images [B, C, H, W] from a normal distribution with seed 0."""
+    return torch.randn(batch_size, *input_size, generator=torch.Generator().manual_seed(0))

@@ -3,13 +3,11 @@
 import os
 from collections.abc import Callable
 
-import safetensors.torch
 import timm
-from safetensors import SafetensorError
 from torch import nn
 
 from dkszoo.models._tags import card_cfg
-from dkszoo.weights import load_strictly, read_card
+from dkszoo.weights import load_strictly, read_card, read_tensors
 
 
 def load(path: str | os.PathLike) -> tuple[nn.Module, Callable]:
@@ -28,13 +26,11 @@ def load(path: str | os.PathLike) -> tuple[nn.Module, Callable]:
     data = card['data']
     try:
         model = timm.create_model(card['arch'], pretrained_cfg_overlay=card_cfg(card), **card['model_args'])
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f'cannot make {card["arch"]!r} with {card["model_args"]}: {error}') from error
-    try:
-        state = safetensors.torch.load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f'{os.fspath(path)!r} is no safetensors file ({error})') from error
-    load_strictly(model, state, os.fspath(path))
-    size = tuple(data['input_size'])
-    transform = timm.data.create_transform(size, is_training=False, **{k: data[k] for k in data if k != 'input_size'})
+        size = tuple(data['input_size'])
+        transform = timm.data.create_transform(
+            size, is_training=False, **{k: data[k] for k in data if k != 'input_size'}
+        )
+    except (RuntimeError, TypeError, ValueError, KeyError, AssertionError) as error:
+        raise ValueError(f'cannot make {card["arch"]!r} with {card["model_args"]} and {data}: {error}') from error
+    load_strictly(model, read_tensors(path), os.fspath(path))
     return model.eval(), transform

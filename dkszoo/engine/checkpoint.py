@@ -48,9 +48,12 @@ class Progress:
 def describe_model(setup: Setup) -> dict:
     """What it takes to make the network again and to feed it; an export copies it."""
     config, net = setup.config, setup.task.get_net()
+    arch, arguments = config.model, model_arguments(config)
+    if ':' in arch:  # a folder or an address: the file has to stand without it
+        arch, arguments = net.backbone.pretrained_cfg['architecture'], {**net.backbone._model_args, **arguments}
     return {
-        'arch': config.model,
-        'model_args': model_arguments(config),
+        'arch': arch,
+        'model_args': arguments,
         'design': net.design,
         'taps': list(net.taps),
         'method': config.method,

@@ -8,38 +8,6 @@ import dkszoo
 from dkszoo.deploy import VerificationFailed, verify
 
 
-@pytest.fixture
-def checkpoint(tmp_path):
-    """A training checkpoint as train.py writes it, of an untrained network with odd BN statistics."""
-    torch.manual_seed(0)
-    args = dict(num_classes=4, channels=[4, 8, 16], stem_chs=4)
-    net = dkszoo.create_model('cifar_resnet8', branches='dks', **args)
-    net.train()(torch.randn(8, 3, 32, 32))
-    task = dkszoo.DeepSupervisionTask(net)
-    data = dict(
-        input_size=[3, 32, 32],
-        mean=[0.5] * 3,
-        std=[0.2] * 3,
-        interpolation='bilinear',
-        crop_pct=1.0,
-        crop_mode='center',
-    )
-    model = dict(
-        arch='cifar_resnet8',
-        model_args=args,
-        design='dks',
-        taps=[0, 1],
-        method='dks',
-        class_names=list('abcd'),
-        dataset='digits',
-        data=data,
-    )
-    own = {'format': 1, 'model': model}
-    path = tmp_path / 'c.pth.tar'
-    torch.save({**task.get_checkpoint_state(), 'epoch': 3, 'args': {}, 'dkszoo': own}, path)
-    return path, net
-
-
 def test_export_and_load(checkpoint, tmp_path):
     path, net = checkpoint
     card = dkszoo.export(path, tmp_path / 'o.safetensors')

@@ -1,0 +1,121 @@
+"""The files an export can be: how each is written, and how logits are had from it again."""
+
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import timm
+import torch
+from torch import nn
+
+from dkszoo.weights import load_strictly
+
+ONNX_PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
+
+Classifier = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of file.
+
+    Attributes:
+        write: (network in eval mode, images, file to fill).
+        read: (file, what its card says of the model) -> a function from images [B, C, H, W] to logits [B, K].
+        tolerance: By how much a logit may differ from the network's.
+        needs: Packages beyond dkszoo's dependencies.
+    """
+
+    write: Callable[[nn.Module, torch.Tensor, Path], None]
+    read: Callable[[Path, dict], Classifier]
+    tolerance: float = 0.0
+    needs: tuple[str, ...] = ()
+
+
+def write_safetensors(net: nn.Module, images: torch.Tensor, path: Path) -> None:
+    """The state dict."""
+    state = {key: value.contiguous() for key, value in net.state_dict().items()}
+    path.write_bytes(safetensors.torch.save(state, {'format': 'pt'}))
+
+
+def read_safetensors(path: Path, model: dict) -> Classifier:
+    """A fresh network, its weights loaded strictly."""
+    net = timm.create_model(model['arch'], **model['model_args'])
+    load_strictly(net, safetensors.torch.load_file(path), 'the exported file')
+    return net.eval()
+
+
+def write_pt2(net: nn.Module, images: torch.Tensor, path: Path) -> None:
+    """The network as a graph of torch's operations, for batches of any size."""
+    program = graph(torch.export.export, net, images)
+    with open(path, 'wb') as file:
+        torch.export.save(program, file)
+
+
+def read_pt2(path: Path, model: dict) -> Classifier:
+    """The graph, run by torch."""
+    with open(path, 'rb') as file:
+        return torch.export.load(file).module()
+
+
+def write_onnx(net: nn.Module, images: torch.Tensor, path: Path) -> None:
+    """The network as an ONNX graph with input 'images' and output 'logits', for batches of any size."""
+    names = dict(input_names=['images'], output_names=['logits'])
+    program = graph(torch.onnx.export, net, images, dynamo=True, verbose=False, **names)
+    program.save(path, external_data=False)
+
+
+def read_onnx(path: Path, model: dict) -> Classifier:
+    """The graph, run by onnxruntime on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    return lambda images: torch.from_numpy(session.run(['logits'], {'images': images.numpy()})[0])
+
+
+def graph(export: Callable, net: nn.Module, images: torch.Tensor, **kwargs):
+    """What `export` makes of a network whose batch size is left open.
+
+    Raises:
+        ValueError: The network cannot be captured as one graph.
+    """
+    sizes = ({0: torch.export.Dim('batch')},)
+    try:
+        return export(net, (images,), dynamic_shapes=sizes, **kwargs)
+    except Exception as error:  # whatever a foreign forward, or torch's tracing of it, raises
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(
+            f'{type(net).__name__} is no graph torch can export: {lines[0]} (choose .safetensors)'
+        ) from error
+
+
+FORMATS = {
+    '.safetensors': Format(write_safetensors, read_safetensors),
+    '.onnx': Format(write_onnx, read_onnx, 1e-4, ONNX_PACKAGES),
+    '.pt2': Format(write_pt2, read_pt2),
+}
+
+
+def check_target(out: str | os.PathLike) -> Path:
+    """The path of an export, if it can be written.
+
+    Raises:
+        ValueError: An ending that is not in `FORMATS`, a package that its format needs and that is not installed, no
+            such folder, or no permission.
+    """
+    out = Path(out)
+    if out.suffix not in FORMATS:
+        endings = ', '.join(f'*{suffix}' for suffix in FORMATS)
+        raise ValueError(
+            f'cannot write {str(out)!r} (an export must be named {endings.replace(", *.pt2", " or *.pt2")})'
+        )
+    missing = [name for name in FORMATS[out.suffix].needs if importlib.util.find_spec(name) is None]
+    if missing:
+        needs = ' '.join(FORMATS[out.suffix].needs)
+        raise ValueError(f'{out.suffix} files need {", ".join(missing)}, not installed here (pip install {needs})')
+    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        raise ValueError(f'cannot write into folder {str(out.parent)!r} (make it, or choose another)')
+    return out

@@ -1,0 +1,120 @@
+"""The README of a hub folder."""
+
+import yaml
+
+PAPERS = """@inproceedings{sun2019dks,
+  title     = {Deeply-supervised Knowledge Synergy},
+  author    = {Sun, Dawei and Yao, Anbang and Zhou, Aojun and Zhao, Hao},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year      = {2019},
+  note      = {arXiv:1906.00675}
+}
+
+@article{luo2022dskd,
+  title   = {Deeply-Supervised Knowledge Distillation},
+  author  = {Luo, Shiya and Chen, Defang and Wang, Can},
+  journal = {arXiv preprint arXiv:2202.07846},
+  year    = {2022}
+}"""
+
+# Settings that are places on the machine of the training, or no matter to anybody who repeats it.
+LEFT_OUT = ('output', 'experiment', 'resume', 'overwrite', 'export', 'workers', 'log_interval', 'recovery_interval')
+PLACES = ('data_dir', 'initial_checkpoint', 'kd_checkpoint')
+
+
+def model_card(card: dict, settings: dict, results: dict, license: str) -> str:
+    """Markdown with the header the hub reads: what the network is, how it was trained, how good it is, whom to cite.
+
+    Args:
+        card: The card of the export.
+        settings: All settings of the training.
+        results: Test figures of these weights, in percent but for the loss; empty where they are not known.
+        license: Of the weights.
+    """
+    dataset = card.get('dataset') or 'an image folder'
+    header = {
+        'license': license,
+        'library_name': 'timm',
+        'pipeline_tag': 'image-classification',
+        'tags': ['image-classification', 'timm', 'dkszoo', card['method']],
+    }
+    branches = f', branches `{design_name(card["design"])}`' if card.get('design') else ''
+    return '\n'.join(
+        [
+            '---',
+            yaml.safe_dump(header, sort_keys=False).strip(),
+            '---',
+            f'# {card["arch"]}, trained with {card["method"]} on {dataset}',
+            '',
+            'The training-only branches have been stripped; what is here is the plain network.',
+            '',
+            '| | |',
+            '|---|---|',
+            f'| architecture | `{card["arch"]}` |',
+            f'| parameters | {card["num_params"]:,} |',
+            f'| FLOPs of an image of {"x".join(map(str, card["data"]["input_size"]))} | {card["flops"]:,} |',
+            f'| method | `{card["method"]}`{branches} |',
+            f'| weights | {"averaged (EMA)" if card["ema"] else "as trained"}, after epoch {card["epoch"] + 1} |',
+            f'| verified | {card["verified"]} |',
+            f'| SHA-256 of `model.safetensors` | `{card["sha256"]}` |',
+            f'| licence of the weights | {license} |',
+            '',
+            '## Results',
+            '',
+            *result_lines(card, results, dataset),
+            '',
+            '## Use',
+            '',
+            '```python',
+            'import timm',
+            *([] if card['timm'] else ['import dkszoo  # registers the architecture with timm']),
+            '',
+            "model = timm.create_model('local-dir:FOLDER', pretrained=True).eval()  # on the hub: 'hf-hub:OWNER/NAME'",
+            'data = timm.data.resolve_model_data_config(model)',
+            'transform = timm.data.create_transform(**data, is_training=False)',
+            '```',
+            '',
+            '## Recipe',
+            '',
+            'Save it as `recipe.yaml`; `dkszoo train --config recipe.yaml` trains such a network again'
+            ' (paths are left out: give them as flags).',
+            '',
+            '```yaml',
+            recipe(settings),
+            '```',
+            '',
+            '## Citation',
+            '',
+            '```bibtex',
+            PAPERS,
+            '```',
+            '',
+        ]
+    )
+
+
+def design_name(design: str | dict) -> str:
+    """The name of a branch design, a user's own included."""
+    return design.get('name', 'own') if isinstance(design, dict) else design
+
+
+def result_lines(card: dict, results: dict, dataset: str) -> list[str]:
+    """The table of figures, or the one figure that the checkpoint itself knows."""
+    if results:
+        rows = [f'| {name} | {value:.4f}{"" if name == "loss" else " %"} |' for name, value in results.items()]
+        return [f'On the test set of {dataset}, one run:', '', '| figure | value |', '|---|---:|', *rows]
+    if card.get('metric') is not None:
+        return [
+            f'Top-1 accuracy at the end of that epoch, on what the best epoch was chosen on: {card["metric"]:.2f} %.'
+        ]
+    return ['None is recorded.']
+
+
+def recipe(settings: dict) -> str:
+    """The settings as a recipe, without paths and what is at its default of nothing."""
+    kept = {
+        key: value
+        for key, value in settings.items()
+        if key not in (*LEFT_OUT, *PLACES) and value not in (None, '', [], {})
+    }
+    return yaml.safe_dump(kept, sort_keys=False, default_flow_style=None, width=1000).strip()

@@ -1,0 +1,114 @@
+"""ONNX and torch.export files: verified, of any batch size, and refused in words where they cannot be."""
+
+import dataclasses
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import dkszoo
+from dkszoo.deploy import VerificationFailed
+from dkszoo.deploy import formats as formats_of_deploy
+from dkszoo.deploy.formats import FORMATS, graph
+
+
+def logits(net, batch_size):
+    images = torch.randn(batch_size, 3, 32, 32, generator=torch.Generator().manual_seed(batch_size))
+    with torch.inference_mode():
+        return images, net.eval().backbone(images)
+
+
+def test_onnx(checkpoint, tmp_path, run_cli):
+    import onnxruntime
+
+    path, net = checkpoint
+    code, out, err = run_cli('export', path, 'o.onnx')
+    assert code == 0, err
+    card = json.loads((tmp_path / 'o.onnx.json').read_text())
+    assert out.splitlines() == [
+        f'o.onnx: cifar_resnet8, {card["num_params"]:,} parameters, {card["flops"]:,} FLOPs an image',
+        f'verified: {card["verified"]}',
+        f'sha256 {card["sha256"]}',
+    ]
+    assert 'logits of 8 images bit-identical' in card['verified']
+    session = onnxruntime.InferenceSession(tmp_path / 'o.onnx')
+    for batch_size in (1, 5):
+        images, expected = logits(net, batch_size)
+        (given,) = session.run(None, {'images': images.numpy()})
+        assert np.abs(given - expected.numpy()).max() < 1e-4
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['c.pth.tar', 'o.onnx', 'o.onnx.json']
+
+
+def test_pt2_beside_safetensors(checkpoint, tmp_path):
+    path, net = checkpoint
+    cards = [dkszoo.export(path, tmp_path / f'o{suffix}') for suffix in ('.safetensors', '.pt2')]
+    assert cards[0]['num_params'] == cards[1]['num_params']
+    program = torch.export.load(tmp_path / 'o.pt2').module()
+    model, _ = dkszoo.load(tmp_path / 'o.safetensors')
+    for batch_size in (1, 5):
+        images, expected = logits(net, batch_size)
+        with torch.inference_mode():
+            assert torch.equal(program(images), expected)
+            assert torch.equal(model(images), expected)
+    with pytest.raises(ValueError, match=r'finished graph \(run it with'):
+        dkszoo.load(tmp_path / 'o.pt2')
+    assert cards[1]['sha256'] == dkszoo.weights.sha256(tmp_path / 'o.pt2')
+
+
+@pytest.mark.parametrize(
+    ('error', 'tolerance', 'passes'),
+    [(5e-5, 1e-4, True), (2e-4, 1e-4, False), (float('nan'), 1e-4, False), (1e-6, 0.0, False)],
+)
+def test_file_that_differs_is_not_kept(checkpoint, tmp_path, monkeypatch, error, tolerance, passes):
+    path, _ = checkpoint
+    form = FORMATS['.safetensors']
+
+    def read(temporary, model):
+        net = form.read(temporary, model)
+        return lambda images: net(images) + error
+
+    monkeypatch.setitem(FORMATS, '.safetensors', dataclasses.replace(form, read=read, tolerance=tolerance))
+    if passes:
+        assert 'within 5' in dkszoo.export(path, tmp_path / 'o.safetensors')['verified']
+        return
+    with pytest.raises(VerificationFailed, match='logits of the file differ'):
+        dkszoo.export(path, tmp_path / 'o.safetensors')
+    assert [p.name for p in tmp_path.iterdir()] == ['c.pth.tar']
+
+
+@pytest.mark.parametrize('argv', [('export', 'nothing.pth.tar', 'o.onnx'), ('train', '--export', 'o.onnx')])
+def test_missing_packages_are_named_before_any_work(run_cli, tmp_path, monkeypatch, argv):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        formats_of_deploy.importlib.util, 'find_spec', lambda name: None if 'onnxs' in name else found(name)
+    )
+    code, _, err = run_cli(*argv)
+    assert code == 2
+    expected = 'need onnxscript, not installed here (pip install onnx onnxscript onnxruntime)'
+    assert err.splitlines()[-1] == f'dkszoo: error: .onnx files {expected}'
+    assert not list(tmp_path.iterdir())
+
+
+def test_network_that_is_no_graph():
+    class Moody(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(ValueError, match=r'Moody is no graph torch can export: .*choose \.safetensors'):
+        graph(torch.export.export, Moody().eval(), torch.randn(2, 3))
+
+
+def test_wrong_targets(run_cli, checkpoint):
+    path, _ = checkpoint
+    for argv, says in (
+        ((path,), 'nothing to write'),
+        ((path, 'o.pth'), 'must be named *.safetensors, *.onnx or *.pt2'),
+        ((path, 'no/o.pt2'), 'cannot write into folder'),
+        ((path, 'o.pt2', '--hub-dir', 'no/hub'), 'cannot make a folder in'),
+    ):
+        code, _, err = run_cli('export', *argv)
+        assert code == 2
+        assert says in err.splitlines()[-1]

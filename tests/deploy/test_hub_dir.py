@@ -1,0 +1,121 @@
+"""A folder in timm's hub layout, and what plain timm and torchvision make of an export."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import timm
+import torch
+import torchvision
+import yaml
+from safetensors.torch import load_file
+
+import dkszoo
+from dkszoo.deploy import VerificationFailed, export_hub, hub
+from dkszoo.engine import TrainConfig
+
+FILES = ['README.md', 'config.json', 'model.json', 'model.safetensors']
+
+
+@pytest.mark.slow
+def test_timms_resnet18_in_timm_and_torchvision(make_checkpoint, tmp_path):
+    path, net = make_checkpoint('resnet18', dict(num_classes=1000, in_chans=3), (3, 64, 64))
+    card = export_hub(path, tmp_path / 'hub')
+    assert sorted(p.name for p in (tmp_path / 'hub').iterdir()) == FILES
+    state = load_file(tmp_path / 'hub' / 'model.safetensors')
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = net.eval()(images).logits
+        for plain in (timm.create_model('resnet18'), torchvision.models.resnet18()):
+            plain.load_state_dict(state, strict=True)
+            assert torch.equal(plain.eval()(images), expected)
+    assert 'import dkszoo' not in (tmp_path / 'hub' / 'README.md').read_text()
+
+    torch.save({'images': images, 'logits': expected}, tmp_path / 'io.pth')
+    code = """
+        import json, sys, timm, torch
+        model = timm.create_model(f'local-dir:{sys.argv[1]}', pretrained=True).eval()
+        io = torch.load(sys.argv[2])
+        with torch.inference_mode():
+            same = torch.equal(model(io['images']), io['logits'])
+        data = timm.data.resolve_model_data_config(model)
+        print(json.dumps([same, 'dkszoo' in sys.modules, data, list(model.pretrained_cfg['label_names'][:2])]))
+        """
+    argv = [sys.executable, '-c', textwrap.dedent(code), tmp_path / 'hub', tmp_path / 'io.pth']
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [True, False, card['data'], ['class 0', 'class 1']]
+
+
+@pytest.fixture
+def run_folder(make_checkpoint, tmp_path):
+    """A run folder with a best checkpoint and results."""
+    args = dict(num_classes=4, in_chans=1, channels=[4, 8, 16], stem_chs=4)
+    path, net = make_checkpoint('cifar_resnet8', args, (1, 32, 32), 'model_best.pth.tar')
+    best = {'loss': 0.25, 'top1': 91.5, 'top5': 100.0}
+    record = {'settings': {'model_ema': False}, 'result': {'best_epoch': 3, 'best': best, 'last': {'top1': 90.0}}}
+    (tmp_path / 'run.json').write_text(json.dumps(record))
+    return path, net
+
+
+def test_model_card(run_folder, tmp_path, run_cli):
+    path, net = run_folder
+    code, out, err = run_cli('export', path, '--hub-dir', 'hub', '--license', 'cc-by-4.0')
+    assert code == 0, err
+    assert out.startswith('hub: cifar_resnet8, ')
+    images = torch.randn(2, 1, 32, 32)
+    model = timm.create_model(f'local-dir:{tmp_path / "hub"}', pretrained=True).eval()
+    assert torch.equal(model(images), net.eval()(images).logits)
+    assert model.pretrained_cfg['tag'] == 'dks'
+    loaded, _ = dkszoo.load(tmp_path / 'hub' / 'model.safetensors')
+    assert torch.equal(loaded(images), model(images))
+
+    text = (tmp_path / 'hub' / 'README.md').read_text()
+    header = yaml.safe_load(text.split('---\n')[1])
+    assert (header['license'], header['library_name']) == ('cc-by-4.0', 'timm')
+    for part in (
+        'trained with dks on digits',
+        '| top1 | 91.5000 % |',
+        'licence of the weights | cc-by-4.0',
+        'import dkszoo',
+        'Deeply-supervised Knowledge Synergy',
+        'Deeply-Supervised Knowledge Distillation',
+        json.loads((tmp_path / 'hub' / 'model.json').read_text())['sha256'],
+    ):
+        assert part in text
+    recipe = yaml.safe_load(re.search(r'```yaml\n(.*?)```', text, re.S)[1])
+    assert TrainConfig.from_dict(recipe).lr == 0.05
+    assert '/somewhere' not in text
+
+
+def test_results_of_other_weights_are_not_claimed(run_folder, tmp_path):
+    path, _ = run_folder
+    os.rename(path, tmp_path / 'other.pth.tar')
+    export_hub(tmp_path / 'other.pth.tar', tmp_path / 'hub')
+    text = (tmp_path / 'hub' / 'README.md').read_text()
+    assert '91.5' not in text
+    assert 'None is recorded.' in text
+
+
+def test_a_folder_is_whole_or_not_there(run_folder, tmp_path, run_cli, monkeypatch):
+    path, _ = run_folder
+    (tmp_path / 'full').mkdir()
+    (tmp_path / 'full' / 'mine.txt').touch()
+    before = sorted(p.name for p in tmp_path.rglob('*'))
+    code, _, err = run_cli('export', path, '--hub-dir', 'full')
+    assert code == 2
+    assert 'is there already and no empty folder (name a new one)' in err.splitlines()[-1]
+
+    made = timm.create_model
+
+    def spoil(name, **kwargs):
+        return made('cifar_resnet8', num_classes=4, in_chans=1) if ':' in name else made(name, **kwargs)
+
+    monkeypatch.setattr(hub.timm, 'create_model', spoil)
+    with pytest.raises(VerificationFailed, match='another network of the hub folder'):
+        export_hub(path, tmp_path / 'hub')
+    assert sorted(p.name for p in tmp_path.rglob('*')) == before
