@@ -110,7 +110,9 @@ class RunSettings:
     eval_test_every_epoch: bool = setting(False, 'evaluate the test set after every epoch')
     log_interval: int = setting(50, 'steps between plain progress lines')
     recovery_interval: int = setting(0, 'steps between recovery checkpoints; 0: about one a minute')
-    skip_nonfinite: int = setting(0, 'non-finite losses to pass over before the run gives up')
+    skip_nonfinite: int = setting(
+        0, 'non-finite losses to pass over before the run gives up (not 0: an accelerator is waited for in every step)'
+    )
     export: str = setting('', 'export the best checkpoint to this .safetensors file at the end', metavar='FILE')
 
 

@@ -130,7 +130,7 @@ class Keeper:
     def is_sound(self) -> bool:
         """Whether all parameters are finite."""
         parameters = unwrap_model(self.setup.task.get_trainable_module()).parameters()
-        return all(bool(torch.isfinite(p).all()) for p in parameters)
+        return bool(torch.stack([torch.isfinite(p).all() for p in parameters]).all())
 
     def check_sound(self, progress: Progress) -> None:
         """Never save what cannot be gone on from: the newest good checkpoint would be of no use.

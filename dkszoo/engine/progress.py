@@ -55,6 +55,14 @@ class ProgressBar:
             self.bar.close()
 
 
+def report_epoch(row: dict, is_best: bool) -> None:
+    """One line on a finished epoch, from its row (epoch, lr, train, eval)."""
+    figures = row['eval']
+    heads = ' '.join(f'{k} {v:.2f}' for k, v in figures.items() if k.endswith('top1'))
+    mark = ' *' if is_best else ''
+    _logger.info('epoch %d: train loss %.4f, %s%s', row['epoch'] + 1, row['train']['loss'], heads, mark)
+
+
 def clock(seconds: float) -> str:
     """Seconds as 1:02:03 or 02:03."""
     minutes, seconds = divmod(round(seconds), 60)

@@ -8,40 +8,9 @@ from timm.utils import dispatch_clip_grad, unwrap_model
 
 from dkszoo.data import mix
 
-from .rng import rng_state, set_rng_state
+from .finite import FiniteCheck, NonFinite, can_look_later
 from .setup import Setup
-
-
-class NonFinite(Exception):
-    """The loss is not finite; `names` holds the terms to blame."""
-
-    def __init__(self, names: list[str]):
-        super().__init__(', '.join(names))
-        self.names = names
-
-
-class Snapshot:
-    """What a forward pass changes: the buffers (running statistics) and the generators.
-
-    Args:
-        setup: The run.
-    """
-
-    def __init__(self, setup: Setup):
-        self.device = setup.world.device
-        self.buffers = list(unwrap_model(setup.task.get_trainable_module()).buffers())
-        self.copies = [torch.empty_like(buffer) for buffer in self.buffers]
-        self.rng = None
-
-    @torch.no_grad()
-    def take(self) -> None:
-        torch._foreach_copy_(self.copies, self.buffers)
-        self.rng = rng_state(self.device)
-
-    @torch.no_grad()
-    def put_back(self) -> None:
-        torch._foreach_copy_(self.buffers, self.copies)
-        set_rng_state(self.rng, self.device)
+from .snapshot import Snapshot
 
 
 class Stepper:
@@ -61,7 +30,9 @@ class Stepper:
             dtype = getattr(torch, config.amp_dtype)
             self.autocast = lambda: torch.autocast(device.type, dtype=dtype)
 
-        self.before = Snapshot(setup)
+        module = unwrap_model(setup.task.get_trainable_module())
+        self.finite = FiniteCheck(setup.world, can_look_later(config, device))
+        self.before = Snapshot(module, device)
 
     def to_device(self, images: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         device = self.setup.world.device
@@ -91,36 +62,36 @@ class Stepper:
             What the task gave, and whether the parameters were updated.
 
         Raises:
-            NonFinite: All is as it was at the last parameter update.
+            NonFinite: The loss is not finite, if it is looked at here; all is as it was at the last parameter update.
         """
         task = self.setup.task
         last_group = steps - steps % self.accumulate
         group = self.accumulate if step < last_group else steps - last_group
         update = (step + 1) % self.accumulate == 0 or step + 1 == steps
-        if step % self.accumulate == 0:
+        if step % self.accumulate == 0 and not self.finite.later:
             self.before.take()
-        with task.no_sync() if not update else nullcontext():
-            with self.autocast():
-                result = task(images, targets)
-            self.check_finite(result)
-            self.backward(result['loss'] / group, update)
+
+        def work() -> dict:
+            with task.no_sync() if not update else nullcontext():
+                with self.autocast():
+                    result = task(images, targets)
+                self.check_finite(result, step)
+                self.backward(result['loss'] / group, update)
+            return result
+
+        result = work()
         if update:
             self.setup.optimizer.zero_grad()
             task.update_ema(step=updates + 1)
         return result, update
 
-    def check_finite(self, result: dict) -> None:
-        """Raise `NonFinite` unless the loss is finite in all processes; all that changed since the update goes back."""
-        world, broken = self.setup.world, not torch.isfinite(result['loss'])
-        if not world.largest(broken)[0]:
-            return
-        self.before.put_back()
-        self.setup.optimizer.zero_grad()
-        values = {k: v for k, v in result.items() if k not in ('loss', 'output', 'branch_output')}
-        names = [k for k, v in values.items() if not torch.isfinite(v)]
-        if broken and not names:
-            names = ['loss']
-        raise NonFinite(list(dict.fromkeys(name for part in world.gather(names) for name in part)))
+    def check_finite(self, result: dict, step: int) -> None:
+        """Note the loss; where it is looked at now and is not finite, all that changed since the update goes back."""
+        try:
+            self.finite.note(step, result)
+        except NonFinite:
+            self.before.put_back()
+            raise
 
     def backward(self, loss: torch.Tensor, update: bool) -> None:
         config, task = self.setup.config, self.setup.task

@@ -24,7 +24,8 @@ class Sums:
         heads = {'top1': result['output'].detach()}
         heads |= {f'branch{i}_top1': z for i, z in enumerate(result.get('branch_output', ()))}
         figures |= {key: 100.0 * (z.argmax(dim=1) == labels).sum() for key, z in heads.items()}
-        for key, value in {**figures, 'samples': torch.tensor(count)}.items():
+        samples = torch.full((), count, dtype=self.dtype, device=self.device)
+        for key, value in {**figures, 'samples': samples}.items():
             value = value.to(self.dtype)
             self.totals[key] = self.totals[key] + value if key in self.totals else value
 
@@ -35,7 +36,10 @@ class Sums:
         return copy
 
     def to_dict(self) -> dict[str, float]:
-        return {key: value.item() for key, value in self.totals.items()}
+        if not self.totals:
+            return {}
+        values = torch.stack(list(self.totals.values())).tolist()  # together: each read waits for the device
+        return dict(zip(self.totals, values, strict=True))
 
     def means(self) -> dict[str, float]:
         totals = self.to_dict()

@@ -1,22 +1,22 @@
 """The training loop."""
 
-import logging
 import time
 
 import torch
 
 from .checkpoint import Progress
 from .evaluate import eval_loader, evaluate
+from .finite import NonFinite
 from .folder import RunFolder
 from .keeper import Keeper, RunFailed
-from .progress import ProgressBar
+from .progress import ProgressBar, report_epoch
 from .rng import rng_state, set_rng_state
 from .setup import Setup
 from .signals import StopRequest, hidden_signals
-from .step import NonFinite, Stepper
+from .step import Stepper
 from .sums import Sums
 
-_logger = logging.getLogger(__name__)
+ADVICE = 'start again with a lower --lr; --skip-nonfinite N goes on and passes over N steps'
 
 
 class Trainer:
@@ -69,6 +69,8 @@ class Trainer:
             RunFailed: A loss or a weight is not finite.
         """
         with self.stop.deferred():
+            if self.stepper.finite.later and self.keeper.source is None:
+                self.keeper.save_recovery(self.progress)  # a loss found to be broken later needs a file from before it
             while self.progress.epoch < self.config.epochs:
                 began = time.monotonic()
                 self.train_epoch()
@@ -77,33 +79,31 @@ class Trainer:
 
     def train_epoch(self) -> None:
         setup, progress, sampler = self.setup, self.progress, self.setup.sampler
+        config, show = self.config, self.world.is_main
         if setup.scheduler is not None:
             setup.scheduler.step(progress.epoch)
         setup.task.train()
-        setup.task.set_progress(progress.epoch, self.config.epochs)
+        setup.task.set_progress(progress.epoch, config.epochs)
         sampler.set_position(progress.epoch, progress.step)
         bar = ProgressBar(
-            progress.epoch,
-            self.config.epochs,
-            sampler.steps,
-            progress.step,
-            sampler.global_batch,
-            self.config.log_interval,
-            self.world.is_main,
+            progress.epoch, config.epochs, sampler.steps, progress.step, sampler.global_batch, config.log_interval, show
         )
         sums = Sums(progress.sums, self.world.device)
         if progress.step < sampler.steps:
             with hidden_signals():  # from loading processes, which start here
                 batches = iter(setup.loader)
             for images, targets in batches:
-                if progress.step % self.config.grad_accum_steps == 0:
+                if progress.step % config.grad_accum_steps == 0:
                     updated = progress.step, sums.copy()
                 self.train_step(images, targets, sums, updated)
+                if progress.step % config.log_interval == 0:
+                    self.look_at_losses()
                 if bar.due(progress.step):
                     figures = sums.means()
                     bar.update(progress.step, figures['loss'], figures.get('top1', 0.0))
                 if self.at_update():
                     self.save_if_due(sums)
+        self.look_at_losses()
         progress.sums = sums.to_dict()
         bar.close()
 
@@ -124,20 +124,35 @@ class Trainer:
 
     def handle_nonfinite(self, error: NonFinite, updated: int, sums: Sums) -> None:
         """Pass over the step if that is allowed; else save what was at the last update, and end the run."""
-        progress = self.progress
-        view, samples = self.setup.data.train, self.setup.sampler.indices(progress.epoch, progress.step)
-        names = [int(view.indices[i]) for part in self.world.gather(samples) for i in part]
-        where = f'epoch {progress.epoch + 1}, step {progress.step + 1}: term {error} is not finite for samples {names}'
+        progress, what = self.progress, self.describe(error)
         sound = self.keeper.is_sound()
         if sound and progress.skipped < self.config.skip_nonfinite:
             progress.skipped += 1
-            self.keeper.warn(f'{where}; step passed over')
+            self.keeper.warn(f'{what}; step passed over')
             return
         if not sound:
-            raise RunFailed(f'{where}, nor are the weights any more (start again with a lower --lr)')
+            raise RunFailed(f'{what}, nor are the weights any more (start again with a lower --lr)')
         progress.step, progress.sums = updated, sums.to_dict()
         self.keeper.save_recovery(progress)
-        raise RunFailed(f'{where} (start again with a lower --lr; --skip-nonfinite N goes on and passes over N steps)')
+        raise RunFailed(f'{what} ({ADVICE})')
+
+    def look_at_losses(self) -> None:
+        """Look at the losses of the steps since the last time, where they were not looked at as they came.
+
+        Raises:
+            RunFailed: One is not finite. The weights have followed it since; all that was saved is from before it.
+        """
+        try:
+            self.stepper.finite.look()
+        except NonFinite as error:
+            raise RunFailed(f'{self.describe(error)} ({ADVICE})') from error
+
+    def describe(self, error: NonFinite) -> str:
+        """Step, terms and samples."""
+        epoch, view = self.progress.epoch, self.setup.data.train
+        samples = self.setup.sampler.indices(epoch, error.step)
+        names = [int(view.indices[i]) for part in self.world.gather(samples) for i in part]
+        return f'epoch {epoch + 1}, step {error.step + 1}: term {error} is not finite for samples {names}'
 
     def at_update(self) -> bool:
         """Whether the parameters were just updated, so that no gradients are pending."""
@@ -147,6 +162,7 @@ class Trainer:
     def save_if_due(self, sums: Sums) -> None:
         """Write a recovery checkpoint if it is time or somebody asked to stop, and then stop."""
         if any(self.agree(self.keeper.recovery_due(self.progress))):
+            self.look_at_losses()
             self.progress.sums = sums.to_dict()
             self.keeper.save_recovery(self.progress)
             self.stop.check()
@@ -211,15 +227,9 @@ class Trainer:
             self.folder.log(**row, seconds=seconds, time=time.time())
         self.keeper.save_epoch(progress, metric, better)
         if self.world.is_main:
-            self.report(row)
+            report_epoch(row, progress.best_epoch == row['epoch'])
         self.agree()
         self.stop.check()
-
-    def report(self, row: dict) -> None:
-        figures = row['eval']
-        heads = ' '.join(f'{k} {v:.2f}' for k, v in figures.items() if k.endswith('top1'))
-        mark = ' *' if self.progress.best_epoch == row['epoch'] else ''
-        _logger.info('epoch %d: train loss %.4f, %s%s', row['epoch'] + 1, row['train']['loss'], heads, mark)
 
     # -- the end ---------------------------------------------------------------------------------------------------
 

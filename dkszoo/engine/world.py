@@ -29,7 +29,7 @@ class World:
     def largest(self, *numbers: int) -> list[int]:
         """The largest of each number over the processes; all of them must call it."""
         if self.size > 1:
-            shared = torch.tensor(numbers, device=self.device)
+            shared = torch.tensor(numbers)  # in the host's memory: nobody waits for an accelerator
             torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
             return shared.tolist()
         return list(numbers)
@@ -68,7 +68,7 @@ def join_world(device: str = '') -> World:
         return World(chosen)
     if chosen.type == 'cuda':
         torch.cuda.set_device(chosen)
-    torch.distributed.init_process_group('nccl' if chosen.type == 'cuda' else 'gloo')
+    torch.distributed.init_process_group('cpu:gloo,cuda:nccl' if chosen.type == 'cuda' else 'gloo')
     return World(chosen, torch.distributed.get_rank(), torch.distributed.get_world_size())
 
 

@@ -21,11 +21,11 @@ def at_step(monkeypatch):
     def arrange(number: int, action) -> None:
         plain, calls = Stepper.check_finite, []
 
-        def wrapped(self, result):
+        def wrapped(self, result, step):
             calls.append(None)
             if len(calls) == number:
                 action(self, result)
-            return plain(self, result)
+            return plain(self, result, step)
 
         monkeypatch.setattr(Stepper, 'check_finite', wrapped)
 

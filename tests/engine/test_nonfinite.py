@@ -1,9 +1,13 @@
 """A loss that is not finite: named, and nothing of its step is kept."""
 
 import pytest
+import torch
 
 from benchmarks.reliability.runs import FOLDER, PLAIN, differences, digest, outcome, reference
-from dkszoo.engine.checkpoint import read_checkpoint, recovery_files
+from dkszoo.engine import TrainConfig
+from dkszoo.engine.checkpoint import newest_checkpoint, read_checkpoint, recovery_files
+from dkszoo.engine.finite import FiniteCheck, NonFinite, can_look_later
+from dkszoo.engine.world import World
 
 
 def ruin(_, result):
@@ -81,3 +85,87 @@ def test_weights_that_are_ruined_are_not_saved(run_cli, tmp_path, at_step, inter
     assert message in err.splitlines()[-1]
     assert run_cli(*PLAIN)[0] == 0
     assert not differences(PLAIN, tmp_path)
+
+
+# -- looked at later, as on an accelerator -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def later(monkeypatch):
+    monkeypatch.setattr('dkszoo.engine.step.can_look_later', lambda *_: True)
+
+
+def poison(stepper, result):
+    """A broken loss, and weights that have followed it: all the steps after it are broken, too, in every term."""
+    ruin(stepper, result)
+    next(stepper.setup.task.parameters()).data.fill_(float('nan'))
+
+
+def test_when_to_look_later():
+    cpu, cuda = torch.device('cpu'), torch.device('cuda')
+    assert can_look_later(TrainConfig(), cuda)
+    assert not can_look_later(TrainConfig(), cpu)
+    assert not can_look_later(TrainConfig(skip_nonfinite=1), cuda)
+
+
+@pytest.mark.parametrize(
+    ('number', 'options', 'steps', 'newest'),
+    [
+        (12, (), 6, 'recovery-1-4.pth.tar'),  # found when the next file was to be written
+        (12, ('--recovery-interval', '9'), 7, 'last.pth.tar'),  # at the end of the epoch
+        (3, ('--recovery-interval', '9', '--log-interval', '5'), 5, 'recovery-0-0.pth.tar'),  # at the next line
+    ],
+)
+def test_found_later(run_cli, tmp_path, monkeypatch, at_step, later, number, options, steps, newest):
+    argv, done = (*PLAIN, *options), []
+    with monkeypatch.context() as patch:
+        plain = FiniteCheck.note
+        patch.setattr(FiniteCheck, 'note', lambda self, step, result: done.append(step) or plain(self, step, result))
+        at_step(number, poison)
+        code, _, err = run_cli(*argv)
+    assert code == 1
+    assert done[-1] == steps - 1
+    epoch, step = divmod(number - 1, 7)
+    message = err.splitlines()[-1]
+    assert message.startswith(f'dkszoo: error: epoch {epoch + 1}, step {step + 1}: term ds is not finite for samples [')
+    assert '--skip-nonfinite N' in message
+    path, checkpoint = newest_checkpoint(tmp_path / FOLDER, pytest.fail)
+    assert path.name == newest
+    assert all(torch.isfinite(value).all() for value in checkpoint['state_dict'].values())
+    at_once = message.partition('[')[2].partition(']')[0]
+    assert len(at_once.split(',')) == 16
+
+    # the same command again, looking at once: the same step and samples
+    monkeypatch.setattr('dkszoo.engine.step.can_look_later', can_look_later)
+    start = checkpoint['dkszoo']['progress']
+    at_step(number - 7 * start['epoch'] - start['step'], ruin)
+    assert run_cli(*argv)[2].splitlines()[-1] == message
+    assert run_cli(*argv)[0] == 0
+    assert not differences(argv, tmp_path)
+
+
+def test_a_run_looked_at_later_is_the_same(run_cli, tmp_path, later):
+    assert run_cli(*PLAIN)[0] == 0
+    assert not differences(PLAIN, tmp_path)
+
+
+class OtherProcess(World):
+    """This process beside one in which the loss of the second of the noted steps was broken."""
+
+    def largest(self, *numbers):
+        return [max(number, 2) for number in numbers]
+
+    def gather(self, value):
+        return [value, ['synergy']]
+
+
+@pytest.mark.parametrize(('broken', 'step', 'names'), [(5, 5, ['ce', 'synergy']), (7, 6, ['synergy'])])
+def test_the_first_broken_loss_of_any_process(broken, step, names):
+    check = FiniteCheck(OtherProcess(torch.device('cpu')), later=True)
+    for number in (5, 6, 7):
+        value = torch.tensor(float('nan') if number == broken else 1.0)
+        check.note(number, {'loss': value, 'output': torch.zeros(2, 3), 'ce': value, 'ds': torch.tensor(1.0)})
+    with pytest.raises(NonFinite) as caught:
+        check.look()
+    assert (caught.value.step, caught.value.names) == (step, names)
+    check.look()  # nothing is left to look at
