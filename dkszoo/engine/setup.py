@@ -33,6 +33,7 @@ from dkszoo.data import (
 )
 from dkszoo.tasks import DeepSupervisionTask, LossSettings, get_method
 
+from .compiled import compile_task
 from .config import TrainConfig
 from .create import check_name, create_model, load_body, read_design, weights_for
 from .optim import build_optimizer, build_scheduler
@@ -218,7 +219,7 @@ def build(config: TrainConfig, data: Data, world: World) -> Setup:
     if config.model_ema:
         task.setup_ema(decay=config.model_ema_decay)
     if config.torchcompile:
-        task.compile()
+        compile_task(task)
     if world.size > 1:
         task.prepare_distributed(device_ids=[world.device] if world.device.type == 'cuda' else None)
     sampler, loader = train_stream(config, data.train, world)

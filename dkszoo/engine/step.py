@@ -8,6 +8,7 @@ from timm.utils import dispatch_clip_grad, unwrap_model
 
 from dkszoo.data import mix
 
+from .compiled import CompiledSteps
 from .finite import FiniteCheck, NonFinite, can_look_later
 from .setup import Setup
 from .snapshot import Snapshot
@@ -33,6 +34,7 @@ class Stepper:
         module = unwrap_model(setup.task.get_trainable_module())
         self.finite = FiniteCheck(setup.world, can_look_later(config, device))
         self.before = Snapshot(module, device)
+        self.compiled = CompiledSteps(config.torchcompile, module, device)
 
     def to_device(self, images: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         device = self.setup.world.device
@@ -79,7 +81,7 @@ class Stepper:
                 self.backward(result['loss'] / group, update)
             return result
 
-        result = work()
+        result = self.compiled(work, images.shape)
         if update:
             self.setup.optimizer.zero_grad()
             task.update_ema(step=updates + 1)

@@ -1,0 +1,68 @@
+"""--torchcompile, and going on without it where it fails."""
+
+import logging
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import nn
+
+from dkszoo.tasks import DeepSupervisionTask
+
+from .finite import NonFinite
+from .snapshot import Snapshot
+
+_logger = logging.getLogger(__name__)
+
+
+def compile_task(task: DeepSupervisionTask) -> None:
+    """Compile a task when it is first called, or say why not."""
+    try:
+        # Static shapes: an epoch's last, smaller batch gets a graph of its own. A graph for all sizes would be slower,
+        # and torch would go on to use it for the whole ones.
+        task.compile(dynamic=False)
+    except RuntimeError as error:  # a system or an interpreter that torch.compile knows it cannot work on
+        say_why(error)
+
+
+def say_why(error: Exception) -> None:
+    text = ' '.join(str(error).partition('\n\n')[0].split())[:300]  # then come advice and pages of code
+    _logger.warning('--torchcompile fails, going on without it: %s: %s', type(error).__name__, text)
+
+
+class CompiledSteps:
+    """Does steps, without the compiler from the moment it fails.
+
+    It works, or fails, in the first step with images of a new shape, in the forward or in the backward pass. What that
+    step raises is taken for the compiler's fault: all it changed is put back, and it is done again without. If it is
+    its own fault it raises the same once more.
+
+    Args:
+        asked: Whether there is anything compiled.
+        module: All that trains.
+        device: Where it is.
+    """
+
+    def __init__(self, asked: bool, module: nn.Module, device: torch.device):
+        self.active, self.module, self.device = asked, module, device
+        self.stance = nullcontext
+        self.worked: set[torch.Size] = set()
+
+    def __call__(self, step: Callable[[], dict], shape: torch.Size) -> dict:
+        """Do a step with images of this shape; returns what it does."""
+        if self.active and shape not in self.worked:
+            before = Snapshot(self.module, self.device)
+            before.take()
+            try:
+                result = step()
+            except NonFinite:
+                raise
+            except Exception as error:
+                say_why(error)
+                before.put_back()
+                self.active, self.stance = False, lambda: torch.compiler.set_stance('force_eager')
+            else:
+                self.worked.add(shape)
+                return result
+        with self.stance():
+            return step()
