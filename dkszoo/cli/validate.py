@@ -3,77 +3,51 @@
 import csv
 import json
 import os
-from dataclasses import dataclass, field
+import sys
+import time
 from pathlib import Path
 
 import timm
 import torch
-from torch import nn
 
-from dkszoo import deploy, engine
-from dkszoo.data import View, class_names, data_facts, open_dataset
+from dkszoo import engine
+from dkszoo.data import View
 from dkszoo.engine.world import join_world
-from dkszoo.weights import read_pickle
 
 from .main import Parser
+from .subject import Subject, open_view, read_subject
 
-
-@dataclass
-class Subject:
-    """What is measured.
-
-    Attributes:
-        net: A plain classifier, or one with branches.
-        name: What to call it.
-        data: Input size, mean, std and crop it was trained for.
-        classes: The names of its classes, where known.
-        evaluation: Batch size and layout it was evaluated with in training; the same give the same digits.
-        dataset: Name of the data set it was trained on, and its folder.
-    """
-
-    net: nn.Module
-    name: str
-    data: dict
-    classes: list[str] | None = None
-    evaluation: dict = field(default_factory=dict)
-    dataset: tuple[str | None, str | None] = (None, None)
+MEMORY = ('out of memory', "can't allocate memory")  # torch's words for a GPU and for a CPU
 
 
 def main(argv: list[str]) -> int:
-    """Measure one model and print its figures; the last line is one JSON object."""
+    """Measure each model and print its figures; the last line of each is one JSON object."""
     args = parse(argv)
-    world = join_world(args.device)
-    subject = read_subject(args)
-    view = open_view(args, subject)
-    data = subject.data
-    loader = engine.eval_loader(
-        view,
-        args.img_size or data['input_size'][-1],
-        data['mean'],
-        data['std'],
-        args.batch_size or subject.evaluation.get('batch_size', 256),
-        args.workers,
-        data['interpolation'],
-        args.crop_pct or data['crop_pct'],
-        data.get('crop_mode') or 'center',
-        world.device,
-    )
-    channels_last = subject.evaluation.get('channels_last', False)
-    layout = torch.channels_last if channels_last else torch.preserve_format
-    net = subject.net.to(world.device, memory_format=layout)
-    figures = engine.evaluate(net, loader, world.device, channels_last)
-    result = {'model': subject.name, 'images': len(view), **as_table(figures)}
-    print_table(result)
-    if args.results_file:
-        write_results(Path(args.results_file), result)
-    print(json.dumps(result))
+    device = join_world(args.device).device
+    names = find_names(args)
+    failed = []
+    for name in names:
+        try:
+            result = validate(args, name, device)
+        except ValueError as error:
+            if len(names) == 1:
+                raise
+            failed.append(name)
+            print(f'{name} was not measured: {error}', file=sys.stderr)
+            continue
+        print_table(result)
+        if args.results_file:
+            write_results(Path(args.results_file), result)
+        print(json.dumps(result), flush=True)
+    if failed:
+        raise ValueError(f'{len(failed)} of {len(names)} models were not measured: {", ".join(failed)} (see above why)')
     return 0
 
 
 def parse(argv: list[str]):
     parser = Parser(prog='validate.py', description='Measure the accuracy of a model or checkpoint.')
     add = parser.add_argument
-    add('--model', default='', metavar='NAME', help='dkszoo or timm model (a checkpoint says its own)')
+    add('--model', default='', metavar='NAME', help="dkszoo or timm model, or a pattern of names and tags ('cifar_*')")
     add('--pretrained', action='store_true', help="the model's pretrained weights")
     add('--checkpoint', default='', metavar='FILE', help='a training checkpoint, or an export (.safetensors)')
     add('--dataset', default=None, metavar='NAME', help="'digits' or a timm data set name (default: the checkpoint's)")
@@ -101,89 +75,100 @@ def parse(argv: list[str]):
     return args
 
 
-def read_subject(args) -> Subject:
-    """The model the arguments name, in one of its three forms."""
-    if not args.checkpoint:
-        return read_pretrained(args)
-    if args.checkpoint.endswith('.safetensors'):
-        card = deploy.read_card(args.checkpoint)
-        model, _ = deploy.load(args.checkpoint)
-        subject = recorded(model, card)
-    else:
-        subject = read_training_checkpoint(args)
-    if args.model and args.model != subject.name:
-        raise ValueError(f'{args.checkpoint!r} holds a {subject.name}, not a {args.model} (leave --model out)')
-    return subject
-
-
-def read_training_checkpoint(args) -> Subject:
-    contents = read_pickle(args.checkpoint, legacy=False)
-    net, model = deploy.rebuild(contents, args.checkpoint, ema=not args.no_ema)
-    net = net if args.per_branch else net.backbone
-    return recorded(net, model, contents['args'].get('data_dir'))
-
-
-def recorded(net: nn.Module, model: dict, data_dir: str | None = None) -> Subject:
-    """A network of ours, by what its checkpoint or the JSON of its export says."""
-    evaluation, dataset = model.get('evaluation') or {}, model.get('dataset')
-    return Subject(net, model['arch'], model['data'], model.get('class_names'), evaluation, (dataset, data_dir))
-
-
-def read_pretrained(args) -> Subject:
-    kwargs = {key: getattr(args, key) for key in ('num_classes', 'in_chans') if getattr(args, key)}
-    try:
-        model = engine.create_model(args.model, pretrained=True, **kwargs)
-    except (RuntimeError, OSError) as error:
-        raise ValueError(f'cannot get the weights of {args.model!r}: {error}') from error
-    if not model.pretrained_cfg.get('tag'):
-        raise ValueError(f'model {args.model!r} has no pretrained weights (give --checkpoint FILE)')
-    data = timm.data.resolve_data_config({}, model=model, use_test_size=True)
-    return Subject(model, args.model, data, (model.pretrained_cfg or {}).get('label_names'))
-
-
-def open_view(args, subject: Subject) -> View:
-    """The images to measure on.
+def find_names(args) -> list[str]:
+    """The models to measure: the one named, or all whose name and tag fit a pattern.
 
     Raises:
-        ValueError: No data set was named, or its classes are not the model's.
+        ValueError: None fits.
     """
-    dataset = args.dataset if args.dataset is not None else subject.dataset[0]
-    if dataset is None:
-        raise ValueError('no data set (give --dataset, and --data-dir where it needs one)')
-    data_dir = args.data_dir or subject.dataset[1]
-    in_chans = len(subject.data['mean'])
-    base = open_dataset(dataset, data_dir, args.split, in_chans)
-    classes = class_names(base)
-    if classes and len(classes) > subject.net.num_classes:
-        raise ValueError(f'data set {dataset!r} has {len(classes)} classes, the model {subject.net.num_classes}')
-    if classes and subject.classes and list(subject.classes) != classes:
-        raise ValueError(f'data set {dataset!r} has other classes than the model was trained for (choose its own)')
-    if data_facts(dataset).in_chans > in_chans:
-        raise ValueError(f'data set {dataset!r} has colour images, the model takes {in_chans} channel')
-    return View(base, None, 'L' if in_chans == 1 else 'RGB')
+    if args.checkpoint or ':' in args.model or not set(args.model) & set('*?['):  # a colon: timm's local-dir:PATH
+        return [args.model]
+    names = timm.list_models(args.model, pretrained=True)
+    if not names:
+        raise ValueError(f'no pretrained model fits {args.model!r} (dkszoo models lists ours and their tags)')
+    return names
 
 
-def as_table(figures: dict[str, float]) -> dict[str, float]:
-    """Loss, and accuracy and error in percent, exactly as counted."""
-    table = {'loss': figures['loss']}
-    for key, value in figures.items():
-        if key != 'loss':
-            table[key] = value
-            table[f'{key}_err'] = 100 - value
-    return table
+def validate(args, name: str, device: torch.device) -> dict:
+    """The figures of one model: the columns of timm's results, then ours."""
+    subject = read_subject(args, name)
+    view = open_view(args, subject)
+    size = args.img_size or subject.data['input_size'][-1]
+    crop_pct = args.crop_pct or subject.data['crop_pct']
+    batch_size = args.batch_size or subject.evaluation.get('batch_size', 256)
+    channels_last = subject.evaluation.get('channels_last', False)
+    subject.net.to(device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
+    figures = None
+    while figures is None:
+        loader = make_loader(view, subject, size, crop_pct, batch_size, args.workers, device)
+        calibration, start = engine.CalibrationError(), time.perf_counter()
+        try:
+            figures = engine.evaluate(subject.net, loader, device, channels_last, calibration=calibration)
+        except RuntimeError as error:
+            if not any(words in str(error) for words in MEMORY):
+                raise
+            if batch_size == 1:
+                raise ValueError(f'{subject.name}: a single image is too much for the memory of {device}') from error
+            print(f'{subject.name}: out of memory with {batch_size} images, trying half as many', file=sys.stderr)
+            batch_size //= 2
+    seconds = time.perf_counter() - start
+    accuracies = {key: value for key, value in figures.items() if key != 'loss'}
+    heads = {k: v for key, value in accuracies.items() for k, v in ((key, value), (f'{key}_err', 100 - value))}
+    return {
+        'model': subject.name,
+        **{key: heads.pop(key) for key in ('top1', 'top1_err', 'top5', 'top5_err')},
+        'param_count': round(sum(p.numel() for p in subject.net.parameters()) / 1e6, 2),
+        'img_size': size,
+        'crop_pct': crop_pct,
+        'interpolation': subject.data['interpolation'],
+        'loss': figures['loss'],
+        'ece': calibration.compute(),
+        'images': len(view),
+        'batch_size': batch_size,
+        'images_per_second': round(len(view) / seconds, 1),
+        **heads,
+    }
+
+
+def make_loader(
+    view: View, subject: Subject, size: int, crop_pct: float, batch_size: int, workers: int, device: torch.device
+):
+    """The images as the model is to get them."""
+    data = subject.data
+    return engine.eval_loader(
+        view,
+        size,
+        data['mean'],
+        data['std'],
+        batch_size,
+        workers,
+        data['interpolation'],
+        crop_pct,
+        data.get('crop_mode') or 'center',
+        device,
+    )
 
 
 def print_table(result: dict) -> None:
-    print(f'{result["model"]} on {result["images"]} images')
+    print(f'{result["model"]} on {result["images"]} images, {result["images_per_second"]:,.0f} a second')
     for key, value in result.items():
         if key.endswith('_err'):
             name = key.removesuffix('_err')
             print(f'  {name:14} {result[name]:8.3f} %   error {value:8.3f} %')
+    print(f'  calibration error (ECE) {result["ece"]:.3f} %')
 
 
 def write_results(path: Path, result: dict) -> None:
-    """Append one row to a CSV file, with a header if it is new."""
+    """Append one row to a CSV file, with a header if it is new.
+
+    Raises:
+        ValueError: The file has other columns.
+    """
     new = not path.exists() or not os.path.getsize(path)
+    if not new:
+        with open(path, newline='', encoding='utf-8') as file:
+            if next(csv.reader(file), []) != list(result):
+                raise ValueError(f'{str(path)!r} has other columns (choose another --results-file)')
     with open(path, 'a', newline='', encoding='utf-8') as file:
         writer = csv.DictWriter(file, fieldnames=list(result))
         if new:

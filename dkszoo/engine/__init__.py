@@ -1,5 +1,6 @@
 """Settings, training, evaluation and the run folder."""
 
+from .calibration import CalibrationError
 from .config import TrainConfig
 from .create import create_model, list_models
 from .evaluate import eval_loader, evaluate
@@ -9,6 +10,7 @@ from .run import Run, execute, prepare, resolve
 from .signals import Stopped, StopRequest
 
 __all__ = [
+    'CalibrationError',
     'Run',
     'RunFailed',
     'StopRequest',

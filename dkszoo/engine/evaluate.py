@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from dkszoo.branches import DeeplySupervised
 from dkszoo.data import MemoryEvalLoader, View, is_small, read_pixels
 
+from .calibration import CalibrationError
 from .signals import hidden_signals
 
 
@@ -59,6 +60,7 @@ def evaluate(
     channels_last: bool = False,
     between: Callable[[], None] = lambda: None,
     distributed: bool = False,
+    calibration: CalibrationError | None = None,
 ) -> dict[str, float]:
     """Loss and accuracy of every head over a whole data set, counted exactly.
 
@@ -69,6 +71,7 @@ def evaluate(
         channels_last: Layout of the images.
         between: Called after every batch; may raise to stop.
         distributed: Sum over the processes.
+        calibration: Gets the main head's logits, of this process.
 
     Returns:
         {'loss', 'top1', 'top5'} of the main head and {'branch0_top1', 'branch0_top5', ...} shallow to deep; accuracies
@@ -90,6 +93,8 @@ def evaluate(
             logits = (output.logits, *output.branch_logits) if heads > 1 or hasattr(output, 'logits') else (output,)
             for evaluator, z in zip(evaluators, logits, strict=True):
                 evaluator.update(z, targets)
+            if calibration is not None:
+                calibration.update(logits[0], targets)
             between()
     finally:
         net.train(was_training)

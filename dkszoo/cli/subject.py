@@ -1,0 +1,102 @@
+"""What `dkszoo validate` measures: a model in one of its three forms, and the images to measure it on."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import timm
+from torch import nn
+
+from dkszoo import deploy, engine
+from dkszoo.data import View, class_names, data_facts, open_dataset
+from dkszoo.weights import read_card, read_pickle
+
+
+@dataclass
+class Subject:
+    """What is measured.
+
+    Attributes:
+        net: A plain classifier, or one with branches.
+        name: What to call it.
+        data: Input size, mean, std and crop it was trained for.
+        classes: The names of its classes, where known.
+        evaluation: Batch size and layout it was evaluated with in training; the same give the same digits.
+        dataset: Name of the data set it was trained on, and its folder.
+    """
+
+    net: nn.Module
+    name: str
+    data: dict
+    classes: list[str] | None = None
+    evaluation: dict = field(default_factory=dict)
+    dataset: tuple[str | None, str | None] = (None, None)
+
+
+def read_subject(args, name: str) -> Subject:
+    """The model the arguments name, in one of its three forms; `name` is the one of --model."""
+    if not args.checkpoint:
+        return read_pretrained(args, name)
+    if args.checkpoint.endswith('.safetensors'):
+        card = read_card(args.checkpoint)
+        model, _ = deploy.load(args.checkpoint)
+        subject = recorded(model, card)
+    else:
+        subject = read_training_checkpoint(args)
+    if name and name != subject.name:
+        raise ValueError(f'{args.checkpoint!r} holds a {subject.name}, not a {name} (leave --model out)')
+    return subject
+
+
+def read_training_checkpoint(args) -> Subject:
+    contents = read_pickle(args.checkpoint, legacy=False)
+    net, model = deploy.rebuild(contents, args.checkpoint, ema=not args.no_ema)
+    net = net if args.per_branch else net.backbone
+    return recorded(net, model, contents['args'].get('data_dir'))
+
+
+def recorded(net: nn.Module, model: dict, data_dir: str | None = None) -> Subject:
+    """A network of ours, by what its checkpoint or the JSON of its export says."""
+    evaluation, dataset = model.get('evaluation') or {}, model.get('dataset')
+    return Subject(net, model['arch'], model['data'], model.get('class_names'), evaluation, (dataset, data_dir))
+
+
+def read_pretrained(args, name: str) -> Subject:
+    """A model with its pretrained weights: dkszoo's as their card has it, others as timm's configuration has it."""
+    kwargs = {key: getattr(args, key) for key in ('num_classes', 'in_chans') if getattr(args, key)}
+    try:
+        model = engine.create_model(name, pretrained=True, **kwargs)
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f'cannot get the weights of {name!r}: {error}') from error
+    cfg = model.pretrained_cfg
+    if ':' not in name:
+        if not cfg.get('tag'):
+            raise ValueError(f'model {name!r} has no pretrained weights (give --checkpoint FILE)')
+        name = f'{cfg["architecture"]}.{cfg["tag"]}'
+    file = Path(cfg.get('file') or '')
+    if file.suffix == '.safetensors' and not kwargs:
+        return dataclasses.replace(recorded(model, read_card(file)), name=name)
+    data = timm.data.resolve_data_config({}, model=model, use_test_size=True)
+    return Subject(model, name, data, cfg.get('label_names'))
+
+
+def open_view(args, subject: Subject) -> View:
+    """The images to measure on.
+
+    Raises:
+        ValueError: No data set was named, or its classes are not the model's.
+    """
+    dataset = args.dataset if args.dataset is not None else subject.dataset[0]
+    if dataset is None:
+        raise ValueError('no data set (give --dataset, and --data-dir where it needs one)')
+    data_dir = args.data_dir or subject.dataset[1]
+    in_chans = len(subject.data['mean'])
+    base = open_dataset(dataset, data_dir, args.split, in_chans)
+    classes = class_names(base)
+    if classes and len(classes) > subject.net.num_classes:
+        raise ValueError(f'data set {dataset!r} has {len(classes)} classes, the model {subject.net.num_classes}')
+    if classes and subject.classes and list(subject.classes) != classes:
+        raise ValueError(f'data set {dataset!r} has other classes than the model was trained for (choose its own)')
+    if data_facts(dataset).in_chans > in_chans:
+        raise ValueError(f'data set {dataset!r} has colour images, the model takes {in_chans} channel')
+    return View(base, None, 'L' if in_chans == 1 else 'RGB')

@@ -1,0 +1,135 @@
+"""validate.py for benchmark numbers: columns, calibration, smaller batches, patterns."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import dkszoo
+from dkszoo import engine
+from dkszoo.engine import CalibrationError
+
+TIMM_COLUMNS = [
+    *('model', 'top1', 'top1_err', 'top5', 'top5_err', 'param_count', 'img_size', 'crop_pct', 'interpolation'),
+]
+OUR_COLUMNS = ['loss', 'ece', 'images', 'batch_size', 'images_per_second']
+
+
+@pytest.fixture
+def digits_export(run_cli):
+    """An export of an untrained network for the digits."""
+    torch.manual_seed(0)
+    net = dkszoo.create_model('cifar_resnet8', num_classes=10, in_chans=1)
+    torch.save(net.state_dict(), 'net.pth')
+    code, _, err = run_cli('convert', 'net.pth', 'net.safetensors', '--mean', '0.3', '--std', '0.3')
+    assert code == 0, err
+    return ('validate', '--checkpoint', 'net.safetensors', '--dataset', 'digits', '--device', 'cpu')
+
+
+def figures(out: str) -> dict:
+    return json.loads(out.splitlines()[-1])
+
+
+def ece(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
+    """Guo et al., 2017, eq. 3, bin by bin, in percent."""
+    total = 0.0
+    for m in range(1, bins + 1):
+        inside = (confidence > (m - 1) / bins) & (confidence <= m / bins)
+        if inside.any():
+            total += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
+    return 100 * total
+
+
+def test_calibration_error_is_the_papers():
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(1000, 7, generator=generator)
+    targets = torch.randint(7, (1000,), generator=generator)
+    error = CalibrationError()
+    for batch in range(0, 1000, 300):
+        error.update(logits[batch : batch + 300], targets[batch : batch + 300])
+    probabilities = logits.softmax(1).numpy().astype(np.float64)
+    correct = probabilities.argmax(1) == targets.numpy()
+    assert error.compute() == pytest.approx(ece(probabilities.max(1), correct), rel=1e-9)
+
+
+def test_calibration_error_by_hand():
+    # four images, all with confidence 0.8 in class 0; three of them are of class 0: |3/4 - 0.8|
+    error = CalibrationError()
+    error.update(torch.tensor([[0.8, 0.2]]).log().expand(4, 2), torch.tensor([0, 0, 0, 1]))
+    assert error.compute() == pytest.approx(5.0, abs=1e-4)
+    certain = CalibrationError()
+    certain.update(torch.tensor([[50.0, -50.0], [-50.0, 50.0]]), torch.tensor([0, 1]))
+    assert certain.compute() == 0
+
+
+def test_results_file_has_timms_columns_first(run_cli, digits_export):
+    for _ in range(2):
+        code, out, err = run_cli(*digits_export, '--results-file', 'r.csv')
+        assert code == 0, err
+    with open('r.csv', newline='') as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    assert reader.fieldnames == TIMM_COLUMNS + OUR_COLUMNS
+    result = figures(out)
+    assert list(result) == TIMM_COLUMNS + OUR_COLUMNS
+    assert len(rows) == 2
+    assert {key: rows[1][key] for key in rows[1]} == {key: str(value) for key, value in result.items()}
+    assert result['param_count'] == 0.08
+    assert (result['img_size'], result['crop_pct'], result['interpolation']) == (32, 1.0, 'bilinear')
+    assert result['top1_err'] == 100 - result['top1']
+    assert 0 < result['ece'] < 100
+    assert result['images_per_second'] > 0
+
+    with open('other.csv', 'w') as file:
+        file.write('model,top1\n')
+    code, _, err = run_cli(*digits_export, '--results-file', 'other.csv')
+    assert code == 2
+    assert 'has other columns' in err.splitlines()[-1]
+    with open('other.csv') as file:
+        assert file.read() == 'model,top1\n'
+
+
+def test_smaller_batches_when_memory_is_short(run_cli, digits_export, monkeypatch):
+    _, out, _ = run_cli(*digits_export, '--batch-size', '64')
+    expected = figures(out)
+    evaluate = engine.evaluate
+    fits = 100
+
+    def short_of_memory(net, loader, *args, **kwargs):
+        if loader.batch_size > fits:
+            raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')
+        return evaluate(net, loader, *args, **kwargs)
+
+    monkeypatch.setattr(engine, 'evaluate', short_of_memory)
+    code, out, err = run_cli(*digits_export)
+    assert code == 0, err
+    assert [line.split(', ')[-1] for line in err.splitlines()] == ['trying half as many'] * 2
+    timing = 'images_per_second'
+    assert {**figures(out), timing: 0} == {**expected, timing: 0}
+    fits = 0
+    code, _, err = run_cli(*digits_export)
+    assert code == 2
+    assert 'a single image is too much' in err.splitlines()[-1]
+
+    def broken(*args, **kwargs):
+        raise RuntimeError('mat1 and mat2 shapes cannot be multiplied')
+
+    monkeypatch.setattr(engine, 'evaluate', broken)
+    with pytest.raises(RuntimeError, match='mat1'):  # other errors are no reason to try again
+        run_cli(*digits_export)
+
+
+def test_patterns(run_cli, monkeypatch, tmp_path):
+    code, _, err = run_cli('validate', '--model', 'nonsense*', '--pretrained')
+    assert code == 2
+    assert "no pretrained model fits 'nonsense*'" in err.splitlines()[-1]
+    monkeypatch.setenv('DKSZOO_WEIGHTS', str(tmp_path))
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    code, out, err = run_cli('validate', '--model', 'dks_resnet*', '--pretrained', '--dataset', 'digits')
+    names = [f'dks_resnet{depth}.sun2019_in1k' for depth in (18, 50, 152)]
+    assert (code, out) == (2, '')
+    *reasons, last = err.splitlines()
+    assert [line.partition(' was not measured: no file ')[0] for line in reasons] == names
+    assert last == f'dkszoo: error: 3 of 3 models were not measured: {", ".join(names)} (see above why)'
