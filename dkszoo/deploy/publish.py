@@ -1,0 +1,111 @@
+"""Packaging an export as a pretrained tag. For maintainers; docs/models.md has the steps."""
+
+import json
+import os
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import timm
+
+from dkszoo.models._tags import FILES
+from dkszoo.weights import read_card, sha256, write_card, write_durably
+
+BUDGET = 25e6  # bytes, all packaged weights together
+OWN_TO_A_RUN = {
+    *('seed', 'data_dir', 'output', 'experiment', 'resume', 'overwrite', 'export', 'device'),
+    *('workers', 'log_interval', 'recovery_interval'),
+}
+MEASURED = ('loss', 'top1', 'top5', 'ece', 'images', 'batch_size')
+
+
+def publish(
+    export: str | os.PathLike,
+    tag: str,
+    measured: dict,
+    runs: Sequence[str | os.PathLike],
+    note: str,
+    folder: str | os.PathLike = FILES,
+) -> Path:
+    """Put an export into the package as the tag `<arch>.<tag>`.
+
+    Args:
+        export: A .safetensors with its card beside it, as `dkszoo export` wrote them.
+        tag: 'dks_fashion_mnist': the method and what it was trained on.
+        measured: What `dkszoo validate --checkpoint EXPORT --device cpu` printed as its last line, parsed.
+        runs: run.json of every run with these settings, the exported one first; they give the spread over seeds.
+        note: What a reader has to know of the result, such as which method was the better one and by how much.
+        folder: Where the packaged weights lie.
+
+    Returns:
+        The .safetensors written; its card holds the export's and 'tag', 'results', 'settings', 'runs', 'spread',
+        'note'.
+
+    Raises:
+        ValueError: The export is damaged, is no network that its name alone describes, or is not what was measured or
+            run; the runs differ in more than the seed; or the packaged weights would be too many.
+    """
+    card = read_card(export)
+    folder, arch = Path(folder), card['arch']
+    if not timm.is_model(arch):
+        raise ValueError(f'{arch!r} is no name without tag (export a network made by its plain name)')
+    prefix = {'baseline': 'base'}.get(card['method'], card['method'])
+    if not tag.startswith(f'{prefix}_'):
+        raise ValueError(f'{tag!r} is no tag of a network trained with {card["method"]} (call it {prefix}_...)')
+    more = {key for key in card['model_args'] if 'drop' not in key} - {'num_classes', 'in_chans'}
+    if more:
+        raise ValueError(f'a tag cannot carry {", ".join(sorted(more))} (only a name with its classes and channels)')
+    records = [json.loads(Path(run).read_text(encoding='utf-8')) for run in runs]
+    settings = same_settings(records)
+    told = (measured['model'], settings['model'], settings['method'], settings['dataset'])
+    if told != (arch, arch, card['method'], card['dataset']):
+        raise ValueError(f'measured and run were {told}, exported was {(arch, card["method"], card["dataset"])}')
+    path = folder / f'{arch}.{tag}.safetensors'
+    content = Path(export).read_bytes()
+    total = len(content) + sum(file.stat().st_size for file in folder.glob('*.safetensors') if file != path)
+    if total > BUDGET:
+        raise ValueError(f'the packaged weights would be {total / 1e6:.1f} MB (at most {BUDGET / 1e6:.0f} MB)')
+    card |= {
+        'tag': tag,
+        'results': {key: measured[key] for key in MEASURED},
+        'settings': settings,
+        'runs': [describe_run(record) for record in records],
+        'spread': {which: spread([r['result'][which]['top1'] for r in records]) for which in ('best', 'last')},
+        'note': note,
+    }
+    folder.mkdir(exist_ok=True)
+    write_durably(path, lambda temporary: temporary.write_bytes(content))
+    write_card(path, {**card, 'sha256': sha256(path)})
+    return path
+
+
+def same_settings(records: Sequence[dict]) -> dict:
+    """The settings that all runs share, without those that are a run's own.
+
+    Raises:
+        ValueError: There is no run, one is not finished, they differ, or two have one seed.
+    """
+    if not records or not all('result' in record for record in records):
+        raise ValueError('publish needs the run.json of every run, finished')
+    shared = [{k: v for k, v in record['settings'].items() if k not in OWN_TO_A_RUN} for record in records]
+    for other in shared[1:]:
+        differing = sorted(key for key in shared[0] if other.get(key) != shared[0][key])
+        if differing:
+            raise ValueError(f'the runs differ in {", ".join(differing)} (only the seed may differ)')
+    seeds = [record['seed'] for record in records]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f'the runs have the seeds {seeds} (give each once)')
+    return shared[0]
+
+
+def describe_run(record: dict) -> dict:
+    """One run in a card."""
+    result = {which: record['result'][which]['top1'] for which in ('best', 'last')}
+    keys = ('seed', 'device', 'versions', 'git_commit', 'started', 'ended', 'weights_sha256')
+    return {**{key: record.get(key) for key in keys}, 'top1': result, 'best_on': record['best_on']}
+
+
+def spread(values: Sequence[float]) -> dict:
+    """Mean, sample standard deviation (None of a single run) and number of top-1 accuracies in percent."""
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return {'mean': statistics.fmean(values), 'std': std, 'n': len(values)}

@@ -1,0 +1,296 @@
+"""Packaged weights: two files make a tag, which loads everywhere, is checked, and gives the number on its card.
+
+The package under test is a copy of this one with two small tags of its own beside the real ones.
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import dkszoo
+from dkszoo.cli.main import main
+from dkszoo.deploy.publish import BUDGET, publish
+from dkszoo.models._tags import FILES
+
+ROOT = Path(__file__).parents[2]
+RUN = (
+    *('train', '--config', 'quickstart', '--epochs', '1', '--train-num-samples', '200', '--device', 'cpu'),
+    *('--validation-batch-size', '100'),
+)
+DKS, BASE = 'cifar_resnet8.dks_digits', 'cifar_resnet8.base_digits'
+SMALLEST = [file.stem for file in sorted(FILES.glob('*.safetensors'), key=lambda file: file.stat().st_size)[:1]]
+DATA = {'digits': None, 'torch/fashion_mnist': '/usr/share/datasets/fashion-mnist'}  # Debian's dataset-fashion-mnist
+
+
+def call(*argv) -> str:
+    """A command in this process; gives its last line."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert main([str(a) for a in argv]) == 0
+    return out.getvalue().splitlines()[-1]
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """Runs of two methods, exported, and what validate says of the exports."""
+    folder = tmp_path_factory.mktemp('trained')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for method, seed in (('baseline', 0), ('baseline', 1), ('dks', 0)):
+            name = f'{method}-{seed}'
+            call(*RUN, '--method', method, '--seed', seed, '--experiment', name, '--export', f'{name}.safetensors')
+        for name in ('baseline-0', 'dks-0'):
+            line = call('validate', '--checkpoint', f'{name}.safetensors', '--device', 'cpu')
+            (folder / f'{name}.measured.json').write_text(line)
+    return folder
+
+
+def publish_from(trained: Path, name: str, tag: str, seeds=(0,), folder=None, **changes) -> Path:
+    measured = {**json.loads((trained / f'{name}-0.measured.json').read_text()), **changes}
+    runs = [trained / 'runs' / f'{name}-{seed}' / 'run.json' for seed in seeds]
+    return publish(trained / f'{name}-0.safetensors', tag, measured, runs, 'dks is no better', folder)
+
+
+@pytest.fixture(scope='module')
+def package(tmp_path_factory, trained) -> Path:
+    """A folder with hubconf.py and a package of which two more weights are part."""
+    folder = tmp_path_factory.mktemp('package')
+    shutil.copytree(ROOT / 'dkszoo', folder / 'dkszoo', ignore=shutil.ignore_patterns('__pycache__'))
+    shutil.copy(ROOT / 'hubconf.py', folder)
+    files = folder / 'dkszoo' / 'weights' / 'files'
+    publish_from(trained, 'baseline', 'base_digits', (0, 1), files)
+    publish_from(trained, 'dks', 'dks_digits', (0,), files)
+    return folder
+
+
+def python(package: Path, *argv, cwd='/') -> subprocess.CompletedProcess:
+    """Python in a process of its own, with the package under test."""
+    environment = {**os.environ, 'PYTHONPATH': str(package), 'OMP_NUM_THREADS': '1'}
+    command = [sys.executable, *map(str, argv)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+
+
+def program(package: Path, code: str, *args) -> dict:
+    done = python(package, '-c', textwrap.dedent(code), *args)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def card_of(package: Path, name: str) -> dict:
+    return json.loads((package / 'dkszoo' / 'weights' / 'files' / f'{name}.json').read_text())
+
+
+def test_a_card_says_how_and_how_sure(package, trained):
+    card = card_of(package, BASE)
+    records = [json.loads((trained / f'runs/baseline-{seed}/run.json').read_text()) for seed in (0, 1)]
+    one, two = [record['result']['best']['top1'] for record in records]
+    spread = card['spread']['best']
+    assert (spread['mean'], spread['std']) == pytest.approx(((one + two) / 2, abs(one - two) / 2**0.5))
+    assert [run['seed'] for run in card['runs']] == [0, 1]
+    assert spread['n'] == 2
+    assert card['tag'] == 'base_digits'
+    assert card['settings']['epochs'] == 1
+    assert card['results']['top1'] == json.loads((trained / 'baseline-0.measured.json').read_text())['top1']
+    assert card['note'] == 'dks is no better'
+    assert str(trained) not in json.dumps(card)
+    assert card_of(package, DKS)['spread']['best']['std'] is None
+
+
+def test_the_page_has_the_numbers_of_the_cards():
+    page = (ROOT / 'docs' / 'weights.md').read_text(encoding='utf-8')
+    found = re.findall(r'^\| `([\w.]+)` \| ([\d.]+) \| ([\d.]+) \| (.*)\|$', page, re.MULTILINE)
+    rows = {name: cells for name, *cells in found}
+    assert sorted(rows) == sorted(dkszoo.list_models(pretrained=True))
+    for name, (top1, top5, seeds) in rows.items():
+        card = FILES / f'{name}.json'
+        if card.exists():
+            known = json.loads(card.read_text())
+            results, best = known['results'], known['spread']['best']
+            std = '' if best['std'] is None else f' ({best["std"]:.2f})'
+            assert (top1, top5) == (f'{100 - results["top1"]:.2f}', f'{100 - results["top5"]:.2f}'), name
+            assert seeds.strip() == f'{100 - best["mean"]:.2f}{std}, {best["n"]}', name
+
+
+def test_tags_load_everywhere_offline(package):
+    result = program(
+        package,
+        """
+        import json, sys, pathlib, socket
+        def offline(*args, **kwargs):
+            raise OSError('no network here')
+        socket.socket.connect = offline
+        import safetensors.torch, timm, torch
+        folder, dks, base = sys.argv[1:]
+        hub = lambda name, **kwargs: torch.hub.load(folder, name, source='local', **kwargs)
+        nets = [hub('cifar_resnet8', pretrained=True), hub('cifar_resnet8_dks_digits')]
+        import dkszoo
+        nets += [dkszoo.create_model(name, pretrained=True) for name in ('cifar_resnet8', dks)]
+        nets += [timm.create_model(dks, pretrained=True)]
+        files = pathlib.Path(dkszoo.__file__).parent / 'weights' / 'files'
+        state = safetensors.torch.load_file(files / f'{dks}.safetensors')
+        named = timm.create_model(base, pretrained=True).state_dict()
+        plain, fresh = timm.create_model('cifar_resnet8'), dkszoo.create_model('cifar_resnet8')
+        other = dkszoo.create_model('cifar_resnet8', pretrained=True, num_classes=3, in_chans=3, branches='dks')
+        from dkszoo.engine import TrainConfig
+        from dkszoo.engine.setup import open_data
+        from dkszoo.engine.teacher import build_teacher
+        config, _ = open_data(TrainConfig(method='kd', kd_model_name='cifar_resnet8', device='cpu'))
+        nets.append(build_teacher(config, torch.device('cpu')).model)
+        # every packaged weight, the real ones too
+        packaged = sorted(file.stem for file in files.glob('*.safetensors'))
+        for name in packaged:
+            net = dkszoo.create_model(name, pretrained=True)
+            card = dkszoo.weights.read_card(files / f'{name}.safetensors')
+            assert f'{card["arch"]}.{card["tag"]}' == name
+            assert {'results', 'settings', 'runs', 'spread', 'note'} <= card.keys()
+            assert net.num_classes == card['model_args']['num_classes'] == len(net.pretrained_cfg['label_names'])
+        print(json.dumps({
+            'package': str(pathlib.Path(dkszoo.__file__).parents[1]),
+            'equal': [all(torch.equal(v, state[k]) for k, v in net.state_dict().items()) for net in nets],
+            'another': torch.equal(named['fc.weight'], state['fc.weight']),
+            'input': nets[0].pretrained_cfg['input_size'],
+            'classes': nets[0].pretrained_cfg['label_names'],
+            'untagged': [[net.in_chans, net.num_classes] for net in (plain, fresh)],
+            'adapted': [other.backbone.in_chans, other.num_classes, torch.equal(
+                other.backbone.layer3[0].conv1.weight, state['layer3.0.conv1.weight'])],
+            'listed': [name for name in dkszoo.list_models(pretrained=True) if not name.startswith('dks_')] == packaged,
+            'packaged': packaged,
+            'bytes': sum(file.stat().st_size for file in files.iterdir()),
+        }))
+        """,
+        package,
+        DKS,
+        BASE,
+    )
+    packaged = result.pop('packaged')
+    assert {DKS, BASE} | {file.stem for file in FILES.glob('*.json')} == set(packaged)
+    assert result.pop('bytes') < BUDGET
+    assert result == {
+        'package': str(package),
+        'equal': [True] * 6,
+        'another': False,
+        'input': [1, 32, 32],
+        'classes': [str(i) for i in range(10)],
+        'untagged': [[3, 100], [3, 100]],
+        'adapted': [3, 3, True],
+        'listed': True,
+    }
+
+
+@pytest.mark.parametrize('name', [DKS, *SMALLEST])
+def test_one_command_gives_the_published_number(package, tmp_path, name):
+    results, dataset = card_of(package, name)['results'], card_of(package, name)['dataset']
+    data_dir = DATA[dataset]
+    if data_dir and not Path(data_dir).is_dir():
+        pytest.skip(f'{dataset} is not on this machine')
+    argv = ('-m', 'dkszoo', 'validate', '--model', name, '--pretrained', '--device', 'cpu')
+    done = python(package, *argv, *(('--data-dir', data_dir) if data_dir else ()), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures['model'] == name
+    for key in ('top1', 'top5', 'images', 'batch_size'):
+        assert figures[key] == results[key], key
+    for key in ('loss', 'ece'):  # sums of float32: other processors round them otherwise
+        assert figures[key] == pytest.approx(results[key], rel=1e-5), key
+
+
+def test_a_pattern_walks_names_and_tags(package, tmp_path):
+    argv = ('validate', '--model', 'cifar_*_digits', '--pretrained', '--device', 'cpu', '--results-file', 'r.csv')
+    done = python(package, '-m', 'dkszoo', *argv, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    figures = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{')]
+    assert [(f['model'], f['top1']) for f in figures] == [
+        (name, card_of(package, name)['results']['top1']) for name in (BASE, DKS)
+    ]
+    rows = (tmp_path / 'r.csv').read_text().splitlines()
+    assert [row.split(',')[0] for row in rows] == ['model', BASE, DKS]
+
+    done = python(package, '-m', 'dkszoo', 'models', 'resnet8', '--csv')
+    assert done.stdout.splitlines()[1].endswith(',base_digits dks_digits')
+
+
+def test_a_changed_file_is_refused(package, tmp_path):
+    changed = tmp_path / 'changed'
+    shutil.copytree(package, changed)
+    files = changed / 'dkszoo' / 'weights' / 'files'
+    weights = files / f'{DKS}.safetensors'
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    card = files / f'{BASE}.json'
+    card.write_text(card.read_text().replace('"top1"', '"top2"', 1))
+    result = program(
+        changed,
+        """
+        import json, sys, torch
+        folder, *names = sys.argv[1:]
+        said = []
+        def attempt(function):
+            try:
+                function()
+                said.append('loaded')
+            except ValueError as error:
+                said.append(str(error))
+        for name in names:
+            attempt(lambda: torch.hub.load(folder, name.replace('.', '_'), source='local'))
+            import dkszoo
+            from dkszoo.cli.main import main
+            attempt(lambda: dkszoo.create_model(name, pretrained=True))
+            said.append(main(['validate', '--model', name, '--pretrained', '--dataset', 'digits']))
+        print(json.dumps(said))
+        """,
+        changed,
+        DKS,
+        BASE,
+    )
+    for said in result[:2]:
+        assert 'SHA-256 does not fit' in said
+        assert f'{DKS}.safetensors' in said
+    for said in result[3:5]:
+        assert 'its own SHA-256 does not fit' in said
+    assert result[2::3] == [2, 2]
+
+    # a card that is no JSON: the package still imports, and the tag is refused
+    card.write_text('{')
+    done = python(changed, '-m', 'dkszoo', 'validate', '--model', BASE, '--pretrained', '--dataset', 'digits')
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith('dkszoo: error: ')
+    assert 'is damaged' in done.stderr.splitlines()[-1]
+    # without a card there is no such tag
+    card.unlink()
+    done = python(changed, '-m', 'dkszoo', 'validate', '--model', BASE, '--pretrained', '--dataset', 'digits')
+    assert f"has no tag 'base_digits' (it has {DKS})" in done.stderr.splitlines()[-1]
+
+
+def test_publish_refuses_what_would_lie(trained, tmp_path, monkeypatch):
+    def refused(name='baseline', tag='base_digits', **kwargs) -> str:
+        with pytest.raises(ValueError) as caught:
+            publish_from(trained, name, tag, folder=tmp_path, **kwargs)
+        assert list(tmp_path.iterdir()) == []
+        return str(caught.value)
+
+    assert 'call it base_...' in refused(tag='dks_digits')
+    assert 'measured and run were' in refused(model='cifar_resnet14')
+    assert 'the seeds [0, 0]' in refused(seeds=(0, 0))
+    other = json.loads((trained / 'runs/baseline-1/run.json').read_text())
+    folder = trained / 'runs/baseline-2'
+    folder.mkdir()
+    for settings, says in (({'lr': 0.3}, 'the runs differ in lr'), ({'workers': 9, 'data_dir': 'x'}, None)):
+        (folder / 'run.json').write_text(json.dumps({**other, 'settings': {**other['settings'], **settings}}))
+        if says:
+            assert says in refused(seeds=(0, 2))
+    publish_from(trained, 'baseline', 'base_digits', (0, 2), tmp_path / 'files')
+    del other['result']
+    (folder / 'run.json').write_text(json.dumps(other))
+    shutil.rmtree(tmp_path / 'files')
+    assert 'finished' in refused(seeds=(0, 2))
+    monkeypatch.setattr('dkszoo.deploy.publish.BUDGET', 1e3)
+    assert 'the packaged weights would be 0.3 MB (at most 0 MB)' in refused()
