@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import get_args, get_origin
 
 from dkszoo.engine.config import TrainConfig, field_kinds, flag
+from dkszoo.weights import parse_yaml
 
 
 def add_flags(parser: argparse.ArgumentParser, leave_out: Sequence[str] = ()) -> None:
@@ -111,12 +112,13 @@ class KeyValues(argparse.Action):
     """KEY=VALUE arguments as a dict; values are numbers, true, false, or texts."""
 
     def __call__(self, parser, namespace, values, option_string=None):
-        import yaml
-
         pairs = {}
         for value in values:
             key, equals, text = value.partition('=')
             if not equals:
                 parser.error(f'{option_string} takes KEY=VALUE, got {value!r}')
-            pairs[key] = yaml.safe_load(text)
+            try:
+                pairs[key] = parse_yaml(text)
+            except ValueError as error:
+                parser.error(f'{option_string}: {text!r} is no value: {error}')
         setattr(namespace, self.dest, pairs)

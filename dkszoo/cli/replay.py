@@ -1,15 +1,17 @@
 """`dkszoo replay`."""
 
-import json
 from pathlib import Path
 
 import torch
 
 from dkszoo import engine
 from dkszoo.engine import TrainConfig
+from dkszoo.weights import parse_json
 
 from .main import Parser
 from .train import carry_out, execute
+
+MOST_THREADS = 1024  # more than any machine gains from; torch ends the process where it cannot have so many
 
 
 def main(argv: list[str]) -> int:
@@ -40,12 +42,14 @@ def read_record(path: Path) -> dict:
         ValueError: It is missing or damaged, or the run is not finished.
     """
     try:
-        record = json.loads(path.read_text(encoding='utf-8'))
+        record = parse_json(path.read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
         raise ValueError(f'cannot read {str(path)!r}: {error} (give the run.json of a run folder)') from error
     for key, kind in (('settings', dict), ('threads', int), ('weights_sha256', str)):
-        if not isinstance(record, dict) or not isinstance(record.get(key), kind):
+        if not isinstance(record, dict) or type(record.get(key)) is not kind:  # bool is an int too
             raise ValueError(f'{str(path)!r} has no {key} (give the run.json of a finished run)')
+    if not 1 <= record['threads'] <= MOST_THREADS:
+        raise ValueError(f'{str(path)!r} has {record["threads"]} threads (1 to {MOST_THREADS} can be had)')
     return record
 
 

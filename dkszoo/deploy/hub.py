@@ -10,7 +10,7 @@ from pathlib import Path
 import timm
 import torch
 
-from dkszoo.weights import read_pickle, sync, write_text
+from dkszoo.weights import parse_json, read_pickle, sync, write_text
 
 from .export import VerificationFailed, draw, export
 from .load import load
@@ -95,11 +95,11 @@ def read_results(checkpoint: Path, card: dict) -> dict:
     """The test figures of these very weights in the run.json beside their checkpoint; empty if there are none."""
     name = {'last.pth.tar': 'last', 'model_best.pth.tar': 'best'}.get(checkpoint.name)
     try:
-        record = json.loads((checkpoint.parent / 'run.json').read_text(encoding='utf-8'))
+        record = parse_json((checkpoint.parent / 'run.json').read_text(encoding='utf-8'))
         judged = card['ema'] == record['settings']['model_ema']
         figures = record['result'][name] if judged else {}
         return {key: value for key, value in figures.items() if type(value) is float and math.isfinite(value)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 

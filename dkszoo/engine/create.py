@@ -8,12 +8,11 @@ from pathlib import Path
 
 import timm
 import torch
-import yaml
 from torch import nn
 
 import dkszoo.models  # noqa: F401 - registers our names with timm
 from dkszoo.branches import attach_branches
-from dkszoo.weights import convert, load_strictly, pretrained_overlay, weighted_name
+from dkszoo.weights import convert, load_strictly, parse_yaml, pretrained_overlay, weighted_name
 
 _logger = logging.getLogger(__name__)
 
@@ -80,8 +79,8 @@ def read_design(design: str | dict) -> str | dict:
     if isinstance(design, dict) or not str(design).endswith(('.yaml', '.yml')):
         return design
     try:
-        contents = yaml.safe_load(Path(design).read_text(encoding='utf-8'))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        contents = parse_yaml(Path(design).read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
         raise ValueError(f'cannot read branch design {str(design)!r}: {error} (see docs/branches.md)') from error
     if not isinstance(contents, dict):
         raise ValueError(f"{str(design)!r} holds no branch design (it needs 'branches:', see docs/branches.md)")

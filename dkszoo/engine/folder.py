@@ -11,7 +11,7 @@ import yaml
 from timm.utils import update_summary
 
 from dkszoo.data import Flip
-from dkszoo.weights import write_durably, write_text
+from dkszoo.weights import parse_json, parse_yaml, write_durably, write_text
 
 from .config import TrainConfig, flag
 from .lock import FolderLock
@@ -88,15 +88,16 @@ class RunFolder:
                 )
             return
         try:
-            stored = yaml.safe_load(self.settings.read_text(encoding='utf-8'))
-        except (yaml.YAMLError, UnicodeDecodeError):
+            stored = parse_yaml(self.settings.read_text(encoding='utf-8'))
+        except ValueError:
             stored = None
         if not isinstance(stored, dict):
             raise ValueError(f'{str(self.settings)!r} is damaged (put a copy back, or --overwrite starts anew)')
         unknown = stored.keys() - config.to_dict().keys()
         if unknown:
+            first = min(map(str, unknown))
             raise ValueError(
-                f'{str(self.settings)!r} has a setting {min(unknown)!r}, which this version of dkszoo does not know '
+                f'{str(self.settings)!r} has a setting {first!r}, which this version of dkszoo does not know '
                 '(go on with the version that made it, or --overwrite starts anew)'
             )
         if config.to_dict().keys() - stored.keys():  # settings that are newer than the run: it had their default
@@ -121,7 +122,7 @@ class RunFolder:
         """The contents of run.json; empty if there is none or it cannot be read: the run writes it again."""
         path = self.path / 'run.json'
         try:
-            record = json.loads(path.read_text(encoding='utf-8'))
+            record = parse_json(path.read_text(encoding='utf-8'))
         except (FileNotFoundError, NotADirectoryError):
             return {}
         except ValueError as error:

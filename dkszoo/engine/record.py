@@ -95,6 +95,7 @@ def differences(record: dict, here: dict) -> list[str]:
     pairs = [('thread count', 'threads'), ('number of processes', 'processes'), ('device', 'device')]
     pairs += [('data set (its fingerprint)', 'dataset_sha256'), ('teacher checkpoint', 'kd_checkpoint_sha256')]
     found = [(what, record.get(key), here[key]) for what, key in pairs]
-    old = record.get('versions', {})
+    old = record.get('versions')
+    old = old if isinstance(old, dict) else {}
     found += [(f'version of {name}', old.get(name), version) for name, version in here['versions'].items()]
     return [f'{what}: {then}, here {now}' for what, then, now in found if then is not None and then != now]

@@ -3,7 +3,7 @@
 import difflib
 from pathlib import Path
 
-import yaml
+from dkszoo.weights import parse_yaml
 
 RECIPES = Path(__file__).parent / 'recipes'
 
@@ -26,9 +26,9 @@ def read_recipe(name: str) -> dict:
         near = difflib.get_close_matches(name, list_recipes(), 1)
         raise ValueError(f'unknown recipe {name!r} (recipes: {", ".join(near or list_recipes())}; or a YAML file)')
     try:
-        settings = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f'recipe {str(path)!r} cannot be read: {str(error).splitlines()[0]}') from error
+        settings = parse_yaml(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise ValueError(f'recipe {str(path)!r} cannot be read: {error}') from error
     if not isinstance(settings, dict):
         raise ValueError(f'recipe {str(path)!r} is no mapping of settings to values')
     return {'experiment': path.stem, **settings}

@@ -6,6 +6,7 @@ from .description import check_description, described
 from .files import sha256, sync, write_durably, write_text
 from .pretrained import pretrained_overlay, weighted_name
 from .read import backbone_state, load_strictly, read_pickle, read_safetensors, read_tensors
+from .texts import parse_json, parse_yaml
 
 __all__ = [
     'Converted',
@@ -15,6 +16,8 @@ __all__ = [
     'described',
     'identify',
     'load_strictly',
+    'parse_json',
+    'parse_yaml',
     'pretrained_overlay',
     'read_any',
     'read_card',

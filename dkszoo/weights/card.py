@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .description import check_description
 from .files import sha256, write_text
+from .texts import parse_json
 
 OWN = 'card_sha256'
 NEEDED = ('arch', 'model_args', 'data', 'sha256', OWN)
@@ -71,10 +72,10 @@ def read_own_card(path: Path) -> dict:
     """
     place = card_path(path)
     try:
-        card = json.loads(place.read_text(encoding='utf-8'))
+        card = parse_json(place.read_text(encoding='utf-8'))
     except FileNotFoundError:
         raise ValueError(f'no file {str(place)!r} (an export is a .safetensors with its .json beside it)') from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f'{str(place)!r} is damaged ({error})') from error
     if not isinstance(card, dict):
         raise ValueError(f'{str(place)!r} was not written by dkszoo export')

@@ -1,0 +1,45 @@
+"""YAML and JSON as plain values, whoever wrote them."""
+
+import json
+
+import yaml
+
+MOST_VALUES = 100_000  # in one YAML text; aliases can make a few lines stand for more than any memory holds
+
+
+def parse_yaml(text: str):
+    """The plain value of a YAML text.
+
+    Raises:
+        ValueError: It is none, has a tag that stands for an object, or stands for more than `MOST_VALUES` values.
+    """
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(first_line(error)) from error
+    left, count = [value], 0
+    while left:
+        inner, count = left.pop(), count + 1
+        if count > MOST_VALUES:
+            raise ValueError('it stands for too many values')
+        if isinstance(inner, dict):
+            left += inner.values()
+        elif isinstance(inner, list | tuple | set):
+            left += inner
+    return value
+
+
+def parse_json(text: str):
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: It is none, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(first_line(error)) from error
+
+
+def first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

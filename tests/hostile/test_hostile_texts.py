@@ -1,0 +1,98 @@
+"""YAML and JSON from anybody: recipes, designs, settings, records."""
+
+import json
+
+import pytest
+import yaml
+
+from dkszoo.engine import TrainConfig
+
+TRAIN = ('train', '--config', 'quickstart', '--device', 'cpu')
+TAGS = {
+    'system': '!!python/object/apply:os.system ["touch {}"]',
+    'new': '!!python/object/new:subprocess.Popen [["touch", "{}"]]',
+    'eval': "!!python/object/apply:eval [\"open('{}', 'w')\"]",
+    'name': '!!python/name:os.system',
+    'module': '!!python/module:antigravity',
+    'object': '!!python/object:dkszoo.engine.TrainConfig {{}}',
+    'binary': '!<tag:yaml.org,2002:python/bytes> "AA=="',
+}
+DEEP = '[' * 1200
+# Ten lines that stand for 10^10 values.
+BOMB = 'a0: &a0 [1]\n' + ''.join(f'a{i + 1}: &a{i + 1} [{", ".join([f"*a{i}"] * 10)}]\n' for i in range(10))
+
+
+@pytest.mark.parametrize('name', TAGS)
+def test_tags(refused, canary, name):
+    value = TAGS[name].replace('{}', str(canary))
+    place = refused.place
+    (place / 'r.yaml').write_text(f'lr: {value}\n')
+    assert 'cannot be read' in refused('train', '--config', 'r.yaml')
+    (place / 'd.yaml').write_text(f'branches: {value}\n')
+    assert 'cannot read branch design' in refused(*TRAIN, '--branches', 'd.yaml')
+    assert 'cannot read branch design' in refused('cost', 'cifar_resnet8', '--branches', 'd.yaml')
+    assert 'is no value' in refused(*TRAIN, '--model-kwargs', f'shortcut={value}')
+    assert 'is no value' in refused('cost', 'cifar_resnet8', '--model-kwargs', f'shortcut={value}')
+    folder = place / 'runs' / 'quickstart'
+    folder.mkdir(parents=True)
+    (folder / 'args.yaml').write_text(f'model: {value}\n')
+    (folder / 'run.json').write_text('{"result": {}}')
+    assert 'args.yaml' in refused(*TRAIN)
+
+
+@pytest.mark.parametrize(
+    'text',
+    [DEEP, BOMB, 'x: &a {y: *a}', '1: 2\nx: 3\n', 'x: 1\ny: 2\n', '&a [*a]', '? {a: 1}\n: 2\n', '\x00', '!!set {a, b}'],
+)
+def test_texts_that_are_no_settings(refused, text):
+    place = refused.place
+    (place / 'r.yaml').write_text(text)
+    refused('train', '--config', 'r.yaml')
+    refused(*TRAIN, '--branches', 'r.yaml')
+    folder = place / 'runs' / 'quickstart'
+    folder.mkdir(parents=True)
+    (folder / 'args.yaml').write_text(text)
+    (folder / 'run.json').write_text('{"result": {}}')
+    refused(*TRAIN)
+
+
+def record(**changes) -> dict:
+    settings = TrainConfig(dataset='digits', epochs=1).to_dict()
+    return {
+        'argv': ['train.py', '; touch canary', '$(touch canary)', '`touch canary`'],
+        'settings': {**settings, **changes.pop('settings', {})},
+        'threads': 1,
+        'weights_sha256': '0' * 64,
+        **changes,
+    }
+
+
+RECORDS = {
+    'model': record(settings={'model': '$(touch canary)'}),
+    'unknown setting': record(settings={'__class__': 'os.system'}),
+    'place of the results': record(settings={'output': '/', 'experiment': '../../canary', 'epochs': 'many'}),
+    'export': record(settings={'export': '/canary.safetensors', 'lr': None}),
+    'settings': {**record(), 'settings': [1]},
+    'threads': record(threads=10**9),
+    'no threads': record(threads=0),
+    'threads as texts': record(threads='1; touch canary'),
+    'truth as threads': record(threads=True),
+    'hash': record(weights_sha256=7),
+    'data': record(settings={'dataset': 'torch/cifar10', 'data_dir': '/etc'}),
+    'checkpoint': record(settings={'initial_checkpoint': '/etc/passwd'}),
+    'list': [1],
+}
+
+
+@pytest.mark.parametrize('name', RECORDS)
+def test_records(refused, name):
+    folder = refused.place / 'their-run'
+    folder.mkdir()
+    (folder / 'run.json').write_text(json.dumps(RECORDS[name]))
+    refused('replay', 'their-run/run.json')
+
+
+def test_records_that_are_no_json(refused):
+    for text in ('[' * 100000, '{"settings": NaN', '\x00', yaml.safe_dump(record())):
+        (refused.place / 'run.json').write_text(text)
+        refused('replay', 'run.json')
