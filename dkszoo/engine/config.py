@@ -113,7 +113,7 @@ class RunSettings:
     skip_nonfinite: int = setting(
         0, 'non-finite losses to pass over before the run gives up (not 0: an accelerator is waited for in every step)'
     )
-    export: str = setting('', 'export the best checkpoint to this .safetensors, .onnx or .pt2 file at the end', metavar='FILE')
+    export: str = setting('', 'at the end export the best to this .safetensors, .onnx or .pt2', metavar='FILE')
 
 
 # Settings that cannot change the result of a run: they may differ when it goes on.
