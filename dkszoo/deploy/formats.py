@@ -108,10 +108,8 @@ def check_target(out: str | os.PathLike) -> Path:
     """
     out = Path(out)
     if out.suffix not in FORMATS:
-        endings = ', '.join(f'*{suffix}' for suffix in FORMATS)
-        raise ValueError(
-            f'cannot write {str(out)!r} (an export must be named {endings.replace(", *.pt2", " or *.pt2")})'
-        )
+        *others, last = [f'*{suffix}' for suffix in FORMATS]
+        raise ValueError(f'cannot write {str(out)!r} (an export must be named {", ".join(others)} or {last})')
     missing = [name for name in FORMATS[out.suffix].needs if importlib.util.find_spec(name) is None]
     if missing:
         needs = ' '.join(FORMATS[out.suffix].needs)

@@ -49,7 +49,7 @@ def describe_model(setup: Setup) -> dict:
     """What it takes to make the network again and to feed it; an export copies it."""
     config, net = setup.config, setup.task.get_net()
     arch, arguments = config.model, model_arguments(config)
-    if ':' in arch:  # a folder or an address: the file has to stand without it
+    if ':' in arch:  # a folder or an address, with arguments of its own: the file has to stand without it
         arch, arguments = net.backbone.pretrained_cfg['architecture'], {**net.backbone._model_args, **arguments}
     return {
         'arch': arch,

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -119,3 +120,17 @@ def test_a_folder_is_whole_or_not_there(run_folder, tmp_path, run_cli, monkeypat
     with pytest.raises(VerificationFailed, match='another network of the hub folder'):
         export_hub(path, tmp_path / 'hub')
     assert sorted(p.name for p in tmp_path.rglob('*')) == before
+
+
+@pytest.mark.slow
+def test_training_from_a_hub_folder_exports_what_stands_without_it(run_folder, tmp_path, run_cli):
+    path, _ = run_folder
+    export_hub(path, tmp_path / 'hub')
+    short = ('--epochs', 1, '--train-num-samples', 200, '--device', 'cpu', '--export', 'o.safetensors')
+    code, _, err = run_cli('train', '--model', f'local-dir:{tmp_path / "hub"}', '--dataset', 'digits', *short)
+    assert code == 0, err
+    shutil.rmtree(tmp_path / 'hub')
+    model, _ = dkszoo.load(tmp_path / 'o.safetensors')
+    card = json.loads((tmp_path / 'o.json').read_text())
+    assert card['arch'] == 'cifar_resnet8'
+    assert (model.num_classes, model.conv1.out_channels) == (10, 4)
