@@ -9,6 +9,10 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 
+# Tests of reliability fork. Where torch.export or torch.compile comes before a process's first backward pass, that pass
+# starts threads which no forked process has; so let it come first.
+torch.ones(1, requires_grad=True).backward()
+
 
 @pytest.fixture(autouse=True)
 def _threads():
