@@ -1,17 +1,18 @@
 """--torchcompile: used where it works; where it fails the run says why and goes on as if it had not been asked for."""
 
 import functools
-import importlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.reliability.runs import FOLDER, PLAIN, differences, digest, finish, outcome, reference, start, wait
+from benchmarks.reliability.runs import FOLDER, PLAIN, differences, digest, finish, outcome, reference
 from dkszoo import DeepSupervisionTask
 from dkszoo.engine.checkpoint import LAST, read_checkpoint
 from dkszoo.engine.step import Stepper
@@ -19,10 +20,7 @@ from dkszoo.engine.step import Stepper
 FAILS = 'fails, going on without it: '
 
 
-@pytest.fixture(scope='module', autouse=True)
-def _imports():
-    """What the forked processes need; nothing is compiled in this one, after which it could not be forked."""
-    importlib.import_module('torch._inductor.compile_fx')
+# -- what is called first in a process that trains ---------------------------------------------------------------------
 
 
 def refuse(*_):
@@ -47,13 +45,6 @@ def use(backend) -> None:
     DeepSupervisionTask.compile = functools.partialmethod(DeepSupervisionTask.compile, backend=backend)
 
 
-def compile_nothing() -> None:
-    def unsupported(*_, **__):
-        raise RuntimeError('torch.compile is not supported here')
-
-    torch.compile = unsupported
-
-
 def break_compiler() -> None:
     from torch._inductor import config
 
@@ -63,10 +54,44 @@ def break_compiler() -> None:
     config.cpp.cxx, config.force_disable_caches, config.compile_threads = (os.path.abspath(file.name),), True, 1
 
 
-def train(cwd, before, *argv: str) -> tuple[int, str]:
-    """A run with --torchcompile in a process in which `before` is called first; its exit code and what it said."""
-    code = wait(start((*argv, '--torchcompile'), cwd, before))
-    return code, (cwd / 'output.txt').read_text()
+def fail_in_backward() -> None:
+    def fail(*_):
+        raise ZeroDivisionError('not the compiler')
+
+    Stepper.backward = fail
+
+
+def stop_at_step(number: int) -> None:
+    plain, calls = Stepper.check_finite, []
+
+    def stop(self, result, step):
+        calls.append(step)
+        if len(calls) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(self, result, step)
+
+    Stepper.check_finite = stop
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def train(tmp_path, environment):
+    """`train(first, *argv)`: a run with --torchcompile in a process that does `first`; its exit code, what it said.
+
+    A process of its own, started anew: the compiler starts threads, which do not go together with forks.
+    """
+    path = os.pathsep.join((environment['PYTHONPATH'], str(Path(__file__).parent)))
+
+    def run(first: str, *argv: str) -> tuple[int, str]:
+        program = f'import sys; from test_torchcompile import *; {first}; from dkszoo.cli.main import main; '
+        command = [sys.executable, '-c', f'{program}sys.exit(main(sys.argv[1:]))', *argv, '--torchcompile']
+        env = {**environment, 'PYTHONPATH': path}
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
+        return done.returncode, done.stderr
+
+    return run
 
 
 def state(cwd) -> str:
@@ -90,47 +115,49 @@ def assert_as_without(cwd, argv: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ('before', 'options', 'reason'),
+    ('first', 'options', 'reason'),
     [
         # the forward pass has drawn dropout and moved the running statistics by then
-        (functools.partial(use, refuse_backward), (), 'NotImplementedError: this machine cannot compile'),
+        ('use(refuse_backward)', (), 'NotImplementedError: this machine cannot compile'),
         # the last batch, smaller, in the middle of an accumulation: the gradients of the steps before it are kept
-        (functools.partial(use, functools.partial(refuse_from, 2)), ('--grad-accum-steps', '7'), 'this machine cannot'),
-        (break_compiler, (), 'InvalidCxxCompiler'),
-        (compile_nothing, (), 'RuntimeError: torch.compile is not supported here'),
+        ('use(functools.partial(refuse_from, 2))', ('--grad-accum-steps', '7'), 'this machine cannot compile'),
+        ('break_compiler()', (), 'InvalidCxxCompiler'),
     ],
-    ids=['backward', 'last batch', 'no compiler', 'not supported'],
+    ids=['backward', 'last batch', 'no compiler'],
 )
-def test_goes_on_without(tmp_path, before, options, reason):
+def test_goes_on_without(train, tmp_path, first, options, reason):
     argv = (*PLAIN, *options)
-    code, output = train(tmp_path, before, *argv)
-    assert code == 0, output
-    (line,) = [line for line in output.splitlines() if '--torchcompile' in line]
+    code, err = train(first, *argv)
+    assert code == 0, err
+    (line,) = [line for line in err.splitlines() if '--torchcompile' in line]
     assert FAILS in line
     assert reason in line
-    assert 'Long advice' not in output
+    assert 'Long advice' not in err
     assert_as_without(tmp_path, argv)
 
 
-def test_an_error_of_the_step_itself_is_raised(tmp_path):
-    def before():
-        def fail(*_):
-            raise ZeroDivisionError('not the compiler')
+def test_not_supported_here(run_cli, tmp_path, monkeypatch):
+    def unsupported(*_, **__):
+        raise RuntimeError('torch.compile is not supported here')
 
-        use(functools.partial(refuse_from, 99))
-        Stepper.backward = fail
+    monkeypatch.setattr(torch, 'compile', unsupported)
+    code, _, err = run_cli(*PLAIN, '--torchcompile')
+    assert code == 0, err
+    assert err.count(FAILS + 'RuntimeError: torch.compile is not supported here') == 1
+    assert_as_without(tmp_path, PLAIN)
 
-    code, output = train(tmp_path, before, *PLAIN)
+
+def test_an_error_of_the_step_itself_is_raised(train):
+    code, err = train('use(functools.partial(refuse_from, 99)); fail_in_backward()', *PLAIN)
     assert code != 0
-    assert output.splitlines()[-1] == 'ZeroDivisionError: not the compiler'
+    assert 'ZeroDivisionError: not the compiler' in err.splitlines()[-1]
 
 
-def test_where_it_works(tmp_path, run_cli):
+def test_where_it_works(train, tmp_path, run_cli):
     """One graph for the whole batches and one for the last, however often the network is evaluated in between."""
-    before = functools.partial(use, functools.partial(refuse_from, 99))
-    code, output = train(tmp_path, before, *PLAIN, '--eval-test-every-epoch')
-    assert code == 0, output
-    assert FAILS not in output
+    code, err = train('use(functools.partial(refuse_from, 99))', *PLAIN, '--eval-test-every-epoch')
+    assert code == 0, err
+    assert FAILS not in err
     assert len((tmp_path / 'graphs.txt').read_text().splitlines()) == 2
     assert outcome(tmp_path)['weights_sha256'] == reference(PLAIN)[0]['weights_sha256']  # graphs were run as they are
     result = json.loads((tmp_path / FOLDER / 'run.json').read_text())['result']
@@ -140,23 +167,13 @@ def test_where_it_works(tmp_path, run_cli):
     assert {key: figures[key] for key in result['last']} == result['last']
 
 
-def test_a_stopped_run_goes_on(tmp_path):
+@pytest.mark.slow
+def test_a_stopped_run_goes_on(train, tmp_path):
     """It is tried again, and may fail again."""
-
-    def before():
-        use(refuse)
-        plain, calls = Stepper.check_finite, []
-
-        def stop(self, result, step):
-            calls.append(step)
-            if len(calls) == 9:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return plain(self, result, step)
-
-        Stepper.check_finite = stop
-
-    assert train(tmp_path, before, *PLAIN)[0] == 143
-    code, output = train(tmp_path, functools.partial(use, refuse), *PLAIN)
-    assert code == 0, output
-    assert output.count(FAILS) == 2
+    code, err = train('use(refuse); stop_at_step(9)', *PLAIN)
+    assert code == 143
+    assert FAILS in err
+    code, err = train('use(refuse)', *PLAIN)
+    assert code == 0, err
+    assert FAILS in err
     assert_as_without(tmp_path, PLAIN)
