@@ -7,6 +7,7 @@ from pathlib import Path
 from dkszoo.weights import write_durably
 
 from .grid import Cell
+from .report import network
 from .reproduce import Plan
 
 COLUMNS = 4
@@ -27,8 +28,10 @@ def draw_groups(plans: list[Plan], folder: Path, path: Path) -> None:
     except ImportError:
         return
     groups: dict[str, list[tuple[str, list[float]]]] = {}
+    titles = {}
     for plan in plans:
         lines = groups.setdefault(plan.record.group, [])
+        titles.setdefault(plan.record.group, f'{plan.record.group}: {network(plan)}')
         for cells in plan.cells:
             lines.append((plan.record.row, mean_errors(cells, folder)))
     groups = {name: found for name, lines in groups.items() if (found := [line for line in lines if line[1]])}
@@ -43,7 +46,8 @@ def draw_groups(plans: list[Plan], folder: Path, path: Path) -> None:
     for axes, (name, lines) in zip(panels, groups.items(), strict=False):
         for row, errors in lines:
             axes.plot(range(1, len(errors) + 1), errors, label=row.removeprefix(f'{name}-'), marker='.')
-        axes.set(title=name, xlabel='epoch', ylabel='error (%)')
+        axes.set(xlabel='epoch', ylabel='error (%)')
+        axes.set_title(titles[name], fontsize='small', wrap=True)
         axes.grid(alpha=0.3)
         axes.legend(fontsize='small')
     write_durably(path, lambda temporary: figure.savefig(temporary, format='png', dpi=100))

@@ -8,7 +8,7 @@ from .reproduce import TEMPERATURES, Plan
 from .stats import mean_std, paired_gain, show, table
 
 HEADER = (
-    *('row', 'paper', 'paper gain', 'runs', 'last', 'best', 'gain, last (95 %)', 'gain, best (95 %)'),
+    *('row', 'network run', 'paper', 'paper gain', 'runs', 'last', 'best', 'gain, last (95 %)', 'gain, best (95 %)'),
     *('at equal time, best', 'time'),
 )
 
@@ -51,7 +51,7 @@ def report(plans: list[Plan], results: dict[str, Result]) -> str:
         record, measured = plan.record, measure(plan, results)
         paper = (show(record.value, record.std), '' if record.gain is None else f'{record.gain:+.2f}')
         if measured is None:
-            rows.append((record.row, *paper, '0', *[''] * 6))
+            rows.append((record.row, network(plan), *paper, '0', *[''] * 6))
             continue
         base_record, base = first.setdefault(record.group, (record, measured))
         runs = measured.runs
@@ -63,8 +63,15 @@ def report(plans: list[Plan], results: dict[str, Result]) -> str:
         at_equal_time = gain(record, runs, base_record, equal, 'best') if equal else ''
         name = record.row if measured.temperature is None else f'{record.row} (T={measured.temperature})'
         seconds = mean_std([run.seconds for run in runs.values()])[0]
-        rows.append((name, *paper, str(len(runs)), *figures, *gains, at_equal_time, f'{seconds:.0f} s'))
+        rows.append((name, network(plan), *paper, str(len(runs)), *figures, *gains, at_equal_time, f'{seconds:.0f} s'))
     return table(HEADER, rows)
+
+
+def network(plan: Plan) -> str:
+    """What is trained: the paper's network, or what stands in for it."""
+    settings = plan.cells[0][0].settings
+    more = ', '.join(f'{key}={value}' for key, value in (settings.get('model_kwargs') or {}).items())
+    return settings['model'] + (f' ({more})' if more else '')
 
 
 def gain(record: Record, runs: dict, base_record: Record, base: dict, which: str) -> str:
