@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     text = report(plans, results)
     print(text)
     (folder / 'table.md').write_text(text + '\n', encoding='utf-8')
-    draw_groups(plans, folder, folder / 'curves.png')
+    draw_groups(plans, results, folder, folder / 'curves.png')
     missing = [cell.name for cell in cells if cell.name not in results]
     if missing:
         print(f'{len(missing)} runs failed, the first is {missing[0]} (see its .log in {folder})', file=sys.stderr)

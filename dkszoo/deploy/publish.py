@@ -1,4 +1,4 @@
-"""Packaging an export as a pretrained tag. For maintainers; docs/models.md has the steps."""
+"""Packaging an export as a pretrained tag. For maintainers; docs/weights.md has the steps."""
 
 import json
 import os

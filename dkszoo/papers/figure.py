@@ -6,20 +6,21 @@ from pathlib import Path
 
 from dkszoo.weights import write_durably
 
-from .grid import Cell
+from .grid import Result
 from .report import network
 from .reproduce import Plan
 
 COLUMNS = 4
 
 
-def draw_groups(plans: list[Plan], folder: Path, path: Path) -> None:
+def draw_groups(plans: list[Plan], results: dict[str, Result], folder: Path, path: Path) -> None:
     """Draw the error (100 - top-1 of the main head, in percent) over the epochs, the mean over the seeds.
 
     It is the error of the images that the best epoch is chosen on. Does nothing without matplotlib.
 
     Args:
         plans: The rows, of which those with finished runs are drawn.
+        results: The finished runs, by name.
         folder: The grid's, with a folder of each run.
         path: The PNG file to write.
     """
@@ -33,7 +34,7 @@ def draw_groups(plans: list[Plan], folder: Path, path: Path) -> None:
         lines = groups.setdefault(plan.record.group, [])
         titles.setdefault(plan.record.group, f'{plan.record.group}: {network(plan)}')
         for cells in plan.cells:
-            lines.append((plan.record.row, mean_errors(cells, folder)))
+            lines.append((plan.record.row, mean_errors([folder / cell.name for cell in cells if cell.name in results])))
     groups = {name: found for name, lines in groups.items() if (found := [line for line in lines if line[1]])}
     if not groups:
         return
@@ -53,16 +54,12 @@ def draw_groups(plans: list[Plan], folder: Path, path: Path) -> None:
     write_durably(path, lambda temporary: figure.savefig(temporary, format='png', dpi=100))
 
 
-def mean_errors(cells: tuple[Cell, ...], folder: Path) -> list[float]:
-    """Error after each epoch, the mean over the finished runs; empty without any."""
+def mean_errors(folders: list[Path]) -> list[float]:
+    """Error after each epoch, the mean over finished runs of one length; empty without any."""
     runs = []
-    for cell in cells:
-        summary = folder / cell.name / 'summary.csv'
-        if summary.is_file():
-            with open(summary, newline='', encoding='utf-8') as file:
-                runs.append([100 - float(row[key(row)]) for row in csv.DictReader(file)])
-    length = max(map(len, runs), default=0)
-    runs = [run for run in runs if len(run) == length]
+    for folder in folders:
+        with open(folder / 'summary.csv', newline='', encoding='utf-8') as file:
+            runs.append([100 - float(row[key(row)]) for row in csv.DictReader(file)])
     return [math.fsum(values) / len(values) for values in zip(*runs, strict=True)]
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import yaml
 
 from .records import Record, list_tables, read_table
+from .stats import show
 
 DATA = yaml.safe_load((Path(__file__).parent / 'status.yaml').read_text(encoding='utf-8'))
 
@@ -42,7 +43,7 @@ def status_page() -> str:
         for record in read_table(name):
             word, why, results = get_status(record)
             shown = f'[{word}]({results}/table.md)' if results else word
-            paper = f'{record.value:.2f}' + ('' if record.std is None else f'({record.std:.2f})')
+            paper = show(record.value, record.std)
             parts.append(f'| {record.row} | {record.network} | {record.method} | {paper} | {shown} | {why} |')
         parts.append('')
     return '\n'.join(parts[:-1])
