@@ -82,6 +82,7 @@ class OptimSettings:
     branch_lr_scale: float = setting(1.0, "factor on the learning rate of all that is not the backbone's")
     branch_warmup_epochs: int = setting(0, 'epochs in which that factor rises from 0')
     sched: str = setting('cosine', "timm's schedule name")
+    sched_on_updates: bool = setting(False, 'change the learning rate at every update, not every epoch')
     decay_milestones: tuple[int, ...] = setting((60, 120, 160), 'epochs of the drops (multistep)', metavar='E[,E]')
     decay_epochs: float = setting(90.0, 'epochs between drops (step)')
     decay_rate: float = setting(0.1, 'factor of a drop')

@@ -1,5 +1,7 @@
 """Optimizer and learning-rate schedule, by timm's names."""
 
+import math
+
 import torch
 from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
@@ -93,6 +95,11 @@ class BranchSchedule:
         if self.schedule is not None:
             self.schedule.step(epoch)
 
+    def step_update(self, update: int) -> None:
+        """Set the rates of an update, counted from the start of the run; of the epoch that `step` was called for."""
+        if self.schedule is not None:
+            self.schedule.step_update(update)
+
     def state_dict(self) -> dict:
         return {} if self.schedule is None else self.schedule.state_dict()
 
@@ -101,8 +108,15 @@ class BranchSchedule:
             self.schedule.load_state_dict(state)
 
 
-def build_scheduler(config: TrainConfig, optimizer: torch.optim.Optimizer) -> Scheduler | BranchSchedule | None:
-    """A schedule, stepped by the epoch; None for a constant rate.
+def build_scheduler(
+    config: TrainConfig, optimizer: torch.optim.Optimizer, steps: int
+) -> Scheduler | BranchSchedule | None:
+    """A schedule by the epoch or by the update; None for a constant rate.
+
+    Args:
+        config: The settings of the run.
+        optimizer: Whose rates it sets.
+        steps: Steps an epoch.
 
     Raises:
         ValueError: A schedule that follows the validation figures: timm gives up on saving its state.
@@ -119,6 +133,8 @@ def build_scheduler(config: TrainConfig, optimizer: torch.optim.Optimizer) -> Sc
         min_lr=config.min_lr,
         warmup_lr=config.warmup_lr,
         warmup_epochs=config.warmup_epochs,
+        step_on_epochs=not config.sched_on_updates,
+        updates_per_epoch=updates_per_epoch(config, steps),
     )[0]
     if branches_differ(config):
         return BranchSchedule(optimizer, schedule, config)
@@ -126,3 +142,20 @@ def build_scheduler(config: TrainConfig, optimizer: torch.optim.Optimizer) -> Sc
         for group in optimizer.param_groups:
             group['lr'] = config.lr * group.get('lr_scale', 1.0)
     return schedule
+
+
+def updates_per_epoch(config: TrainConfig, steps: int) -> int:
+    """Updates in an epoch of so many steps; the last may gather fewer steps than the others."""
+    return math.ceil(steps / config.grad_accum_steps)
+
+
+def set_rates(
+    scheduler: Scheduler | BranchSchedule | None, config: TrainConfig, steps: int, epoch: int, step: int
+) -> None:
+    """Set the learning rates of the update that starts with a step of an epoch; both count from 0.
+
+    They follow from where training is alone, so a run that goes on after a break has those of an unbroken one.
+    """
+    if scheduler is not None:
+        scheduler.step(epoch)
+        scheduler.step_update(epoch * updates_per_epoch(config, steps) + step // config.grad_accum_steps)

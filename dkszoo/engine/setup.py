@@ -215,7 +215,6 @@ def build(config: TrainConfig, data: Data, world: World) -> Setup:
     trainable = task.get_trainable_module()
     trainable.report_branches = True
     optimizer = build_optimizer(config, trainable)
-    scheduler = build_scheduler(config, optimizer)
     if config.model_ema:
         task.setup_ema(decay=config.model_ema_decay)
     if config.torchcompile:
@@ -223,6 +222,7 @@ def build(config: TrainConfig, data: Data, world: World) -> Setup:
     if world.size > 1:
         task.prepare_distributed(device_ids=[world.device] if world.device.type == 'cuda' else None)
     sampler, loader = train_stream(config, data.train, world)
+    scheduler = build_scheduler(config, optimizer, sampler.steps)
     scaler = NativeScaler(device=world.device.type) if config.amp and config.amp_dtype == 'float16' else None
     return Setup(config, world, data, task, optimizer, scheduler, scaler, sampler, loader, mixup)
 

@@ -9,6 +9,7 @@ from .evaluate import eval_loader, evaluate
 from .finite import NonFinite
 from .folder import RunFolder
 from .keeper import Keeper, RunFailed
+from .optim import set_rates
 from .progress import ProgressBar, report_epoch
 from .rng import rng_state, set_rng_state
 from .setup import Setup
@@ -80,8 +81,6 @@ class Trainer:
     def train_epoch(self) -> None:
         setup, progress, sampler = self.setup, self.progress, self.setup.sampler
         config, show = self.config, self.world.is_main
-        if setup.scheduler is not None:
-            setup.scheduler.step(progress.epoch)
         setup.task.train()
         setup.task.set_progress(progress.epoch, config.epochs)
         sampler.set_position(progress.epoch, progress.step)
@@ -95,6 +94,7 @@ class Trainer:
             for images, targets in batches:
                 if progress.step % config.grad_accum_steps == 0:
                     updated = progress.step, sums.copy()
+                    set_rates(setup.scheduler, config, sampler.steps, progress.epoch, progress.step)
                 self.train_step(images, targets, sums, updated)
                 if progress.step % config.log_interval == 0:
                     self.look_at_losses()

@@ -17,7 +17,7 @@ def make(**settings):
     task = DeepSupervisionTask(attach_branches(timm.create_model('cifar_resnet8', num_classes=5)), 'ds')
     trainable = task.get_trainable_module()
     optimizer = build_optimizer(config, trainable)
-    return config, trainable, optimizer, build_scheduler(config, optimizer)
+    return config, trainable, optimizer, build_scheduler(config, optimizer, steps=7)
 
 
 def rates(trainable, optimizer):

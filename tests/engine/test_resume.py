@@ -49,10 +49,16 @@ def test_stopped_at_a_step(run_cli, tmp_path, stop_at_step, step):
 @pytest.mark.parametrize(
     'method',
     [
-        ('dskd+ds', '--branches', 'mirror', '--alpha-schedule', 'zeroing', '--alpha-zero-from', '0.4'),
+        (
+            *('dskd+ds', '--branches', 'mirror', '--alpha-schedule', 'zeroing', '--alpha-zero-from', '0.4'),
+            '--sched-on-updates',
+        ),
         pytest.param(('vid', '--opt', 'adamw', '--lr', '0.003'), marks=pytest.mark.slow),
         pytest.param(
-            ('byot', '--alpha-schedule', 'linear', '--branch-lr-scale', '2', '--branch-warmup-epochs', '2'),
+            (
+                *('byot', '--alpha-schedule', 'linear', '--branch-lr-scale', '2', '--branch-warmup-epochs', '2'),
+                '--sched-on-updates',
+            ),
             marks=pytest.mark.slow,
         ),
     ],

@@ -1,0 +1,46 @@
+"""The learning rate by the epoch and by the update, beside its closed form."""
+
+import math
+
+import pytest
+import torch
+
+from dkszoo.engine import TrainConfig
+from dkszoo.engine.optim import build_scheduler, set_rates
+
+EPOCHS, STEPS, GATHERED = 3, 7, 2  # four updates an epoch, the last of a single step
+
+
+def rates(**settings) -> list[float]:
+    config = TrainConfig(epochs=EPOCHS, lr=0.2, grad_accum_steps=GATHERED, **settings)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=config.lr)
+    scheduler = build_scheduler(config, optimizer, STEPS)
+    found = []
+    for epoch in range(EPOCHS):
+        for step in range(0, STEPS, GATHERED):
+            set_rates(scheduler, config, STEPS, epoch, step)
+            found.append(optimizer.param_groups[0]['lr'])
+    return found
+
+
+def cosine(done: float) -> float:
+    return 0.1 * (1 + math.cos(math.pi * done))
+
+
+def test_by_the_epoch():
+    assert rates() == pytest.approx([cosine(epoch / 3) for epoch in (0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2)])
+
+
+def test_by_the_update():
+    assert rates(sched_on_updates=True) == pytest.approx([cosine(update / 12) for update in range(12)])
+
+
+def test_drops_and_warm_up_stay_where_their_epochs_are():
+    drops = rates(sched_on_updates=True, sched='multistep', decay_milestones=(1, 2))
+    assert drops == pytest.approx([0.2] * 3 + [0.02] * 4 + [0.002] * 5)  # timm's multistep looks one ahead
+    warm = rates(sched_on_updates=True, warmup_epochs=1, warmup_lr=0.0)
+    assert warm == pytest.approx([0.0, 0.05, 0.1, 0.15, *(cosine(update / 12) for update in range(4, 12))])
+
+
+def test_a_constant_rate():
+    assert rates(sched_on_updates=True, sched='none') == [0.2] * 12
