@@ -43,7 +43,8 @@ def main(argv: list[str]) -> int:
     draw_groups(plans, results, folder, folder / 'curves.png')
     missing = [cell.name for cell in cells if cell.name not in results]
     if missing:
-        print(f'{len(missing)} runs failed, the first is {missing[0]} (see its .log in {folder})', file=sys.stderr)
+        failed = f'{len(missing)} of {len(cells)} runs failed, the first is {missing[0]}'
+        print(f'{failed} (see its .log in {folder})', file=sys.stderr)
         return 1
     return 0
 
