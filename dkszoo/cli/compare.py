@@ -37,15 +37,15 @@ def main(argv: list[str]) -> int:
     name = settings.pop('experiment', None) or TrainConfig.from_dict(settings).model
     cells = {method: [make_cell(method, seed, settings) for seed in range(seeds)] for method in methods}
     folder = output / f'compare-{name}'
-    results = run_grid(
-        [c for group in cells.values() for c in group], folder, jobs, lambda text: print(text, flush=True)
-    )
-    missing = [c.name for group in cells.values() for c in group if c.name not in results]
+    everything = [c for group in cells.values() for c in group]
+    results = run_grid(everything, folder, jobs, lambda text: print(text, flush=True))
+    missing = [c.name for c in everything if c.name not in results]
     text = report({m: [results[c.name] for c in group if c.name in results] for m, group in cells.items()})
     print(text)
     (folder / 'table.md').write_text(text + '\n', encoding='utf-8')
     if missing:
-        raise ValueError(f'{len(missing)} runs failed, the first is {missing[0]} (see its .log in {str(folder)!r})')
+        failed = f'{len(missing)} of {len(everything)} runs failed, the first is {missing[0]}'
+        raise ValueError(f'{failed} (see its .log in {str(folder)!r})')
     return 0
 
 

@@ -15,14 +15,16 @@ from .snapshot import Snapshot
 _logger = logging.getLogger(__name__)
 
 
-def compile_task(task: DeepSupervisionTask) -> None:
-    """Compile a task when it is first called, or say why not."""
+def compile_task(task: DeepSupervisionTask) -> bool:
+    """Have a task compiled when it is first called, or say why not; returns whether it will be."""
     try:
         # Static shapes: an epoch's last, smaller batch gets a graph of its own. A graph for all sizes would be slower,
         # and torch would go on to use it for the whole ones.
         task.compile(dynamic=False)
     except RuntimeError as error:  # a system or an interpreter that torch.compile knows it cannot work on
         say_why(error)
+        return False
+    return True
 
 
 def say_why(error: Exception) -> None:
@@ -38,13 +40,13 @@ class CompiledSteps:
     its own fault it raises the same once more.
 
     Args:
-        asked: Whether there is anything compiled.
+        active: Whether there is anything compiled; false from the moment it fails.
         module: All that trains.
         device: Where it is.
     """
 
-    def __init__(self, asked: bool, module: nn.Module, device: torch.device):
-        self.active, self.module, self.device = asked, module, device
+    def __init__(self, active: bool, module: nn.Module, device: torch.device):
+        self.active, self.module, self.device = active, module, device
         self.stance = nullcontext
         self.worked: set[torch.Size] = set()
 

@@ -77,6 +77,7 @@ class Setup:
     sampler: StreamSampler
     loader: torch.utils.data.DataLoader | MemoryLoader
     mixup: Mixup | None
+    compiled: bool
 
 
 def open_data(config: TrainConfig) -> tuple[TrainConfig, Data]:
@@ -217,14 +218,13 @@ def build(config: TrainConfig, data: Data, world: World) -> Setup:
     optimizer = build_optimizer(config, trainable)
     if config.model_ema:
         task.setup_ema(decay=config.model_ema_decay)
-    if config.torchcompile:
-        compile_task(task)
+    compiled = config.torchcompile and compile_task(task)
     if world.size > 1:
         task.prepare_distributed(device_ids=[world.device] if world.device.type == 'cuda' else None)
     sampler, loader = train_stream(config, data.train, world)
     scheduler = build_scheduler(config, optimizer, sampler.steps)
     scaler = NativeScaler(device=world.device.type) if config.amp and config.amp_dtype == 'float16' else None
-    return Setup(config, world, data, task, optimizer, scheduler, scaler, sampler, loader, mixup)
+    return Setup(config, world, data, task, optimizer, scheduler, scaler, sampler, loader, mixup, compiled)
 
 
 def train_stream(config: TrainConfig, view: View, world: World):

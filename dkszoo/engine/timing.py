@@ -87,11 +87,11 @@ def measure(setup: Setup, steps: int) -> dict:
         'device': device_name(device),
         'batch_size': config.batch_size,
         'loader': config.loader,
-        'torchcompile': config.torchcompile,
+        'torchcompile': stepper.compiled.active,
         'amp': config.amp_dtype if config.amp else '',
         'images_per_second': setup.sampler.global_batch / seconds,
         'step_ms': 1000 * seconds,
-        'parts_ms': time_parts(setup, clock, step, steps),
+        'parts_ms': time_parts(setup, stepper.compiled.active, clock, step, steps),
         'peak_memory_mib': peak_memory(device),
         'eval_images_per_second': eval_speed(setup),
     }
@@ -120,10 +120,10 @@ def time_whole(clock: Clock, step: Callable[[], None], steps: int) -> float:
     return statistics.median(seconds)
 
 
-def time_parts(setup: Setup, clock: Clock, step: Callable[[], None], steps: int) -> dict[str, float]:
+def time_parts(setup: Setup, compiled: bool, clock: Clock, step: Callable[[], None], steps: int) -> dict[str, float]:
     """Milliseconds a step by part; the parts of a compiled graph cannot be told apart."""
     task, optimizer = setup.task, setup.optimizer
-    whole = 'forward' if setup.config.torchcompile else 'forward_all'
+    whole = 'forward' if compiled else 'forward_all'
     handles = clock.around(task.trainable_module, whole)
     handles += [
         task.trainable_module.register_forward_hook(lambda *_: clock.start('backward')),
@@ -133,7 +133,7 @@ def time_parts(setup: Setup, clock: Clock, step: Callable[[], None], steps: int)
     ]
     if task.teacher is not None:
         handles += clock.around(task.teacher, 'teacher')
-    if not setup.config.torchcompile:
+    if not compiled:
         net, terms = task.get_net(), unwrap_model(task.get_trainable_module()).terms
         handles += [h for branch in net.branches for h in clock.around(branch, 'branches')]
         handles += [h for term in terms.values() for h in clock.around(term, 'terms')]

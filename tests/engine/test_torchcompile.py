@@ -78,18 +78,18 @@ def stop_at_step(number: int) -> None:
 
 @pytest.fixture
 def train(tmp_path, environment):
-    """`train(first, *argv)`: a run with --torchcompile in a process that does `first`; its exit code, what it said.
+    """`train(first, *argv)`: a run with --torchcompile in a process that does `first`; as `run_cli`.
 
     A process of its own, started anew: the compiler starts threads, which do not go together with forks.
     """
     path = os.pathsep.join((environment['PYTHONPATH'], str(Path(__file__).parent)))
 
-    def run(first: str, *argv: str) -> tuple[int, str]:
+    def run(first: str, *argv: str) -> tuple[int, str, str]:
         program = f'import sys; from test_torchcompile import *; {first}; from dkszoo.cli.main import main; '
         command = [sys.executable, '-c', f'{program}sys.exit(main(sys.argv[1:]))', *argv, '--torchcompile']
         env = {**environment, 'PYTHONPATH': path}
         done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
-        return done.returncode, done.stderr
+        return done.returncode, done.stdout, done.stderr
 
     return run
 
@@ -127,7 +127,7 @@ def assert_as_without(cwd, argv: tuple[str, ...]) -> None:
 )
 def test_goes_on_without(train, tmp_path, first, options, reason):
     argv = (*PLAIN, *options)
-    code, err = train(first, *argv)
+    code, _, err = train(first, *argv)
     assert code == 0, err
     (line,) = [line for line in err.splitlines() if '--torchcompile' in line]
     assert FAILS in line
@@ -148,14 +148,14 @@ def test_not_supported_here(run_cli, tmp_path, monkeypatch):
 
 
 def test_an_error_of_the_step_itself_is_raised(train):
-    code, err = train('use(functools.partial(refuse_from, 99)); fail_in_backward()', *PLAIN)
+    code, _, err = train('use(functools.partial(refuse_from, 99)); fail_in_backward()', *PLAIN)
     assert code != 0
     assert 'ZeroDivisionError: not the compiler' in err.splitlines()[-1]
 
 
 def test_where_it_works(train, tmp_path, run_cli):
     """One graph for the whole batches and one for the last, however often the network is evaluated in between."""
-    code, err = train('use(functools.partial(refuse_from, 99))', *PLAIN, '--eval-test-every-epoch')
+    code, _, err = train('use(functools.partial(refuse_from, 99))', *PLAIN, '--eval-test-every-epoch')
     assert code == 0, err
     assert FAILS not in err
     assert (tmp_path / 'graphs.txt').read_text().splitlines() == ['one size', 'one size']
@@ -167,13 +167,23 @@ def test_where_it_works(train, tmp_path, run_cli):
     assert {key: figures[key] for key in result['last']} == result['last']
 
 
+def test_bench_says_whether_it_was_used(train):
+    small = ('cifar_resnet8', '--method', 'dks', '--steps', '2', '-b', '4', '--validation-batch-size', '4')
+    code, out, err = train('use(refuse)', 'bench', *small, '--device', 'cpu')
+    assert code == 0, err
+    assert FAILS in err
+    result = json.loads(out.splitlines()[-1])
+    assert result['torchcompile'] is False
+    assert 'backbone' in result['parts_ms']  # as without: a graph's parts cannot be told apart
+
+
 @pytest.mark.slow
 def test_a_stopped_run_goes_on(train, tmp_path):
     """It is tried again, and may fail again."""
-    code, err = train('use(refuse); stop_at_step(9)', *PLAIN)
+    code, _, err = train('use(refuse); stop_at_step(9)', *PLAIN)
     assert code == 143
     assert FAILS in err
-    code, err = train('use(refuse)', *PLAIN)
+    code, _, err = train('use(refuse)', *PLAIN)
     assert code == 0, err
     assert FAILS in err
     assert_as_without(tmp_path, PLAIN)
