@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import get_args, get_origin
 
-from dkszoo.engine.config import TrainConfig, field_kinds, flag
+from dkszoo.engine.config import TrainConfig, field_kinds, flag, negation
 from dkszoo.weights import parse_yaml
 
 
@@ -31,7 +31,7 @@ def add_flag(group, field: dataclasses.Field) -> None:
     if field.default not in (None, '', False) and 'default' not in help:
         kwargs['help'] += f' (default {show(field.default)})'
     if kinds == [bool]:
-        group.add_argument(*names, action=argparse.BooleanOptionalAction, **kwargs)
+        group.add_argument(*names, negation(field.name), action=Switch, **kwargs)
     elif kinds == [dict]:
         group.add_argument(*names, nargs='+', action=KeyValues, metavar=field.metadata['metavar'], **kwargs)
     else:
@@ -40,6 +40,16 @@ def add_flag(group, field: dataclasses.Field) -> None:
         if choices:
             metavar = '{' + ','.join(choices) + '}'
         group.add_argument(*names, type=reader(kinds, field.name), metavar=metavar, **kwargs)
+
+
+class Switch(argparse.Action):
+    """True by the switch's own name, also where that begins with `no-`; false by the other one."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, nargs=0, **kwargs)
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, option_string != negation(self.dest))
 
 
 def show(value) -> str:

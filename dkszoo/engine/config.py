@@ -195,6 +195,11 @@ def flag(name: str) -> str:
     return '--' + name.replace('_', '-')
 
 
+def negation(name: str) -> str:
+    """The flag that sets a switch to false."""
+    return flag(name.removeprefix('no_') if name.startswith('no_') else f'no_{name}')
+
+
 def plain(value):
     """Tuples to lists, all the way down."""
     return [plain(v) for v in value] if isinstance(value, tuple | list) else value

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import dkszoo
-from dkszoo.engine.config import flag
+from dkszoo.engine.config import flag, negation
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def to_flags(settings: dict) -> list[str]:
         if value is None:
             continue
         if isinstance(value, bool):
-            flags.append(flag(name) if value else flag('no_' + name))
+            flags.append(flag(name) if value else negation(name))
         elif isinstance(value, dict):
             flags += [flag(name), *(f'{key}={json.dumps(v)}' for key, v in value.items())]
         elif isinstance(value, list | tuple):

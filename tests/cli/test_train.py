@@ -1,6 +1,7 @@
 """train.py end to end on a network small enough for a test."""
 
 import csv
+import dataclasses
 import json
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 import yaml
 
 import dkszoo
-from dkszoo.engine.config import FREE, TrainConfig
+from dkszoo.cli.reproduce import read_flags
+from dkszoo.engine.config import FREE, TrainConfig, flag, negation
+from dkszoo.papers.grid import to_flags
 from dkszoo.weights import sha256
 
 TINY = (
@@ -135,6 +138,25 @@ def test_print_config_is_a_recipe_of_itself(run_cli, tmp_path):
     assert code == 0
     assert again == out
     assert not (tmp_path / 'runs').exists()
+
+
+@pytest.mark.parametrize('name', [f.name for f in dataclasses.fields(TrainConfig) if f.type in (bool, 'bool')])
+def test_switches_set_what_they_say(name):
+    assert read_flags([flag(name)]) == {name: True}
+    assert read_flags([negation(name)]) == {name: False}
+    for value in (True, False):
+        assert read_flags(to_flags({name: value})) == {name: value}
+
+
+def test_no_aug_leaves_images_as_they_are(run_cli, tmp_path):
+    seen = {}
+    for experiment, more in (('with', ()), ('without', ('--no-aug',)), ('same', ('--pad', '0', '--hflip', '0'))):
+        code, _, err = run_cli(*TINY, '--epochs', '1', *more, '--experiment', experiment)
+        assert code == 0, err
+        record = json.loads((tmp_path / 'runs' / experiment / 'run.json').read_text())
+        assert record['settings']['no_aug'] is (experiment == 'without')
+        seen[experiment] = record['weights_sha256']
+    assert seen['without'] == seen['same'] != seen['with']
 
 
 def test_config_round_trip():
