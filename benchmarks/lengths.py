@@ -1,0 +1,110 @@
+"""When does it help? Error against training length and against training time, from the runs of `dkszoo compare`.
+
+    dkszoo compare --methods baseline:epochs=10,baseline:epochs=20,ds:epochs=10,dks:epochs=10 --model cifar_wrn16_1 ...
+    python -m benchmarks.lengths runs/compare-cifar_wrn16_1 --figure lengths.png
+
+Prints a Markdown table: test error of the last epoch in percent, mean (sample standard deviation), and the gain in
+points over the baseline at equal epochs and at equal time. For the latter the baseline's error between two lengths is
+interpolated over the logarithm of the time; beyond its shortest and longest run nothing is said.
+"""
+
+import argparse
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dkszoo.papers.grid import Result, read_result
+from dkszoo.papers.stats import mean_std, paired_gain, show, table
+
+HEADER = ('method', 'epochs', 'runs', 'error, last', 'gain, equal epochs', 'gain, equal time', 'time')
+
+
+@dataclass
+class Point:
+    """All seeds of a method at one length; error in percent, by seed; mean wall time in seconds."""
+
+    errors: dict[int, float]
+    seconds: float
+
+    @property
+    def error(self) -> tuple[float, float | None]:
+        return mean_std(list(self.errors.values()))
+
+
+def read_points(folder: Path) -> dict[str, dict[int, Point]]:
+    """The finished runs of a grid, by method and epochs."""
+    runs: dict[tuple[str, int], list[Result]] = {}
+    for path in sorted(folder.glob('*/run.json')):
+        result = read_result(path.parent)
+        if result is not None:
+            settings = result.record['settings']
+            runs.setdefault((settings['method'], settings['epochs']), []).append(result)
+    points: dict[str, dict[int, Point]] = {}
+    for (method, epochs), group in sorted(runs.items()):
+        errors = {run.record['seed']: run.metric('top1_err', 'last') for run in group}
+        points.setdefault(method, {})[epochs] = Point(errors, mean_std([run.seconds for run in group])[0])
+    return points
+
+
+def at_time(curve: dict[int, Point], seconds: float) -> float | None:
+    """Mean error after so many seconds, interpolated; None outside of what was run."""
+    times, errors = [p.seconds for p in curve.values()], [p.error[0] for p in curve.values()]
+    if not times[0] <= seconds <= times[-1]:
+        return None
+    return float(np.interp(math.log(seconds), np.log(times), errors))
+
+
+def report(points: dict[str, dict[int, Point]]) -> str:
+    base, rows = points['baseline'], []
+    for method, curve in points.items():
+        for epochs, point in curve.items():
+            equal = ['', '']
+            if method != 'baseline':
+                if epochs in base:
+                    seeds = sorted(set(point.errors) & set(base[epochs].errors))
+                    mean, width = paired_gain(*([p.errors[s] for s in seeds] for p in (base[epochs], point)))
+                    equal[0] = f'{mean:+.2f}' if width is None else f'{mean:+.2f} +- {width:.2f}'
+                other = at_time(base, point.seconds)
+                equal[1] = '' if other is None else f'{other - point.error[0]:+.2f}'
+            runs = str(len(point.errors))
+            rows.append((method, str(epochs), runs, show(*point.error), *equal, f'{point.seconds:.0f} s'))
+    return table(HEADER, rows)
+
+
+def draw(points: dict[str, dict[int, Point]], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.8), layout='constrained')
+    panels = figure.subplots(1, 2, sharey=True)
+    for method, curve in points.items():
+        means, spreads = zip(*(p.error for p in curve.values()), strict=True)
+        for axes, x in zip(panels, (list(curve), [p.seconds / 60 for p in curve.values()]), strict=True):
+            axes.errorbar(x, means, [s or 0 for s in spreads], label=method, marker='o', markersize=4, capsize=3)
+    for axes, label in zip(panels, ('epochs', 'training time (minutes)'), strict=True):
+        axes.set(xlabel=label, xscale='log')
+        axes.grid(alpha=0.3, which='both')
+    ticks = sorted({epochs for curve in points.values() for epochs in curve})
+    panels[0].set_xticks(ticks, [str(n) for n in ticks])
+    panels[0].minorticks_off()
+    panels[0].set_ylabel('test error (%)')
+    panels[0].legend()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument('folder', type=Path, help="the grid's folder, runs/compare-MODEL")
+    parser.add_argument('--figure', type=Path, metavar='PNG', help='draw it, too')
+    args = parser.parse_args()
+    points = read_points(args.folder)
+    print(report(points))
+    if args.figure:
+        draw(points, args.figure)
+
+
+if __name__ == '__main__':
+    main()

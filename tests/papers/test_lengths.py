@@ -1,0 +1,47 @@
+"""benchmarks/lengths.py: gains at equal epochs and at equal time, from the files of finished runs."""
+
+import json
+
+import pytest
+
+from benchmarks.lengths import at_time, draw, read_points, report
+
+
+def finish(folder, method: str, epochs: int, seed: int, error: float, seconds: float) -> None:
+    run = folder / f'{method}-{epochs}-{seed}'
+    run.mkdir()
+    record = {
+        'settings': {'method': method, 'epochs': epochs},
+        'seed': seed,
+        'result': {'last': {'top1': 100 - error}, 'best': {'top1': 0.0}},
+    }
+    (run / 'run.json').write_text(json.dumps(record))
+    (run / 'log.jsonl').write_text(json.dumps({'seconds': {'train': 0.9 * seconds, 'eval': 0.1 * seconds}}) + '\n')
+
+
+@pytest.fixture
+def points(tmp_path):
+    for seed, shift in ((0, -0.5), (1, 0.5)):
+        finish(tmp_path, 'baseline', 10, seed, 20 + shift, 100)
+        finish(tmp_path, 'baseline', 40, seed, 16 + shift, 400)
+        finish(tmp_path, 'dks', 10, seed, 19 + 2 * shift, 200)
+        finish(tmp_path, 'dks', 40, seed, 13 + shift, 800)
+    (tmp_path / 'unfinished').mkdir()
+    (tmp_path / 'unfinished/run.json').write_text('{"seed": 0}')
+    return read_points(tmp_path)
+
+
+def test_gains(points):
+    rows = {tuple(line.split('|')[i].strip() for i in (1, 2)): line for line in report(points).splitlines()[2:]}
+    assert list(rows) == [('baseline', '10'), ('baseline', '40'), ('dks', '10'), ('dks', '40')]
+    # half way between 100 s and 400 s on a logarithmic axis the baseline has 18 %
+    assert at_time(points['baseline'], 200) == pytest.approx(18)
+    columns = [cell.strip() for cell in rows['dks', '10'].split('|')[3:-1]]
+    assert columns == ['2', '19.00(1.41)', '+1.00 +- 6.35', '-1.00', '200 s']
+    columns = [cell.strip() for cell in rows['dks', '40'].split('|')[3:-1]]
+    assert columns == ['2', '13.00(0.71)', '+3.00 +- 0.00', '', '800 s']  # the baseline was not run that long
+
+
+def test_figure(points, tmp_path):
+    draw(points, tmp_path / 'lengths.png')
+    assert (tmp_path / 'lengths.png').read_bytes().startswith(b'\x89PNG')
