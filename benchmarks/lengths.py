@@ -75,6 +75,7 @@ def report(points: dict[str, dict[int, Point]]) -> str:
 
 def draw(points: dict[str, dict[int, Point]], path: Path) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
     figure = Figure(figsize=(9, 3.8), layout='constrained')
     panels = figure.subplots(1, 2, sharey=True)
@@ -87,7 +88,10 @@ def draw(points: dict[str, dict[int, Point]], path: Path) -> None:
         axes.grid(alpha=0.3, which='both')
     ticks = sorted({epochs for curve in points.values() for epochs in curve})
     panels[0].set_xticks(ticks, [str(n) for n in ticks])
-    panels[0].minorticks_off()
+    panels[0].xaxis.set_minor_locator(NullLocator())
+    panels[1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panels[1].xaxis.set_major_formatter('{x:g}')
+    panels[1].xaxis.set_minor_formatter(NullFormatter())
     panels[0].set_ylabel('test error (%)')
     panels[0].legend()
     figure.savefig(path, dpi=110)
