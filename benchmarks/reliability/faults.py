@@ -79,7 +79,7 @@ def die() -> None:
 
 
 class Saver:
-    """A run whose saves can be repeated from the same state: a recovery file, then the end of a best epoch.
+    """A run whose saves can be repeated from the same state: a recovery file, the end of a best epoch, a recovery file.
 
     Args:
         cwd: Where its folder is made, with an epoch and a recovery file in it.

@@ -1,7 +1,8 @@
 """Losses as pure functions on tensors: no model, no state, torch only.
 
-All of them average over the batch, promote half precision to float32 (float64 stays, whatever autocast says), return
-a scalar that is never half, and give gradients in the dtype of each input.
+The losses average over the batch (`byot_feature_loss` is a norm over it) and return a scalar; `*_per_sample` return
+[B]. All promote half precision to float32 (float64 stays, whatever autocast says), return nothing in half precision,
+and give gradients in the dtype of each input.
 """
 
 from .attention import attention_loss, match_size

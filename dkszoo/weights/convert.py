@@ -60,7 +60,8 @@ def convert(checkpoint: str | os.PathLike | dict, model: str | None = None, **mo
     Returns:
         `backbone` loads strictly into `net.backbone`, and `branches` into `net.branches`, of
         `create_model(model, branches=design, **model_kwargs)` (with the taps of the training, where they were not the
-        default). A missing num_batches_tracked is 0. Tensors are on the CPU and share memory with a dict given.
+        default); without branches `design` is None and `backbone` loads into `create_model(model, **model_kwargs)`.
+        A missing num_batches_tracked is 0. Tensors are on the CPU and share memory with a dict given.
 
     Raises:
         ValueError: The file cannot be read, holds no network, or fits no model: says the nearest and what differs.
