@@ -85,3 +85,8 @@ def test_task_in_a_loop_of_ones_own():
     assert losses[-1] < losses[0]
     assert task.get_eval_model() is net.backbone
     assert set(task.get_checkpoint_state()['state_dict']) == set(net.backbone.state_dict())
+
+
+def test_taps_need_branches():
+    with pytest.raises(ValueError, match='taps without branches'):
+        dkszoo.create_model('cifar_resnet8', taps=[0])

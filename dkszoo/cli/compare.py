@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 
 from dkszoo.engine import TrainConfig
-from dkszoo.engine.config import FREE
 from dkszoo.papers import read_recipe
 from dkszoo.papers.grid import Cell, Result, run_grid
 from dkszoo.papers.stats import mean_std, paired_gain, show, table
@@ -58,17 +57,17 @@ def make_cell(text: str, seed: int, settings: dict) -> Cell:
     own = {key: value for key, value in settings.items() if key not in loss or key in reads}
     if not spec.uses_teacher:
         own = {key: value for key, value in own.items() if not key.startswith('kd_')}
-    if spec.design is None:
-        own = {key: value for key, value in own.items() if key not in ('branches', 'taps')}
     for extra in extras:
         key, equals, value = extra.partition('=')
         if not equals:
             raise ValueError(f'{text!r}: settings of a method are written :key=value')
         own[key.replace('-', '_')] = setting_from_text(key.replace('-', '_'), value)
+    if not spec.needs_branches(LossSettings(**{key: own[key] for key in own.keys() & loss})):
+        own = {key: value for key, value in own.items() if key not in ('branches', 'taps')}
     own = {**own, 'method': method, 'seed': seed}
     TrainConfig.from_dict(own)
     name = text.replace(':', '-').replace('=', '_')
-    return Cell(f'{name}-seed{seed}', {key: value for key, value in own.items() if key not in FREE or key == 'workers'})
+    return Cell(f'{name}-seed{seed}', {k: v for k, v in own.items() if k not in ('export', 'resume', 'overwrite')})
 
 
 def report(results: dict[str, list[Result]]) -> str:

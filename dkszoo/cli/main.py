@@ -23,7 +23,10 @@ COMMANDS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors look like all other errors here."""
+    """An argument parser whose errors look like all other errors here, and that wants flags in full."""
+
+    def __init__(self, **kwargs):
+        super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str):
         raise ValueError(f'{message} (see {self.prog} --help)')

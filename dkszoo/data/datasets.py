@@ -52,6 +52,10 @@ def open_dataset(name: str, data_dir: str | None, split: str, in_chans: int = 3)
     Raises:
         ValueError: Unknown name, a folder that is missing, empty or unreadable, or a data set without random access.
     """
+    if name == 'digits' and data_dir:
+        raise ValueError(
+            f"data set 'digits' takes no folder, got {data_dir!r} (give --dataset, '' for a folder of images)"
+        )
     kind = name.partition('/')[0].lower() if '/' in name else ''
     if name != 'digits' and kind in ('', 'torch') and (not data_dir or not os.path.isdir(data_dir)):
         raise ValueError(f'no data folder {data_dir or ""!r} for data set {name!r} (give --data-dir)')

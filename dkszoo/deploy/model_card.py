@@ -115,6 +115,6 @@ def recipe(settings: dict) -> str:
     kept = {
         key: value
         for key, value in settings.items()
-        if key not in (*LEFT_OUT, *PLACES) and value not in (None, '', [], {})
+        if key not in (*LEFT_OUT, *PLACES) and (value not in (None, '', [], {}) or key == 'dataset')
     }
     return yaml.safe_dump(kept, sort_keys=False, default_flow_style=None, width=1000).strip()

@@ -13,6 +13,7 @@ import torch
 import dkszoo
 from dkszoo.weights import read_pickle, write_durably
 
+from .optim import load_optimizer
 from .rng import rng_state, set_rng_state
 from .setup import Setup, model_arguments
 
@@ -119,11 +120,10 @@ def restore(setup: Setup, checkpoint: dict) -> Progress:
         if 'state_dict_ema' not in checkpoint:
             raise ValueError('the checkpoint has no averaged weights (it was made without --model-ema)')
         task.load_checkpoint_state(checkpoint['state_dict_ema'], checkpoint.get('task_state_ema'), ema=True)
-    setup.optimizer.load_state_dict(checkpoint['optimizer'])
-    saved = checkpoint['args']
-    if all(saved.get(key, value) == value for key, value in setup.config.fixed().items()):
-        if setup.scheduler is not None:
-            setup.scheduler.load_state_dict(own['scheduler'])  # else the schedule is another: that of the new settings
+    same = all(checkpoint['args'].get(key, value) == value for key, value in setup.config.fixed().items())
+    load_optimizer(setup.optimizer, checkpoint['optimizer'], keep_settings=not same)
+    if same and setup.scheduler is not None:
+        setup.scheduler.load_state_dict(own['scheduler'])  # else the schedule is another: that of the new settings
     if setup.scaler is not None and setup.scaler.state_dict_key in checkpoint:
         setup.scaler.load_state_dict(checkpoint[setup.scaler.state_dict_key])
     process = own['processes'][world.rank]

@@ -83,7 +83,9 @@ class OptimSettings:
     branch_warmup_epochs: int = setting(0, 'epochs in which that factor rises from 0')
     sched: str = setting('cosine', "timm's schedule name")
     sched_on_updates: bool = setting(False, 'change the learning rate at every update, not every epoch')
-    decay_milestones: tuple[int, ...] = setting((60, 120, 160), 'epochs of the drops (multistep)', metavar='E[,E]')
+    decay_milestones: tuple[int, ...] = setting(
+        (60, 120, 160), 'epochs, counted from 1, that begin at a lower rate (multistep)', metavar='E[,E]'
+    )
     decay_epochs: float = setting(90.0, 'epochs between drops (step)')
     decay_rate: float = setting(0.1, 'factor of a drop')
     min_lr: float = setting(0.0, 'lowest learning rate')
@@ -96,7 +98,7 @@ class OptimSettings:
     model_ema_decay: float = setting(0.999, 'its decay')
     amp: bool = setting(False, 'mixed precision')
     amp_dtype: str = setting('float16', 'its type', choices=('float16', 'bfloat16'))
-    channels_last: bool | None = setting(None, 'channels_last memory layout (default: on CPUs, elsewhere with --amp)')
+    channels_last: bool | None = setting(None, 'channels_last memory layout (default: off)')
     torchcompile: bool = setting(False, 'compile network, branches and losses as one graph')
 
 

@@ -40,10 +40,12 @@ def create_model(
         A timm model, or a `DeeplySupervised` that holds one.
 
     Raises:
-        ValueError: Unknown name (says the nearest), unknown design or tap, a checkpoint that does not fit, pretrained
-            weights of dkszoo's that are damaged or cannot be downloaded.
+        ValueError: Unknown name (says the nearest), unknown design or tap, taps without branches, a checkpoint that
+            does not fit, pretrained weights of dkszoo's that are damaged or cannot be downloaded.
     """
     check_name(name)
+    if taps is not None and branches is None:
+        raise ValueError("taps without branches (give branches=, such as 'auto')")
     if timm_kwargs.get('pretrained') and not timm_kwargs.get('pretrained_cfg'):
         name = weighted_name(name)
         overlay = pretrained_overlay(name, timm_kwargs.get('cache_dir'))

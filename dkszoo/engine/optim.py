@@ -10,6 +10,8 @@ from torch import nn
 
 from .config import TrainConfig
 
+SETTINGS = ('lr', 'initial_lr', 'lr_scale', 'weight_decay', 'momentum', 'nesterov')  # of a group, that flags set
+
 
 def build_optimizer(config: TrainConfig, trainable: nn.Module) -> torch.optim.Optimizer:
     """timm's optimizer over everything that trains.
@@ -142,6 +144,15 @@ def build_scheduler(
         for group in optimizer.param_groups:
             group['lr'] = config.lr * group.get('lr_scale', 1.0)
     return schedule
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, keep_settings: bool) -> None:
+    """Restore what an optimizer has gathered; with `keep_settings` not the settings it was made with then."""
+    own = [{key: group[key] for key in SETTINGS if key in group} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    if keep_settings:
+        for group, values in zip(optimizer.param_groups, own, strict=True):
+            group.update(values)
 
 
 def updates_per_epoch(config: TrainConfig, steps: int) -> int:

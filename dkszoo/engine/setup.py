@@ -32,14 +32,15 @@ from dkszoo.data import (
     train_transform,
 )
 from dkszoo.tasks import DeepSupervisionTask, LossSettings, get_method
+from dkszoo.weights import read_any, weighted_name
 
 from .compiled import compile_task
 from .config import TrainConfig
 from .create import check_name, create_model, load_body, read_design, weights_for
 from .optim import build_optimizer, build_scheduler
 from .rng import seed_all
-from .teacher import build_teacher
-from .world import World, best_device
+from .teacher import build_teacher, recorded_data
+from .world import World
 
 _logger = logging.getLogger(__name__)
 
@@ -106,8 +107,11 @@ def fit_data(config: TrainConfig, train: Dataset, test: Dataset) -> tuple[TrainC
     if classes and class_names(test) not in (None, classes):
         raise ValueError('the test set has other classes than the training set (check the folders)')
 
-    cfg = timm.models.get_pretrained_cfg(config.model, allow_unregistered=True)
+    name = weighted_name(config.model) if config.pretrained else config.model
+    cfg = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
     cfg = cfg.to_dict() if cfg is not None else {}
+    if config.initial_checkpoint:
+        cfg |= {key: value for key, value in recorded_data(read_any(config.initial_checkpoint)).items() if value}
     input_size = cfg.get('input_size', (3, 224, 224))
     img_size = config.img_size or facts.img_size or input_size[-1]
     own = config.pretrained or bool(config.initial_checkpoint) or facts.mean is None
@@ -145,12 +149,6 @@ def default_branches(config: TrainConfig) -> str:
     """The branch design when none was asked for: the method's, where its settings need branches at all."""
     method = get_method(config.method)
     return method.design or 'auto' if method.needs_branches(LossSettings(**config.loss_settings())) else 'none'
-
-
-def default_layout(config: TrainConfig) -> bool:
-    """Whether channels_last is the faster layout, as far as one can say beforehand."""
-    device = (config.device or best_device()).partition(':')[0]
-    return device == 'cpu' or (device == 'cuda' and config.amp)
 
 
 def fit_channels(values: tuple, in_chans: int) -> tuple[float, ...]:

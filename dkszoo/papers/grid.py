@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import dkszoo
-from dkszoo.engine.config import flag, negation
+from dkszoo.engine.config import FREE, TrainConfig, flag, negation
+from dkszoo.engine.create import read_design
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,21 @@ def read_result(folder: Path) -> Result | None:
     return Result(record, sum(sum(json.loads(line)['seconds'].values()) for line in lines))
 
 
+def check_settings(cell: Cell, folder: Path) -> None:
+    """Refuse the finished run of a cell if what the cell sets was set otherwise there."""
+    result = read_result(folder)
+    if result is None:  # train.py looks itself
+        return
+    asked, stored = TrainConfig.from_dict(cell.settings).to_dict(), result.record['settings']
+    asked['branches'] = read_design(asked['branches'])
+    for key in cell.settings.keys() - {*FREE, 'loader'}:
+        if asked[key] != stored.get(key):
+            raise ValueError(
+                f'{str(folder)!r} holds a run with {flag(key)} {stored.get(key)}, not {asked[key]} '
+                '(--output names another folder)'
+            )
+
+
 def run_grid(cells: Sequence[Cell], output: Path, jobs: int, say: Callable[[str], None]) -> dict[str, Result]:
     """Run every cell that is not finished; a killed grid goes on where it was.
 
@@ -95,7 +111,12 @@ def run_grid(cells: Sequence[Cell], output: Path, jobs: int, say: Callable[[str]
 
     Returns:
         The result of every cell that ended well, by name.
+
+    Raises:
+        ValueError: A finished run has other settings than its cell.
     """
+    for cell in cells:
+        check_settings(cell, output / cell.name)
     output.mkdir(parents=True, exist_ok=True)
     first = list(dict.fromkeys(need for cell in cells for need in cell.needs))
     results: dict[str, Result] = {}

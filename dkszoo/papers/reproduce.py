@@ -15,6 +15,7 @@ from .workload import work
 
 SCALE = yaml.safe_load((Path(__file__).parent / 'scale.yaml').read_text(encoding='utf-8'))
 TEMPERATURES = (1, 2, 5, 10, 20)
+TEACHER_RECIPES = {'dskd_mobile': 'dskd'}  # no teacher is a mobile network
 
 # Reads train.py flags into settings; the command line hands its parser in, which papers may not import.
 ReadFlags = Callable[[Sequence[str]], dict]
@@ -70,19 +71,20 @@ def plan_table(
 
 
 def make_cell(record: Record, extra: dict, budget: str, seed: int, overrides: dict) -> Cell:
-    """One run of one record; a teacher named in its flags is a run of its own, trained by the same recipe."""
+    """One run of one record; a teacher named in its flags is a run of its own, trained by its recipe."""
     settings = {**scaled_recipe(record.recipe, budget), **scaled_model(record.model, budget)}
     settings = {**settings, 'method': record.method, **extra, **overrides, 'seed': seed}
     needs = ()
     if teacher := settings.pop('kd_model_name', None):
-        own = {key: value for key, value in settings.items() if key not in extra and key != 'model_kwargs'}
+        own = {**scaled_recipe(TEACHER_RECIPES.get(record.recipe, record.recipe), budget), **overrides, 'seed': seed}
         needs = (named('teacher', {**own, **scaled_model(teacher, budget), 'method': 'baseline'}),)
     return named(record.method, settings, needs)
 
 
 def named(word: str, settings: dict, needs: tuple[Cell, ...] = ()) -> Cell:
-    """A cell whose folder says model, method and seed, and is the same for the same settings."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    """A cell whose folder says model, method and seed, and is the same for the same settings and teacher."""
+    identity = {**settings, 'teacher': [need.name for need in needs]} if needs else settings
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     return Cell(f'{settings["model"]}-{word.replace("+", "_")}-seed{settings["seed"]}-{digest}', settings, needs)
 
 

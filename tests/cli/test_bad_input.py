@@ -31,6 +31,7 @@ def refused(run_cli, tmp_path, *argv: str) -> str:
         (('--dataset', 'torch/cifar10'), 'give --data-dir'),
         (('--dataset', '', '--data-dir', 'nowhere'), 'no data folder'),
         (('--dataset', '', '--data-dir', '.'), 'no folder train'),
+        (('--data-dir', '.'), "'digits' takes no folder, got '.' (give --dataset"),
         (('--taps', '7'), 'no tap 7'),
         (('--taps', 'layer9'), "no tap 'layer9'"),
         (('--taps', 'layer3'), 'is the last stage'),

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 import dkszoo
 from dkszoo.deploy import VerificationFailed, export_hub, hub
+from dkszoo.deploy.model_card import recipe
 from dkszoo.engine import TrainConfig
 
 FILES = ['README.md', 'config.json', 'model.json', 'model.safetensors']
@@ -134,3 +135,7 @@ def test_training_from_a_hub_folder_exports_what_stands_without_it(run_folder, t
     card = json.loads((tmp_path / 'o.json').read_text())
     assert card['arch'] == 'cifar_resnet8'
     assert (model.num_classes, model.conv1.out_channels) == (10, 4)
+
+
+def test_the_recipe_of_a_folder_of_images_says_so():
+    assert yaml.safe_load(recipe({'dataset': '', 'data_dir': 'D', 'aa': None, 'lr': 0.1})) == {'dataset': '', 'lr': 0.1}

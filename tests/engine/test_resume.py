@@ -272,6 +272,11 @@ def test_resume_from_a_file(run_cli, tmp_path, stop_at_step):
     rates = [row['lr'] for row in outcome(tmp_path)['log.jsonl']]  # the file's first epoch is not in this folder's log
     assert rates == pytest.approx([0.05 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in (1, 2, 3)])
     shutil.rmtree(tmp_path / 'runs')
+    other = ('--weight-decay', '0.25', '--momentum', '0.5', '--sched', 'none', '--lr', '0.003')
+    assert run_cli(*PLAIN, '--resume', newest, *other)[0] == 0
+    for group in read_checkpoint(tmp_path / FOLDER / LAST)['optimizer']['param_groups']:
+        assert (group['weight_decay'], group['momentum'], group['lr']) == (0.25, 0.5, 0.003)
+    shutil.rmtree(tmp_path / 'runs')
     code, _, err = run_cli(*PLAIN, '--resume', newest, '--model', 'cifar_resnet14')
     assert code == 2
     assert 'it is of a cifar_resnet8, not a cifar_resnet14' in err.splitlines()[-1]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from dkszoo.cli.compare import make_cell
 from dkszoo.cli.reproduce import read_flags
 from dkszoo.engine import TrainConfig
 from dkszoo.papers.grid import Cell, read_result, to_flags
@@ -47,6 +48,18 @@ def test_compare_prints_a_table_and_goes_on(run_cli, tmp_path):
     assert code == 0
     assert again == out
     assert (folder / 'baseline-seed0/last.pth.tar').stat().st_mtime_ns == stamp
+    # another training is not passed off as this one
+    code, _, err = run_cli(*argv, '--epochs', '2')
+    assert code == 2
+    assert 'baseline-seed0' in err.splitlines()[-1]
+    assert 'holds a run with --epochs 1, not 2' in err.splitlines()[-1]
+
+
+def test_compare_hands_on_what_it_is_given():
+    settings = {'branches': 'linear', 'skip_nonfinite': 3, 'recovery_interval': 5, 'kd_model_name': 'cifar_resnet14'}
+    with_branches = make_cell('kd:kd_on=branches', 0, settings).settings
+    assert {key: with_branches[key] for key in settings} == settings
+    assert 'branches' not in make_cell('kd', 0, settings).settings
 
 
 def test_compare_refuses_what_train_refuses(run_cli):
@@ -55,6 +68,7 @@ def test_compare_refuses_what_train_refuses(run_cli):
         (('--methods', 'dks:synergi=top-down'), "did you mean 'synergy'"),
         (('--methods', 'dks:synergy=sideways'), 'sideways'),
         (('--seeds', '0'), '--seeds'),
+        (('--seed', '5'), '--seed 5'),
     ):
         code, _, err = run_cli('compare', *TINY, *argv)
         assert code == 2

@@ -4,9 +4,11 @@ import dataclasses
 
 import pytest
 import timm
+import torch
 
 from dkszoo.cli.reproduce import read_flags
 from dkszoo.engine import TrainConfig
+from dkszoo.engine.optim import build_scheduler, set_rates
 from dkszoo.papers import list_recipes, read_recipe
 from dkszoo.papers.records import list_tables, read_table
 from dkszoo.papers.reproduce import SCALE, plan_table
@@ -101,3 +103,49 @@ def test_records_are_plain():
     assert dataclasses.is_dataclass(record)
     with pytest.raises(ValueError, match='tables: dks-table1'):
         read_table('dks-tabel1')
+
+
+@pytest.mark.parametrize('budget', ['small', 'medium', 'full'])
+def test_one_folder_is_one_run(budget):
+    """Runs that share a folder are the same, down to their teacher's."""
+    found = {}
+    for name in TABLES:
+        for plan in plan_table(read_table(name), budget, 1, read_flags, {}):
+            for cell in (*(c for cells in plan.cells for c in cells), *plan.equal_time):
+                for each in (cell, *cell.needs):
+                    known = found.setdefault(each.name, each)
+                    assert (known.settings, known.needs) == (each.settings, each.needs)
+
+
+def test_teachers_have_their_own_recipe():
+    """A mobile student learns at a fifth of the rate, its teacher does not."""
+    rates = set()
+    for plan in plan_table(read_table('dskd-table1'), 'full', 1, read_flags, {}, equal_time=False):
+        ((cell,),) = plan.cells
+        for teacher in cell.needs:
+            rates.add((cell.settings['lr'], teacher.settings['lr'], teacher.settings['method']))
+    assert rates == {(0.05, 0.05, 'baseline'), (0.01, 0.05, 'baseline')}
+
+
+@pytest.mark.parametrize(
+    ('name', 'after'),
+    [
+        ('dks_resnet', (60, 120, 180)),
+        ('dks_wrn', (59, 119, 159)),
+        ('dks_densenet', (150, 225)),
+        ('dks_densenet_cifar10', (150, 225)),
+        ('dskd', (150, 180, 210)),
+        ('dskd_mobile', (150, 180, 210)),
+    ],
+)
+def test_rates_drop_after_as_many_epochs_as_the_papers_say(name, after):
+    settings = read_recipe(name)
+    config = TrainConfig.from_dict({**settings, 'data_dir': 'D'})
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=config.lr)
+    scheduler, rates = build_scheduler(config, optimizer, 10), []
+    for epoch in range(config.epochs):
+        set_rates(scheduler, config, 10, epoch, 0)
+        rates.append(optimizer.param_groups[0]['lr'])
+    drops = tuple(epoch for epoch in range(1, config.epochs) if rates[epoch] < rates[epoch - 1])
+    assert drops == after  # so many epochs are done by then
+    assert rates[-1] == pytest.approx(config.lr * config.decay_rate ** len(after))

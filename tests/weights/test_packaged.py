@@ -19,6 +19,8 @@ import pytest
 import dkszoo
 from dkszoo.cli.main import main
 from dkszoo.deploy.publish import BUDGET, publish
+from dkszoo.engine import TrainConfig
+from dkszoo.engine.setup import open_data
 from dkszoo.models._tags import FILES
 
 ROOT = Path(__file__).parents[2]
@@ -294,3 +296,12 @@ def test_publish_refuses_what_would_lie(trained, tmp_path, monkeypatch):
     assert 'finished' in refused(seeds=(0, 2))
     monkeypatch.setattr('dkszoo.deploy.publish.BUDGET', 1e3)
     assert 'the packaged weights would be 0.3 MB (at most 0 MB)' in refused()
+
+
+def test_training_goes_on_with_the_normalisation_of_the_weights():
+    """Not with that of the untagged name, which is CIFAR-100's."""
+    name, tag = 'cifar_resnet20', 'dks_fashion_mnist'
+    (mean,) = json.loads((FILES / f'{name}.{tag}.json').read_text())['data']['mean']
+    for settings in ({'pretrained': True}, {'initial_checkpoint': str(FILES / f'{name}.{tag}.safetensors')}):
+        config, _ = open_data(TrainConfig(dataset='digits', model=name, **settings))
+        assert config.mean == (mean,)
