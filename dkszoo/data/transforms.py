@@ -53,11 +53,13 @@ def train_transform(
     interpolation: str = 'bilinear',
     no_aug: bool = False,
     auto_augment: str | None = None,
+    color_jitter: float = 0.4,
 ) -> Callable:
     """PIL image -> normalised tensor [C, img_size, img_size].
 
     Up to 64 px: resize where needed, pad, random crop, flip, as every CIFAR paper does. Above, or with timm's
-    `auto_augment`: its random resized crop. `no_aug` leaves only resizing and normalising.
+    `auto_augment`: its random resized crop and, without a policy, its colour jitter. `no_aug` leaves only resizing and
+    normalising.
     """
     if no_aug:
         augmentation = Augmentation()
@@ -71,6 +73,7 @@ def train_transform(
             mean=mean,
             std=std,
             auto_augment=auto_augment,
+            color_jitter=color_jitter or None,
             re_prob=augmentation.re_prob,
         )
         steps = [first]

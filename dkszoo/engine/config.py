@@ -64,6 +64,7 @@ class DataSettings:
     hflip: float | None = setting(None, "probability of a horizontal flip (default: the data set's)")
     no_aug: bool = setting(False, 'no augmentation')
     aa: str | None = setting(None, "timm's auto-augment policy", metavar='POLICY')
+    color_jitter: float = setting(0.4, "strength of timm's colour jitter above 64 px, without --aa")
     reprob: float = setting(0.0, 'probability of random erasing')
     cutout: int = setting(0, 'side of the square that Cutout hides, in pixels; 0: off')
     mixup: float = setting(0.0, 'mixup alpha; 0: off')

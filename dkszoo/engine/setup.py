@@ -239,7 +239,8 @@ def train_stream(config: TrainConfig, view: View, world: World):
         images, targets = read_pixels(view, pixel_transform(config.img_size, config.interpolation))
         augmentation = Augmentation() if config.no_aug else augmentation
         return sampler, MemoryLoader(images, targets, sampler, augmentation, config.mean, config.std, world.device)
+    own = {'auto_augment': config.aa, 'color_jitter': config.color_jitter}
     view.transform = train_transform(
-        config.img_size, config.mean, config.std, augmentation, config.interpolation, config.no_aug, config.aa
+        config.img_size, config.mean, config.std, augmentation, config.interpolation, config.no_aug, **own
     )
     return sampler, stream_loader(view, sampler, config.workers, pin_memory=world.device.type == 'cuda')

@@ -155,3 +155,11 @@ def test_choices_move():
     moved = draw_choices(4, 32, Augmentation(4, re_prob=1.0), seed=0).to(torch.device('meta'))
     assert isinstance(moved, Choices)
     assert {moved.top.device.type, moved.boxes[0][1].device.type} == {'meta'}
+
+
+@pytest.mark.parametrize(
+    ('strength', 'policy', 'jitter'), [(0.4, None, True), (0.0, None, False), (0.4, 'rand-m9', False)]
+)
+def test_colour_jitter_of_large_images(strength, policy, jitter):
+    transform = train_transform(96, MEAN, STD, Augmentation(), auto_augment=policy, color_jitter=strength)
+    assert any(isinstance(step, transforms.ColorJitter) for step in transform.transforms[0].transforms) is jitter
