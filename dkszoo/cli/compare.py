@@ -11,6 +11,7 @@ from dkszoo.tasks import TERMS, LossSettings, get_method
 
 from .flags import add_flags, setting_from_text
 from .main import Parser
+from .stopping import until_stopped
 
 
 def main(argv: list[str]) -> int:
@@ -35,7 +36,10 @@ def main(argv: list[str]) -> int:
     output = Path(settings.pop('output', 'runs'))
     name = settings.pop('experiment', None) or TrainConfig.from_dict(settings).model
     cells = {method: [make_cell(method, seed, settings) for seed in range(seeds)] for method in methods}
-    folder = output / f'compare-{name}'
+    return until_stopped(lambda stop: run_and_report(cells, output / f'compare-{name}', jobs))
+
+
+def run_and_report(cells: dict[str, list[Cell]], folder: Path, jobs: int) -> int:
     everything = [c for group in cells.values() for c in group]
     results = run_grid(everything, folder, jobs, lambda text: print(text, flush=True))
     missing = [c.name for c in everything if c.name not in results]

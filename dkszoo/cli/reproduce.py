@@ -15,6 +15,7 @@ from dkszoo.papers.workload import seconds_per_work
 
 from .flags import add_flags
 from .main import Parser
+from .stopping import until_stopped
 
 
 def main(argv: list[str]) -> int:
@@ -33,14 +34,18 @@ def main(argv: list[str]) -> int:
     cells = [c for plan in plans for group in (*plan.cells, plan.equal_time) for c in group]
     for cell in cells:
         TrainConfig.from_dict(cell.settings)
-    folder = Path(args.output) / f'{args.table}-{args.budget}'
+    folder = Path(args.output) / f'reproduce-{args.budget}'  # of all tables: they have runs in common
     if args.dry_run:
         return dry_run(cells, folder)
+    return until_stopped(lambda stop: run_and_report(args, plans, cells, folder))
+
+
+def run_and_report(args: argparse.Namespace, plans: list, cells: list, folder: Path) -> int:
     results = run_grid(cells, folder, args.jobs, lambda text: print(text, file=sys.stderr, flush=True))
     text = report(plans, results)
     print(text)
-    (folder / 'table.md').write_text(text + '\n', encoding='utf-8')
-    draw_groups(plans, results, folder, folder / 'curves.png')
+    (folder / f'{args.table}.md').write_text(text + '\n', encoding='utf-8')
+    draw_groups(plans, results, folder, folder / f'{args.table}.png')
     missing = [cell.name for cell in cells if cell.name not in results]
     if missing:
         failed = f'{len(missing)} of {len(cells)} runs failed, the first is {missing[0]}'

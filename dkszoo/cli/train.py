@@ -1,6 +1,5 @@
 """`dkszoo train`, `python train.py`."""
 
-import sys
 import traceback
 from collections.abc import Callable
 
@@ -12,6 +11,7 @@ from dkszoo.engine import TrainConfig
 
 from .flags import add_flags
 from .main import Parser, fail
+from .stopping import until_stopped
 
 
 def main(argv: list[str]) -> int:
@@ -38,15 +38,15 @@ def carry_out(config: TrainConfig, argv: list[str], work: Callable[[engine.Run],
         ValueError: The settings or the run folder have to be mended first.
     """
     setup_default_logging()
-    with engine.StopRequest() as stop:
+
+    def prepare_and_work(stop: engine.StopRequest) -> int:
         try:
             with engine.prepare(config, argv, stop) as run:
                 return work_on(run, work)
-        except engine.Stopped as error:
-            print(f'dkszoo: stopped by {error}; the same command goes on from here', file=sys.stderr)
-            return error.exit_code
         except (engine.RunFailed, deploy.VerificationFailed) as error:
             return fail(error, 1)
+
+    return until_stopped(prepare_and_work)
 
 
 def work_on(run: engine.Run, work: Callable[[engine.Run], int]) -> int:

@@ -121,18 +121,20 @@ def run_grid(cells: Sequence[Cell], output: Path, jobs: int, say: Callable[[str]
     first = list(dict.fromkeys(need for cell in cells for need in cell.needs))
     results: dict[str, Result] = {}
     processes = Processes(output, max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None)
+    pool = concurrent.futures.ThreadPoolExecutor(jobs)
     try:
         for stage in (first, list(dict.fromkeys(cells))):
-            with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-                futures = {pool.submit(processes.run, cell): cell for cell in stage if cell.name not in results}
-                for future in concurrent.futures.as_completed(futures):
-                    cell, (result, text) = futures[future], future.result()
-                    if result is not None:
-                        results[cell.name] = result
-                    say(f'{cell.name}: {text}')
+            futures = {pool.submit(processes.run, cell): cell for cell in stage if cell.name not in results}
+            for future in concurrent.futures.as_completed(futures):
+                cell, (result, text) = futures[future], future.result()
+                if result is not None:
+                    results[cell.name] = result
+                say(f'{cell.name}: {text}')
     except BaseException:
         processes.stop()
         raise
+    finally:
+        pool.shutdown()  # waits for what is running, which saves before it ends
     return results
 
 
@@ -159,15 +161,12 @@ class Processes:
         if self.threads:
             environment['OMP_NUM_THREADS'] = str(self.threads)
         if (result := read_result(folder)) is None:
-            with open(self.output / f'{cell.name}.log', 'a', encoding='utf-8') as log:
-                with self.lock:
-                    if self.stopping:
-                        return None, 'not started'
-                    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-                    self.running.add(process)
-                code = process.wait()
-                with self.lock:
-                    self.running.discard(process)
+            process = self.start(command, environment, self.output / f'{cell.name}.log')
+            if process is None:
+                return None, 'not started'
+            code = process.wait()
+            with self.lock:
+                self.running.discard(process)
             result = read_result(folder)
             if code or result is None:
                 return None, f'failed with exit code {code} ({self.output / cell.name}.log)'
@@ -175,8 +174,19 @@ class Processes:
         text = f'top-1 last {figures["last"]["top1"]:.2f} %, best {figures["best"]["top1"]:.2f} %'
         return result, f'{text}, {result.seconds:.0f} s'
 
+    def start(self, command: list[str], environment: dict, log: Path) -> subprocess.Popen | None:
+        """Start a process that adds to a log, or None after `stop`."""
+        with self.lock:
+            if self.stopping:
+                return None
+            with open(log, 'a', encoding='utf-8') as file:
+                # A group of its own: a signal to ours, such as Ctrl-C, reaches it once, from `stop`.
+                process = subprocess.Popen(command, stdout=file, stderr=file, env=environment, process_group=0)
+            self.running.add(process)
+            return process
+
     def stop(self) -> None:
-        """Ask all processes to save and end."""
+        """Ask all processes to save and end, and start no more."""
         with self.lock:
             self.stopping = True
             for process in self.running:

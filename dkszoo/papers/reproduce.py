@@ -77,7 +77,7 @@ def make_cell(record: Record, extra: dict, budget: str, seed: int, overrides: di
     needs = ()
     if teacher := settings.pop('kd_model_name', None):
         own = {**scaled_recipe(TEACHER_RECIPES.get(record.recipe, record.recipe), budget), **overrides, 'seed': seed}
-        needs = (named('teacher', {**own, **scaled_model(teacher, budget), 'method': 'baseline'}),)
+        needs = (named('baseline', {**own, **scaled_model(teacher, budget), 'method': 'baseline'}),)
     return named(record.method, settings, needs)
 
 
@@ -89,11 +89,16 @@ def named(word: str, settings: dict, needs: tuple[Cell, ...] = ()) -> Cell:
 
 
 def scaled_recipe(name: str, budget: str) -> dict:
-    """A recipe at the length and on the data set of a budget: its drops stay at the same share of the training."""
+    """A recipe at the length and on the data set of a budget.
+
+    Its drops stay at the same share of the training, unless the budget has a schedule of its own.
+    """
     settings, scale = read_recipe(name), SCALE[budget]
     settings.pop('experiment')
     if not scale:
         return settings
+    if 'sched' in scale['settings']:
+        settings = {key: value for key, value in settings.items() if not key.startswith('decay_')}
     factor = scale['epochs'] / settings['epochs']
     if 'decay_milestones' in settings:
         settings['decay_milestones'] = [max(1, round(e * factor)) for e in settings['decay_milestones']]

@@ -1,5 +1,11 @@
 """Grids of runs: compare and reproduce, killed and gone on with."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 
 from dkszoo.cli.compare import make_cell
@@ -55,6 +61,27 @@ def test_compare_prints_a_table_and_goes_on(run_cli, tmp_path):
     assert 'holds a run with --epochs 1, not 2' in err.splitlines()[-1]
 
 
+@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_all_runs(signum, tmp_path, environment):
+    """Also when the terminal sends it to the whole process group; what is running saves, nothing more is started."""
+    argv = ('compare', '--methods', 'baseline,ds', '--seeds', '1', *TINY, '--epochs', '9999')
+    command = [sys.executable, '-m', 'dkszoo', *argv]
+    grid = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    folder = tmp_path / 'runs/compare-cifar_resnet8'
+    log, checkpoint = folder / 'baseline-seed0.log', folder / 'baseline-seed0/last.pth.tar'
+    for _ in range(600):
+        if checkpoint.exists() or grid.poll() is not None:
+            break
+        time.sleep(0.1)
+    os.killpg(grid.pid, signum)
+    assert grid.communicate(timeout=60)[1] == f'dkszoo: stopped by {signum.name}; the same command goes on from here\n'
+    assert grid.returncode == 128 + signum
+    assert log.read_text().endswith('dkszoo: stopped by SIGTERM; the same command goes on from here\n')
+    assert not (folder / 'ds-seed0.log').exists()
+
+
 def test_compare_hands_on_what_it_is_given():
     settings = {'branches': 'linear', 'skip_nonfinite': 3, 'recovery_interval': 5, 'kd_model_name': 'cifar_resnet14'}
     with_branches = make_cell('kd:kd_on=branches', 0, settings).settings
@@ -84,7 +111,8 @@ def test_reproduce_dry_run_needs_no_data(run_cli, monkeypatch):
     lines = out.splitlines()
     assert len(lines) == 10  # nine rows and the teacher of the methods that need one
     assert all(line.startswith('python train.py ') for line in lines)
-    assert lines[0].count('teacher') == 1
+    assert sum('--kd-checkpoint' in line for line in lines) == 5
+    assert '--model cifar_vgg8 --method baseline' in lines[0]  # the teacher comes first
     assert 'hours' in err
 
 
@@ -114,8 +142,9 @@ def test_reproduce_runs_a_row_on_digits(run_cli, tmp_path, monkeypatch):
     assert code == 0, err
     assert '| resnet32-dks' in out
     assert '26.81(0.36)' in out
-    folder = tmp_path / 'runs/dks-table1-small'
-    assert (folder / 'curves.png').read_bytes().startswith(b'\x89PNG')
+    folder = tmp_path / 'runs/reproduce-small'
+    assert (folder / 'dks-table1.png').read_bytes().startswith(b'\x89PNG')
+    assert (folder / 'dks-table1.md').read_text().strip() in out
     (long,) = folder.glob('*baseline_long*/summary.csv')  # at equal time
     assert len(long.read_text().splitlines()) > 1 + 3
     assert code == run_cli(*argv)[0]

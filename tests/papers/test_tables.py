@@ -67,16 +67,19 @@ def test_every_row_can_be_planned(budget):
                 assert max(config.decay_milestones) < config.epochs or config.sched != 'multistep'
 
 
+def first_settings(budget):
+    return plan_table(read_table('dks-table1')[:1], budget, 1, read_flags, {})[0].cells[0][0].settings
+
+
 def test_scaled_runs_keep_what_makes_the_recipe():
-    (plan,) = plan_table(read_table('dks-table1')[:1], 'small', 1, read_flags, {})[:1]
-    own, paper = plan.cells[0][0].settings, read_recipe('dks_resnet')
-    for key in ('opt', 'lr', 'momentum', 'weight_decay', 'sched', 'decay_rate'):
-        assert own[key] == paper[key]
-    assert (paper['best_on'], own['best_on']) == ('test', 'val')
-    (plan,) = plan_table(read_table('dks-table1')[:1], 'medium', 1, read_flags, {})[:1]
-    assert all(plan.cells[0][0].settings[key] == paper[key] for key in ('val_split', 'best_on'))
-    assert own['epochs'] == SCALE['small']['epochs']
-    assert own['decay_milestones'] == [4, 7, 11]
+    paper, small, medium = read_recipe('dks_resnet'), first_settings('small'), first_settings('medium')
+    for key in ('opt', 'lr', 'momentum', 'weight_decay'):
+        assert small[key] == medium[key] == paper[key]
+    assert all(medium[key] == paper[key] for key in ('sched', 'decay_rate', 'val_split', 'best_on'))
+    assert medium['decay_milestones'] == [18, 36, 54]  # of 60 epochs, as 61, 121, 181 of 200
+    assert (small['sched'], small['best_on'], small['no_aug']) == ('cosine', 'val', True)
+    assert not [key for key in small if key.startswith('decay_')]  # drops of another schedule
+    assert small['epochs'] == SCALE['small']['epochs']
 
 
 def test_equal_time_runs_are_longer_baselines():

@@ -1,0 +1,16 @@
+"""Ending a command that was asked to stop."""
+
+import sys
+from collections.abc import Callable
+
+from dkszoo import engine
+
+
+def until_stopped(work: Callable[[engine.StopRequest], int]) -> int:
+    """Do `work`; when a signal stops it, say that the same command goes on. Returns the exit code."""
+    with engine.StopRequest() as stop:
+        try:
+            return work(stop)
+        except engine.Stopped as error:
+            print(f'dkszoo: stopped by {error}; the same command goes on from here', file=sys.stderr)
+            return error.exit_code
