@@ -32,7 +32,7 @@ STDLIB_AND_DEPENDENCIES = {
     'numpy',
     'PIL',
 }
-OPTIONAL = {'sklearn', 'matplotlib', 'onnx', 'onnxscript', 'onnxruntime', 'tensorboard', 'wandb'}
+OPTIONAL = {'sklearn', 'matplotlib', 'onnx', 'onnxscript', 'onnxruntime'}
 
 
 def imported(path: Path) -> set[str]:

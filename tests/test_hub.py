@@ -14,7 +14,7 @@ import torch
 import dkszoo
 
 ROOT = Path(__file__).parent.parent
-OPTIONAL = ('sklearn', 'scipy', 'matplotlib', 'pandas', 'onnx', 'onnxruntime', 'tensorboard', 'wandb')
+OPTIONAL = ('sklearn', 'scipy', 'matplotlib', 'pandas', 'onnx', 'onnxruntime')
 
 
 @pytest.fixture(scope='module')

@@ -244,5 +244,7 @@ class Trainer:
             loader = self.eval_loader(self.setup.data.test, distributed=False) if shared else self.loaders['test']
             for name in ('last', 'best'):
                 self.keeper.load_weights(name)
-                result[name] = evaluate(self.net(), loader, self.world.device, self.config.channels_last)
+                known = name == 'best' and result['best_epoch'] == self.progress.epoch - 1  # the last is the best
+                args = self.net(), loader, self.world.device, self.config.channels_last
+                result[name] = dict(result['last']) if known else evaluate(*args)
         return result
