@@ -17,7 +17,7 @@ class Status(NamedTuple):
     Attributes:
         word: 'reproduced', 'scaled analogue' or 'not run'.
         why: Why it was not run in full.
-        results: Folder of what was run, below docs/results; '' where nothing was.
+        results: Folder below docs/results that has TABLE.md and the runs; '' where nothing was run.
     """
 
     word: str
@@ -42,7 +42,7 @@ def status_page() -> str:
         parts += [f'### {name}', '', '| row | network | method | paper | status | why not in full |', '|' + '---|' * 6]
         for record in read_table(name):
             word, why, results = get_status(record)
-            shown = f'[{word}]({results}/table.md)' if results else word
+            shown = f'[{word}]({results}/{name}.md)' if results else word
             paper = show(record.value, record.std)
             parts.append(f'| {record.row} | {record.network} | {record.method} | {paper} | {shown} | {why} |')
         parts.append('')
