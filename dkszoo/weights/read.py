@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 
 from .card import card_path, read_card_file
+from .untrusted import check_pickle, check_values
 
 # NumPy scalars stand in peers' checkpoints (accuracies); argparse.Namespace in timm's. Nothing else is let in.
 ALLOWED = [
@@ -33,26 +34,37 @@ def read_pickle(path: str | os.PathLike, legacy: bool = True):
         legacy: Also read torch's format before 1.6, which has no checksums.
 
     Raises:
-        ValueError: The file is missing, damaged (its checksums are verified), no checkpoint, or holds code.
+        ValueError: The file is missing, damaged (its checksums are verified), no checkpoint, holds code, or stands for
+            more than `untrusted` lets in.
     """
     path = os.fspath(path)
     if not os.path.isfile(path):
         raise ValueError(f'no checkpoint file {path!r}')
     if not os.path.getsize(path):
         raise ValueError(f'checkpoint {path!r} is empty (a copy or download that broke off?)')
-    if is_zip(path):
+    if zipped := is_zip(path):
         verify_zip(path)
     elif not legacy or looks_like_zip(path):
-        raise ValueError(f'checkpoint {path!r} is truncated or no checkpoint at all')
+        raise ValueError(f'checkpoint {path!r} is truncated or no checkpoint at all (take another copy)')
+    try:
+        check_pickle(path, zipped)
+    except Exception as error:  # a damaged one can raise anything
+        reason = f' ({error})' if isinstance(error, ValueError) else ''
+        raise ValueError(f'{path!r} is no checkpoint, or is damaged{reason}') from error
     try:
         with torch.serialization.safe_globals(ALLOWED):
-            return torch.load(path, map_location='cpu', weights_only=True)
+            contents = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         if 'Unsupported global' in str(error) or 'GLOBAL' in str(error) or 'Unsupported class' in str(error):
             raise ValueError(f'checkpoint {path!r} holds code or objects, not only data; it was not read') from error
         raise ValueError(f'{path!r} is no checkpoint, or is damaged') from error
     except Exception as error:
         raise ValueError(f'{path!r} is no checkpoint, or is damaged ({type(error).__name__})') from error
+    try:
+        check_values(contents)
+    except ValueError as error:
+        raise ValueError(f'checkpoint {path!r} cannot be used: {error} (take another file)') from error
+    return contents
 
 
 def is_zip(path: str) -> bool:
@@ -142,7 +154,10 @@ def load_strictly(model: torch.nn.Module, state: dict[str, torch.Tensor], source
         if value.shape != own[key].shape:
             got, expected = list(value.shape), list(own[key].shape)
             raise ValueError(f'{source} does not fit the model: {key!r} has shape {got}, expected {expected}')
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:  # a type that cannot be converted
+        raise ValueError(f'{source} does not fit the model: {error}') from error
 
 
 def read_safetensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict]:

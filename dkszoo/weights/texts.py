@@ -15,7 +15,7 @@ def parse_yaml(text: str):
     """
     try:
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+    except Exception as error:  # PyYAML's constructors raise whatever Python does: `!!bool maybe` a KeyError
         raise ValueError(first_line(error)) from error
     left, count = [value], 0
     while left:
@@ -42,4 +42,4 @@ def parse_json(text: str):
 
 
 def first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,94 @@
+"""What a pickle may hold: looked at before it is read, for the cost of reading, and afterwards, for what it is."""
+
+import pickletools
+import zipfile
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import torch
+
+MOST_VALUES = 1_000_000  # plain values in a checkpoint, one that stands in two places counted twice
+LEGACY_PICKLES = 5  # torch's format before 1.6: magic number, version, sizes of types, the object, its storages
+
+
+def check_pickle(path: str, zipped: bool) -> None:
+    """Look through a `torch.save` file without building what it describes.
+
+    Hashing tuples of tuples that share their items takes time that doubles with each of them, inside one call that
+    nothing can interrupt; a `bytearray` allocates what it is told to.
+
+    Raises:
+        ValueError: It is no pickle, asks for a bytearray, or stands for more than `MOST_VALUES` values.
+    """
+    if zipped:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith('data.pkl'):
+                    with archive.open(name) as file:
+                        check_stream(file)
+    else:
+        with open(path, 'rb') as file:
+            for _ in range(LEGACY_PICKLES):
+                check_stream(file)
+
+
+def check_stream(file: BinaryIO) -> None:
+    """Run the stack machine of one pickle on the number of values that each entry stands for."""
+    stack: list[int | None] = []  # None: a mark
+    memo: dict[int, int] = {}
+    for opcode, argument, _ in pickletools.genops(file):
+        name = opcode.name
+        if name == 'GLOBAL' and argument.endswith(' bytearray'):
+            raise ValueError('it holds a bytearray')
+        if name == 'MARK':
+            stack.append(None)
+        elif name.endswith('GET'):
+            stack.append(memo[int(argument)])
+        elif name.endswith('PUT') or name == 'MEMOIZE':
+            memo[len(memo) if argument is None else int(argument)] = stack[-1] or 1
+        else:
+            count = 1 + sum(taken(stack, opcode))
+            if count > MOST_VALUES:
+                raise ValueError('it stands for too many values')
+            stack += [count] * len(opcode.stack_after)
+
+
+def taken(stack: list[int | None], opcode) -> Iterator[int]:
+    """Pop what an opcode takes from the stack."""
+    before = opcode.stack_before
+    fixed = len(before)
+    if pickletools.markobject in before:
+        fixed = before.index(pickletools.markobject)
+        while (item := stack.pop()) is not None:
+            yield item
+    for _ in range(fixed):
+        yield stack.pop() or 0
+
+
+def check_values(contents) -> None:
+    """Refuse what would grow without limit when it is printed, copied or compared.
+
+    Raises:
+        ValueError: There are more than `MOST_VALUES` values; or a tensor is not plain numbers in memory (sparse,
+            quantised, complex, without data), or claims more numbers than are stored.
+    """
+    left, count = [contents], 0
+    while left:
+        value, count = left.pop(), count + 1
+        if count > MOST_VALUES:
+            raise ValueError('it stands for too many values')
+        if isinstance(value, dict):
+            left += value.keys()
+            left += value.values()
+        elif isinstance(value, list | tuple | set):
+            left += value
+        elif isinstance(value, torch.Tensor):
+            check_tensor(value)
+
+
+def check_tensor(value: torch.Tensor) -> None:
+    plain = value.layout is torch.strided and value.device.type == 'cpu' and not value.is_nested
+    if not plain or value.is_quantized or value.is_complex():
+        raise ValueError('it holds a tensor that is not plain numbers')
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise ValueError('it holds a tensor of more numbers than are stored')

@@ -1,0 +1,73 @@
+"""Small checkpoints that stand for more than fits in memory or time: refused before either is spent."""
+
+import time
+import zipfile
+
+import pytest
+import torch
+
+from dkszoo.weights import read_pickle
+
+
+def doubling_tuples(levels: int = 45) -> bytes:
+    """A pickle of a dict whose key, a tuple of tuples that share their items, takes 2**levels steps to hash."""
+    body = b'\x80\x02K\x01\x85q\x000'
+    for i in range(levels):
+        body += b'h%bh%b\x86q%b0' % (bytes([i]), bytes([i]), bytes([i + 1]))
+    return body + b'}h%bK\x01s.' % bytes([levels])
+
+
+def doubling_list(levels: int = 45) -> list:
+    nested = [1]
+    for _ in range(levels):
+        nested = [nested, nested]
+    return nested
+
+
+OBJECTS = {
+    'shared lists': (doubling_list, 'too many values'),
+    'expanded tensor': (lambda: torch.zeros(1, 1).expand(300_000_000, 64), 'more numbers than are stored'),
+    'complex tensor': (lambda: torch.zeros(3, dtype=torch.complex64), 'not plain numbers'),
+    'meta tensor': (lambda: torch.zeros(3, device='meta'), 'not plain numbers'),
+    'bytearray': (lambda: bytearray(100), 'bytearray'),
+}
+
+
+def refused(path, says: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(ValueError, match=says):
+        read_pickle(path)
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize('form', ['zip', 'bare'])
+def test_tuples_that_double(form, tmp_path):
+    path = tmp_path / 'bomb.pth.tar'
+    if form == 'zip':
+        with zipfile.ZipFile(path, 'w') as archive:
+            archive.writestr('a/data.pkl', doubling_tuples())
+            archive.writestr('a/version', '3\n')
+            archive.writestr('a/byteorder', 'little')
+    else:
+        path.write_bytes(doubling_tuples())
+    refused(path, 'too many values')
+
+
+@pytest.mark.parametrize('name', OBJECTS)
+@pytest.mark.parametrize('zipped', [True, False])
+def test_objects(name, zipped, tmp_path):
+    make, says = OBJECTS[name]
+    torch.save({'state_dict': make()}, tmp_path / 'x.pth', _use_new_zipfile_serialization=zipped)
+    refused(tmp_path / 'x.pth', says)
+
+
+def test_views_are_let_in(tmp_path):
+    rows = torch.arange(24.0).reshape(4, 6)
+    saved = {
+        'part': rows[1:3, ::2],
+        'turned': rows.t(),
+        'maps': torch.ones(2, 3, 4, 4).to(memory_format=torch.channels_last),
+    }
+    torch.save(saved, tmp_path / 'x.pth')
+    read = read_pickle(tmp_path / 'x.pth')
+    assert all(torch.equal(read[key], value) for key, value in saved.items())
