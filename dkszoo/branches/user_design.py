@@ -8,6 +8,8 @@ from .probe import Probe
 from .taps import resolve_taps
 
 KEYS = ('tap', 'kind', 'stages', 'head')
+MOST_BLOCKS = 10_000  # of a stage
+LARGEST_WIDTH = 100.0
 
 
 def read_specs(design: dict, probe: Probe, taps: Sequence[int | str] | int | str | None = None) -> list[BranchSpec]:
@@ -25,6 +27,8 @@ def read_specs(design: dict, probe: Probe, taps: Sequence[int | str] | int | str
     """
     for key in design:
         nearest(key, ('name', 'branches'), 'key of a design')
+    if not isinstance(design.get('name', ''), str):
+        raise ValueError(f'the name of a design is a text, got {design["name"]!r}')
     entries = design.get('branches')
     if not isinstance(entries, list | tuple) or not entries or not all(isinstance(e, dict) for e in entries):
         raise ValueError("a design needs 'branches', a list with one entry a branch, such as {tap: 1, stages: [3, 2]}")
@@ -64,10 +68,11 @@ def read_stage(stage) -> tuple:
         nearest(key, ('blocks', 'width'), 'key of a stage')
     blocks, width = stage.get('blocks'), stage.get('width', 1.0)
     rows = blocks if isinstance(blocks, list | tuple) else [blocks]
-    if not rows or not all(type(row) is int and row >= 1 for row in rows):
-        raise ValueError(f'blocks of a stage are a whole number of at least 1, or one for each row, got {blocks!r}')
-    if type(width) not in (int, float) or not width > 0:
-        raise ValueError(f'the width of a stage is a positive factor, got {width!r}')
+    if not rows or not all(type(row) is int and 1 <= row <= MOST_BLOCKS for row in rows):
+        text = f'blocks of a stage are a whole number of at least 1, at most {MOST_BLOCKS}, or one for each row'
+        raise ValueError(f'{text}; got {blocks!r}')
+    if type(width) not in (int, float) or not 0 < width <= LARGEST_WIDTH:
+        raise ValueError(f'the width of a stage is a positive factor, at most {LARGEST_WIDTH:g}, got {width!r}')
     return tuple(rows) if isinstance(blocks, list | tuple) else blocks, float(width)
 
 
@@ -83,7 +88,7 @@ def write_specs(specs: Sequence[BranchSpec], name: str | None = None) -> dict:
 
 def nearest(value, valid, what: str):
     """`value`, if it is valid; else an error with the nearest that is."""
-    if value not in valid:
+    if not isinstance(value, str) or value not in valid:
         near = difflib.get_close_matches(str(value), valid, 1)
         raise ValueError(f'unknown {what} {value!r} (choose {" or ".join(near or valid)})')
     return value

@@ -13,6 +13,7 @@ import dkszoo.models
 from dkszoo.branches import DeeplySupervised, attach_branches, strip
 from dkszoo.weights import (
     backbone_state,
+    check_fit,
     described,
     load_strictly,
     read_pickle,
@@ -122,14 +123,16 @@ def rebuild(contents: dict, source: str | os.PathLike, ema: bool) -> tuple[Deepl
     for name, (value, kind) in parts.items():
         if not isinstance(value, kind):
             raise ValueError(f'{source} is damaged: its {name} is no {kind.__name__} (take another checkpoint)')
+    state = backbone_state(contents, ema)
+    check_fit(model['arch'], model['model_args'], state, source)
     try:
         backbone = timm.create_model(model['arch'], **model['model_args'])
-        load_strictly(backbone, backbone_state(contents, ema), source)
+        load_strictly(backbone, state, source)
         if model.get('design') is None:
             return DeeplySupervised(backbone).eval(), model
         net = attach_branches(backbone, model['design'], model.get('taps'))
         load_strictly(net.branches, branches, source)
-    except (TypeError, AttributeError, KeyError, RuntimeError, AssertionError) as error:
+    except Exception as error:  # whatever a foreign constructor raises
         raise ValueError(f'{source} does not make a {model["arch"]}: {error}') from error
     return net.eval(), model
 

@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import nn
 
-from dkszoo.weights import load_strictly
+from dkszoo.weights import card_path, is_card, load_strictly
 
 ONNX_PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
 
@@ -104,7 +104,7 @@ def check_target(out: str | os.PathLike) -> Path:
 
     Raises:
         ValueError: An ending that is not in `FORMATS`, a package that its format needs and that is not installed, no
-            such folder, or no permission.
+            such folder, no permission, or something in the way that is no export.
     """
     out = Path(out)
     if out.suffix not in FORMATS:
@@ -116,4 +116,10 @@ def check_target(out: str | os.PathLike) -> Path:
         raise ValueError(f'{out.suffix} files need {", ".join(missing)}, not installed here (pip install {needs})')
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
         raise ValueError(f'cannot write into folder {str(out.parent)!r} (make it, or choose another)')
+    card = card_path(out)
+    for path in (out, card):
+        if path.is_dir():
+            raise ValueError(f'{str(path)!r} is a folder (choose another name)')
+    if card.exists() and not is_card(card):
+        raise ValueError(f'{str(card)!r} would be overwritten, which is not from an export (choose another name)')
     return out

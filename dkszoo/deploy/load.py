@@ -7,7 +7,7 @@ import timm
 from torch import nn
 
 from dkszoo.models._tags import card_cfg
-from dkszoo.weights import load_strictly, read_card, read_tensors
+from dkszoo.weights import check_fit, load_strictly, read_card, read_tensors
 
 
 def load(path: str | os.PathLike) -> tuple[nn.Module, Callable]:
@@ -23,14 +23,15 @@ def load(path: str | os.PathLike) -> tuple[nn.Module, Callable]:
         ValueError: A file is missing, damaged, or does not fit the architecture it names.
     """
     card = read_card(path)
-    data = card['data']
+    data, state = card['data'], read_tensors(path)
+    check_fit(card['arch'], card['model_args'], state, os.fspath(path))
     try:
         model = timm.create_model(card['arch'], pretrained_cfg_overlay=card_cfg(card), **card['model_args'])
         size = tuple(data['input_size'])
         transform = timm.data.create_transform(
             size, is_training=False, **{k: data[k] for k in data if k != 'input_size'}
         )
-    except (RuntimeError, TypeError, ValueError, KeyError, AssertionError) as error:
+    except Exception as error:  # whatever a foreign constructor raises
         raise ValueError(f'cannot make {card["arch"]!r} with {card["model_args"]} and {data}: {error}') from error
-    load_strictly(model, read_tensors(path), os.fspath(path))
+    load_strictly(model, state, os.fspath(path))
     return model.eval(), transform

@@ -12,7 +12,7 @@ from torch import nn
 
 import dkszoo.models  # noqa: F401 - registers our names with timm
 from dkszoo.branches import attach_branches
-from dkszoo.weights import convert, load_strictly, parse_yaml, pretrained_overlay, weighted_name
+from dkszoo.weights import check_source, convert, load_strictly, parse_yaml, pretrained_overlay, weighted_name
 
 _logger = logging.getLogger(__name__)
 
@@ -46,10 +46,16 @@ def create_model(
     check_name(name)
     if taps is not None and branches is None:
         raise ValueError("taps without branches (give branches=, such as 'auto')")
-    if timm_kwargs.get('pretrained') and not timm_kwargs.get('pretrained_cfg'):
-        name = weighted_name(name)
-        overlay = pretrained_overlay(name, timm_kwargs.get('cache_dir'))
-        timm_kwargs['pretrained_cfg_overlay'] = {**overlay, **(timm_kwargs.get('pretrained_cfg_overlay') or {})}
+    if isinstance(timm_kwargs.get('pretrained_cfg'), str):  # a tag, in timm's other spelling
+        name = f'{timm.models.split_model_name_tag(name)[0]}.{timm_kwargs.pop("pretrained_cfg")}'
+        check_name(name)
+    if timm_kwargs.get('pretrained'):
+        if cfg := timm_kwargs.get('pretrained_cfg'):
+            check_source(cfg)
+        else:
+            name = weighted_name(name)
+            overlay = pretrained_overlay(name, timm_kwargs.get('cache_dir'))
+            timm_kwargs['pretrained_cfg_overlay'] = {**overlay, **(timm_kwargs.get('pretrained_cfg_overlay') or {})}
     state, needed = weights_for(name, checkpoint_path, timm_kwargs) if checkpoint_path else (None, {})
     model = timm.create_model(name, **timm_kwargs, **needed)
     if state is not None:

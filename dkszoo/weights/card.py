@@ -52,6 +52,21 @@ def read_card(path: str | os.PathLike) -> dict:
     return check_description(card, repr(str(path)))
 
 
+def is_card(path: Path) -> bool:
+    """Whether a file is a card, be it a damaged one."""
+    try:
+        return OWN in path.read_text(encoding='utf-8')
+    except (OSError, ValueError):
+        return False
+
+
+def check_tag(card: dict, name: str) -> None:
+    """Raise a ValueError unless the card is that of 'arch.tag'; '' is any."""
+    own = f'{card["arch"]}.{card.get("tag")}'
+    if name and own != name:
+        raise ValueError(f'the file of {name!r} holds {own!r} (two files were exchanged)')
+
+
 def read_card_file(path: Path) -> dict:
     """The card beside an export, once the checksums it holds are found to fit.
 

@@ -15,7 +15,7 @@ import torch
 import dkszoo.models
 
 from .networks import Network, State, find_networks
-from .read import read_pickle, read_safetensors
+from .read import check_shapes, read_pickle, read_safetensors
 
 _logger = logging.getLogger(__name__)
 
@@ -130,9 +130,12 @@ def arguments(name: str, state: State, asked: dict) -> dict:
     kwargs = {}
     for role, argument, axis in (('classifier', 'num_classes', 0), ('first_conv', 'in_chans', 1)):
         layer = getattr(cfg, role, None)
-        weight = state.get(f'{layer[0] if isinstance(layer, tuple | list) else layer}.weight')
+        layer = layer[0] if isinstance(layer, tuple | list) else layer
+        weight = state.get(f'{layer}.weight')
         if weight is not None and weight.ndim > axis:
             kwargs[argument] = weight.shape[axis]
+        elif role == 'classifier' and layer and not any(key.startswith(f'{layer}.') for key in state):
+            kwargs[argument] = 0  # features only
     if name.startswith('cifar_resnet') and not any('.downsample.' in key for key in state):
         kwargs['shortcut'] = 'pad'  # the parameter-free shortcut shows by what is not there
     return {**kwargs, **asked}
@@ -148,13 +151,22 @@ def expected(name: str, kwargs: dict) -> Shapes:
     return (made if usual else made.__wrapped__)(name, tuple(kwargs.items()))
 
 
+def check_fit(name: str, kwargs: dict, state: State, source: str) -> None:
+    """Compare weights with a model before it is made: a description may name one larger than the memory.
+
+    Raises:
+        ValueError: The model does not take these arguments, or the weights do not fit it.
+    """
+    check_shapes(expected(name, kwargs), state, source)
+
+
 @functools.cache
 def made(name: str, kwargs: tuple) -> Shapes:
     try:
         with torch.device('meta'):
             return shapes(timm.create_model(name, **dict(kwargs)).state_dict())
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(f'cannot make model {name!r} with {dict(kwargs)}: {error}') from error
+    except Exception as error:  # whatever a foreign constructor raises
+        raise ValueError(f'cannot make model {name!r} with {dict(kwargs)}: {error or type(error).__name__}') from error
 
 
 def shapes(state: State) -> Shapes:

@@ -1,5 +1,7 @@
 """What a file of ours says of its model, checked before anything is made from it: it may come from anybody."""
 
+import math
+import reprlib
 from collections.abc import Callable
 
 import timm
@@ -9,17 +11,18 @@ import dkszoo.models  # noqa: F401 - registers our names with timm
 # Arguments of `timm.create_model` with which a description could have other files read, or downloaded.
 NOT_FROM_FILES = ('pretrained', 'checkpoint_path', 'cache_dir')
 INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos')
-MAX_SIZE = 4096  # of images; more than any network takes, and little enough to make one
+MOST_PIXELS = 1 << 22  # of an image, channels included; more than any network takes, and little enough to make one
+LARGEST = 100_000  # whole number among the arguments of a model: more classes or blocks would fill the memory
 
 
 def is_size(value) -> bool:
     """(C, H, W)."""
     whole = isinstance(value, list | tuple) and len(value) == 3 and all(type(v) is int for v in value)
-    return whole and all(1 <= v <= MAX_SIZE for v in value)
+    return whole and min(value) >= 1 and math.prod(value) <= MOST_PIXELS
 
 
 def is_number(value) -> bool:
-    return type(value) in (int, float)
+    return (type(value) is float and math.isfinite(value)) or (type(value) is int and abs(value) <= LARGEST)
 
 
 def is_numbers(value) -> bool:
@@ -32,7 +35,7 @@ def is_names(value) -> bool:
 
 def is_evaluation(value) -> bool:
     size = value.get('batch_size', 1) if isinstance(value, dict) else None
-    return type(size) is int and size >= 1
+    return type(size) is int and 1 <= size <= LARGEST
 
 
 # What may stand in a description; an entry may be missing or None, unless whoever reads it says otherwise.
@@ -48,9 +51,9 @@ ENTRIES: dict[str, Callable] = {
 DATA: dict[str, Callable] = {
     'input_size': is_size,
     'mean': is_numbers,
-    'std': is_numbers,
+    'std': lambda value: is_numbers(value) and min(value) > 0,
     'interpolation': INTERPOLATIONS.__contains__,
-    'crop_pct': lambda value: is_number(value) and value > 0,
+    'crop_pct': lambda value: is_number(value) and 0.01 <= value <= 10,
     'crop_mode': ('center', 'squash', 'border').__contains__,
 }
 
@@ -80,13 +83,13 @@ def check_description(model: dict, source: str) -> dict:
     """
     arch = model['arch']
     if not isinstance(arch, str) or ':' in arch or not timm.is_model(arch):
-        raise ValueError(f'{source} names a model {arch!r}, which neither timm nor dkszoo has')
+        raise ValueError(f'{source} names a model {reprlib.repr(arch)}, which neither timm nor dkszoo has')
     check_arguments(model['model_args'], source)
     data = model.get('data')
     for group, values in ((ENTRIES, model), (DATA, data if isinstance(data, dict) else {})):
         for key, fits in group.items():
             if (value := values.get(key)) is not None and not fits(value):
-                raise ValueError(f'{source} is damaged: its {key} cannot be {str(value)[:80]!r}')
+                raise ValueError(f'{source} is damaged: its {key} cannot be {reprlib.repr(value)}')
     if data is not None:
         check_data(data, source)
     return model
@@ -112,4 +115,11 @@ def check_arguments(args, source: str) -> dict:
     for key in args:
         if key.startswith(NOT_FROM_FILES):
             raise ValueError(f'{source} has the model argument {key!r}, which no file may set')
+    left = list(args.values())
+    while left:
+        value = left.pop()
+        if isinstance(value, list | tuple | dict):
+            left += value.values() if isinstance(value, dict) else value
+        elif not is_number(value) and type(value) in (int, float):
+            raise ValueError(f'{source} is damaged: its model arguments cannot have {reprlib.repr(value)}')
     return args

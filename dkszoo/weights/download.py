@@ -1,9 +1,12 @@
 """Fetching the weights that are not packaged: downloaded once, converted, and checked ever after."""
 
+import glob
 import http.client
 import logging
 import os
+import shutil
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -13,15 +16,19 @@ import timm
 import torch
 from tqdm import tqdm
 
-from .card import read_card, read_own_card, write_card
+from .card import check_tag, read_card, read_own_card, write_card
 from .convert import identify, read_any
 from .files import sha256, write_durably
+from .texts import with_hint
 
 _logger = logging.getLogger(__name__)
 
 MIRROR = 'DKSZOO_WEIGHTS'  # the environment variable that names a folder or URL to take the files from
 DRIVE = 'https://drive.usercontent.google.com/download?id={}&export=download&confirm=t'  # without the virus-scan page
 TIMEOUT = 30.0  # seconds without a byte
+LONGEST = 3 * 3600.0  # seconds of one download
+MOST_BYTES = 1 << 30  # of one file; the largest published has 241 MB
+STALE = 24 * 3600.0  # seconds after which the rest of a killed download is removed
 CHUNK = 1 << 20
 
 
@@ -42,15 +49,26 @@ def cached(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
     path = folder / f'{name}.safetensors'
     card = path.with_suffix('.json')
     if not (path.is_file() and card.is_file()):
-        folder.mkdir(parents=True, exist_ok=True)
         known = recorded_hash(path) if card.is_file() else None
-        with tempfile.TemporaryDirectory(prefix=f'.{name}.', dir=folder) as temporary:
-            install(name, path, Path(temporary), known)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            sweep(folder, name)
+            with tempfile.TemporaryDirectory(prefix=f'.{name}.', dir=folder) as temporary:
+                install(name, path, Path(temporary), known)
+        except OSError as error:
+            raise ValueError(f'cannot keep weights in {str(folder)!r}: {error} (TORCH_HOME names another)') from error
     try:
-        read_card(path)
+        check_tag(read_card(path), name)
     except ValueError as error:
-        raise ValueError(f'{error}; (delete {str(path)!r} to have it downloaded again)') from error
+        raise ValueError(with_hint(error, f'delete {str(path)!r} to have it downloaded again')) from error
     return path
+
+
+def sweep(folder: Path, name: str) -> None:
+    """Remove what a download that was killed has left, once it is certain that it is not going on."""
+    for rest in folder.glob(f'.{glob.escape(name)}.*'):
+        if time.time() - rest.stat().st_mtime > STALE:
+            shutil.rmtree(rest, ignore_errors=True)
 
 
 def recorded_hash(path: Path) -> str:
@@ -118,7 +136,7 @@ def fetch(name: str, url: str, folder: Path) -> tuple[str, Path]:
     """
     mirror = os.environ.get(MIRROR, '')
     if mirror and '://' not in mirror:
-        file = Path(mirror).expanduser() / f'{name}.pth'
+        file = Path(os.path.expanduser(mirror)) / f'{name}.pth'
         if not file.is_file():
             raise ValueError(f'no file {str(file)!r} ({MIRROR} names the folder {mirror!r} as the place of weights)')
         return str(file), file
@@ -140,7 +158,7 @@ def download(url: str, file: Path) -> None:
     """Write what a URL gives to a file.
 
     Raises:
-        ValueError: It is a web page, or less than was announced.
+        ValueError: It is a web page, less than was announced, or too much (`MOST_BYTES`, `LONGEST`).
         OSError: There is no answer, or the connection broke.
         http.client.HTTPException: The answer is no HTTP.
     """
@@ -149,10 +167,15 @@ def download(url: str, file: Path) -> None:
             raise ValueError('the server sent a web page instead of the file')
         announced = response.headers.get('Content-Length')
         total = int(announced) if announced else None
+        if total is not None and not 0 <= total <= MOST_BYTES:
+            raise ValueError(f'the server announces {total} bytes')
+        began = time.monotonic()
         bar = tqdm(total=total, desc=file.stem, unit='B', unit_scale=True, leave=False, disable=None)
         with bar:
-            while chunk := response.read(CHUNK):
+            while chunk := response.read1(CHUNK):
                 out.write(chunk)
                 bar.update(len(chunk))
+                if out.tell() > MOST_BYTES or time.monotonic() - began > LONGEST:
+                    raise ValueError('the server does not come to an end')
         if total is not None and out.tell() != total:
             raise ValueError(f'the connection ended after {out.tell()} of {total} bytes')

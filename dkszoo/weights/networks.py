@@ -100,10 +100,10 @@ def renamed(state: State, origin: str, arch: str = '', model_kwargs: dict | None
     theirs = {form.rename(key, main): key for key in main}
     backbone = count_batches({new: main[old] for new, old in theirs.items()})
     branches = {}
-    for path, entries in sorted(paths.items()):
+    for index, entries in enumerate(entries for _, entries in sorted(paths.items())):
         names = {form.rename(key, entries): key for key in entries}
         first = min((int(match[1]) for new in names if (match := re.match(r'layer(\d)\.', new))), default=0)
-        branches |= {f'{path}.{branch_key(new, first, form.last_norm)}': entries[old] for new, old in names.items()}
+        branches |= {f'{index}.{branch_key(new, first, form.last_norm)}': entries[old] for new, old in names.items()}
     keys = "DHM's ResNet" if branches and form is FORMATS[-1] else form.name
     origin = f'{origin}, keys of {keys}{" with branches" if branches else ""}'
     design = 'dks' if branches else None

@@ -1,12 +1,14 @@
 """Pretrained weights of dkszoo's models: which tag is meant, and the file that holds it, checked."""
 
 import os
+from pathlib import Path
 
 import timm
 
-from .card import read_card
+from .card import card_path, check_tag, read_card
 from .convert import own_names
 from .download import cached
+from .texts import with_hint
 
 
 def weighted_name(name: str) -> str:
@@ -43,9 +45,25 @@ def pretrained_overlay(name: str, cache_dir: str | os.PathLike | None = None) ->
         return {}
     cfg = timm.models.get_pretrained_cfg(name)
     if cfg.file:
-        try:
-            read_card(cfg.file)
-        except ValueError as error:
-            raise ValueError(f'{error}; (install dkszoo again)') from error
+        check_source(cfg, name)
         return {'file': cfg.file}
     return {'file': str(cached(name, cache_dir))} if cfg.url else {}
+
+
+def check_source(cfg, name: str = '') -> None:
+    """Check the file of a pretrained_cfg, if it is one with a card beside it.
+
+    Args:
+        cfg: A configuration of timm's, or a dict.
+        name: The tag that it must be, as 'arch.tag'; '': any.
+
+    Raises:
+        ValueError: It is damaged, or not the one its card describes, or another tag's.
+    """
+    file = cfg.get('file') if isinstance(cfg, dict) else getattr(cfg, 'file', None)
+    if not file or not (name or card_path(Path(file)).is_file()):
+        return
+    try:
+        check_tag(read_card(file), name)
+    except ValueError as error:
+        raise ValueError(with_hint(error, 'install dkszoo again')) from error

@@ -144,20 +144,28 @@ def load_strictly(model: torch.nn.Module, state: dict[str, torch.Tensor], source
     Raises:
         ValueError: It does not fit; names the first difference.
     """
-    own = model.state_dict()
+    check_shapes({key: value.shape for key, value in model.state_dict().items()}, state, source)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:  # a type that cannot be converted
+        raise ValueError(f'{source} does not fit the model: {error}') from error
+
+
+def check_shapes(own: dict[str, tuple[int, ...]], state: dict[str, torch.Tensor], source: str) -> None:
+    """Compare a state dict with the shapes of a model's.
+
+    Raises:
+        ValueError: It does not fit; names the first difference.
+    """
     for key in own:
         if key not in state:
             raise ValueError(f'{source} does not fit the model: it lacks {key!r}')
     for key, value in state.items():
         if key not in own:
             raise ValueError(f'{source} does not fit the model, which has no {key!r}')
-        if value.shape != own[key].shape:
-            got, expected = list(value.shape), list(own[key].shape)
+        if value.shape != own[key]:
+            got, expected = list(value.shape), list(own[key])
             raise ValueError(f'{source} does not fit the model: {key!r} has shape {got}, expected {expected}')
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:  # a type that cannot be converted
-        raise ValueError(f'{source} does not fit the model: {error}') from error
 
 
 def read_safetensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict]:

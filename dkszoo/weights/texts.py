@@ -43,3 +43,9 @@ def parse_json(text: str):
 
 def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def with_hint(error: Exception, hint: str) -> str:
+    """An error's text with what to do about it added to the hint it has, if any."""
+    text = str(error)
+    return f'{text[:-1]}; {hint})' if text.endswith(')') else f'{text} ({hint})'

@@ -20,6 +20,21 @@ def test_export_and_load(checkpoint, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ['c.pth.tar', 'o.json', 'o.safetensors']
 
 
+def test_nothing_else_is_overwritten(checkpoint, tmp_path):
+    path, _ = checkpoint
+    (tmp_path / 'run.json').write_text('{"result": {}}')
+    (tmp_path / 'a.safetensors').mkdir()
+    (tmp_path / 'b.json').mkdir()
+    before = sorted(tmp_path.iterdir())
+    for name, says in (('run', 'not from an export'), ('a', 'is a folder'), ('b', 'is a folder')):
+        with pytest.raises(ValueError, match=says):
+            dkszoo.export(path, tmp_path / f'{name}.safetensors')
+    assert sorted(tmp_path.iterdir()) == before
+    assert (tmp_path / 'run.json').read_text() == '{"result": {}}'
+    for _ in range(2):  # its own card may be replaced
+        dkszoo.export(path, tmp_path / 'o.safetensors')
+
+
 def test_damage_is_found(checkpoint, tmp_path):
     path, _ = checkpoint
     out = tmp_path / 'o.safetensors'

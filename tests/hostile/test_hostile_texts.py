@@ -15,6 +15,10 @@ TAGS = {
     'name': '!!python/name:os.system',
     'module': '!!python/module:antigravity',
     'object': '!!python/object:dkszoo.engine.TrainConfig {{}}',
+    'bool': '!!bool maybe',
+    'int': '!!int ""',
+    'float': '!!float ""',
+    'time': '!!timestamp "x"',
     'binary': '!<tag:yaml.org,2002:python/bytes> "AA=="',
 }
 DEEP = '[' * 1200

@@ -350,6 +350,19 @@ def test_classes_and_channels_follow_from_the_shapes():
     assert dkszoo.convert(state)[:2] == ('cifar_vgg8', {'num_classes': 3, 'in_chans': 1})
 
 
+def test_features_without_a_classifier():
+    for name in ('cifar_resnet8', 'cifar_vgg8', 'cifar_wrn16_1'):
+        converted = dkszoo.convert(timm.create_model(name, num_classes=0).state_dict())
+        assert (converted.model, converted.model_kwargs['num_classes']) == (name, 0)
+
+
+def test_one_branch_of_two_is_numbered_as_the_only_one():
+    state = {key: value for key, value in filled(fixture('DKS__wrn_16_2')['keys']).items() if key[:4] != 'ep1_'}
+    converted = dkszoo.convert(state)
+    net = dkszoo.create_model(converted.model, branches='dks', taps=[1], **converted.model_kwargs)
+    net.branches.load_state_dict(converted.branches)
+
+
 def test_missing_batch_counts_are_zero():
     keys = [(key, shape) for key, shape in NETWORKS['RepDistiller resnet8'][0] if 'num_batches' not in key]
     converted = dkszoo.convert(filled(keys))

@@ -3,6 +3,7 @@
 import http.server
 import io
 import json
+import os
 import socket
 import struct
 import threading
@@ -48,12 +49,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         page = mode in ('page', 'disguised page')
         body = HTML if page else body
         self.send_header('Content-Type', 'text/html; charset=utf-8' if mode == 'page' else 'application/octet-stream')
-        if mode not in ('unannounced', 'cut, unannounced'):
-            self.send_header('Content-Length', str(len(body)))
+        if mode not in ('unannounced', 'cut, unannounced', 'endless'):
+            self.send_header('Content-Length', str(len(body) * (100 if mode == 'boasts' else 1)))
         self.end_headers()
         if mode in ('cut', 'cut, unannounced', 'dies'):
             body = body[: len(body) // 2]
-        self.wfile.write(body)
+        for _ in range(100 if mode == 'endless' else 1):
+            self.wfile.write(body)
         if mode == 'dies':  # a reset, not an orderly end
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
             self.connection.close()
@@ -123,6 +125,22 @@ def test_downloads_converts_and_keeps(mirror, cache, resnet18, mode):
     assert torch.equal(smaller.conv1.weight, resnet18.conv1.weight)
 
 
+def test_what_a_killed_download_left_is_removed(mirror, cache):
+    old, new = cache / f'.{NAME}.old', cache / f'.{NAME}.new'
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+        (folder / f'{NAME}.pth').write_bytes(b'half')
+    os.utime(old, (0, 0))
+    load()
+    assert (old.exists(), new.exists()) == (False, True)  # the other may still be going on
+
+
+def test_a_cache_that_cannot_be_made(mirror, tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(ValueError, match='cannot keep weights in'):
+        dkszoo.create_model(NAME, pretrained=True, cache_dir=tmp_path / 'file')
+
+
 def test_a_folder_as_mirror_and_a_cache_of_ones_own(tmp_path, monkeypatch, resnet18, body):
     monkeypatch.setenv('DKSZOO_WEIGHTS', str(tmp_path))
     cache = tmp_path / 'a' / 'cache'
@@ -143,10 +161,13 @@ def test_a_folder_as_mirror_and_a_cache_of_ones_own(tmp_path, monkeypatch, resne
         ('page', 'a web page instead of the file'),
         ('disguised page', 'is no checkpoint, or is damaged'),
         ('missing', '404'),
+        ('endless', 'does not come to an end'),
+        ('boasts', 'announces'),
     ],
 )
-def test_a_failed_download_leaves_nothing(mirror, cache, run_cli, mode, says):
+def test_a_failed_download_leaves_nothing(mirror, cache, run_cli, monkeypatch, mode, says):
     mirror.mode = mode
+    monkeypatch.setattr(download, 'MOST_BYTES', 10 * len(mirror.body))
     code, _, err = run_cli('validate', '--model', NAME, '--pretrained', '--dataset', 'digits')
     last = err.splitlines()[-1]
     assert code == 2

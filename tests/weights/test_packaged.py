@@ -232,7 +232,7 @@ def test_a_changed_file_is_refused(package, tmp_path):
     result = program(
         changed,
         """
-        import json, sys, torch
+        import json, sys, timm, torch
         folder, *names = sys.argv[1:]
         said = []
         def attempt(function):
@@ -246,6 +246,9 @@ def test_a_changed_file_is_refused(package, tmp_path):
             import dkszoo
             from dkszoo.cli.main import main
             attempt(lambda: dkszoo.create_model(name, pretrained=True))
+            arch, tag = name.split('.')
+            attempt(lambda: dkszoo.create_model(arch, pretrained=True, pretrained_cfg=tag))
+            attempt(lambda: dkszoo.create_model(arch, pretrained=True, pretrained_cfg=timm.get_pretrained_cfg(name)))
             said.append(main(['validate', '--model', name, '--pretrained', '--dataset', 'digits']))
         print(json.dumps(said))
         """,
@@ -253,12 +256,18 @@ def test_a_changed_file_is_refused(package, tmp_path):
         DKS,
         BASE,
     )
-    for said in result[:2]:
+    for said in result[:4]:
         assert 'SHA-256 does not fit' in said
         assert f'{DKS}.safetensors' in said
-    for said in result[3:5]:
+    for said in result[5:9]:
         assert 'its own SHA-256 does not fit' in said
-    assert result[2::3] == [2, 2]
+    assert result[4::5] == [2, 2]
+
+    # two tags exchanged
+    for suffix in ('.safetensors', '.json'):
+        shutil.copy(package / 'dkszoo/weights/files' / f'{BASE}{suffix}', files / f'{DKS}{suffix}')
+    done = python(changed, '-m', 'dkszoo', 'validate', '--model', DKS, '--pretrained', '--dataset', 'digits')
+    assert (done.returncode, f'holds {BASE!r}' in done.stderr.splitlines()[-1]) == (2, True)
 
     # a card that is no JSON: the package still imports, and the tag is refused
     card.write_text('{')
