@@ -45,10 +45,10 @@ def attach_branches(
     Raises:
         ValueError: Unknown design or tap, a design that cannot work here (says why), or no classes to learn.
     """
+    probe = Probe(backbone)
     num_classes = backbone.num_classes if num_classes is None else num_classes
     if num_classes < 1:
         raise ValueError('branches need classes to learn, num_classes is 0 (give num_classes)')
-    probe = Probe(backbone)
     if isinstance(design, dict):
         specs = read_specs(design, probe, taps)
         record = write_specs(specs, design.get('name'))

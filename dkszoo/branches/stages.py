@@ -69,7 +69,9 @@ def resnet_stages(backbone: ResNet) -> OwnStages:
         sizes = list(channels)
         sizes[index - 1], sizes[index] = in_chs // block.expansion, int(channels[index] * width)
         depths = [depth if i == index else 1 for i in range(len(channels))]
-        donor = _create(backbone, layers=depths, channels=sizes, **plain).to(weight.device, weight.dtype)
+        with torch.device('meta' if weight.is_meta else 'cpu'):  # on meta nothing is drawn
+            donor = _create(backbone, layers=depths, channels=sizes, **plain)
+        donor = donor.to(weight.device, weight.dtype)
         return getattr(donor, f'layer{index + 1}'), sizes[index] * block.expansion
 
     return OwnStages('ResNet', tuple(map(len, layers)), 1, make_stage, lambda chs: (nn.Identity(), chs))

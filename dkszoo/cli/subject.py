@@ -66,8 +66,11 @@ def read_pretrained(args, name: str) -> Subject:
     kwargs = {key: getattr(args, key) for key in ('num_classes', 'in_chans') if getattr(args, key)}
     try:
         model = engine.create_model(name, pretrained=True, **kwargs)
-    except (RuntimeError, OSError) as error:
-        raise ValueError(f'cannot get the weights of {name!r}: {error}') from error
+    except ValueError:
+        raise
+    except Exception as error:  # a hub folder's configuration may say anything
+        reason = f'{type(error).__name__}: {error}'
+        raise ValueError(f'cannot get the weights of {name!r}: {reason} (dkszoo models lists tags)') from error
     cfg = model.pretrained_cfg
     if ':' not in name:
         if not cfg.get('tag'):

@@ -54,6 +54,8 @@ def convert_file(
         raise ValueError(
             f'the network takes {data["input_size"][0]} channels (give so many numbers to --mean and --std)'
         )
+    if not min(data['std']) > 0:
+        raise ValueError(f'standard deviations are above 0, got {list(data["std"])} (give others to --std)')
     description = {'arch': converted.model, 'model_args': converted.model_kwargs, 'data': data}
     proof = write_network(out, DeeplySupervised(net), description)
     card = {

@@ -4,6 +4,8 @@ import dataclasses
 import logging
 from datetime import datetime, timezone
 
+import torch
+
 from dkszoo.branches import cost
 
 from .checkpoint import LAST, read_checkpoint, state_hash
@@ -104,10 +106,30 @@ def log_cost(setup: Setup) -> None:
     config = setup.config
     try:
         lines = cost(setup.task.get_net(), img_size=config.img_size, batch_size=config.batch_size).lines()
-    except ValueError as error:  # no reason not to train
+    except ValueError as error:
+        check_images(setup)  # else no reason not to train
         lines = [f'cost: not known ({error})']
     for line in lines:
         _logger.info('%s', line)
+
+
+@torch.inference_mode()
+def check_images(setup: Setup) -> None:
+    """Look whether the network takes one image.
+
+    Raises:
+        ValueError: It does not.
+    """
+    net, config = setup.task.get_net(), setup.config
+    image = torch.zeros(1, config.in_chans, config.img_size, config.img_size, device=setup.world.device)
+    net.eval()
+    try:
+        net(image)
+    except Exception as error:  # whatever a foreign forward raises
+        side = f'{config.img_size}x{config.img_size}'
+        raise ValueError(f'{config.model!r} does not take {side} images: {error} (see --img-size)') from error
+    finally:
+        net.train()
 
 
 def execute(run: Run) -> dict:

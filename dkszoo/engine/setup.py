@@ -32,7 +32,7 @@ from dkszoo.data import (
     train_transform,
 )
 from dkszoo.tasks import DeepSupervisionTask, LossSettings, get_method
-from dkszoo.weights import read_any, weighted_name
+from dkszoo.weights import check_arguments, read_any, weighted_name
 
 from .compiled import compile_task
 from .config import TrainConfig
@@ -164,7 +164,9 @@ def model_arguments(config: TrainConfig) -> dict:
         arguments['drop_rate'] = config.drop
     if config.drop_path is not None:
         arguments['drop_path_rate'] = config.drop_path
-    return {**arguments, **(config.model_kwargs or {})}
+    for key in arguments.keys() & (config.model_kwargs or {}).keys():
+        raise ValueError(f'--model-kwargs has {key!r}, which has a flag of its own (--print-config shows it)')
+    return {**arguments, **check_arguments(config.model_kwargs or {}, '--model-kwargs')}
 
 
 def build_net(config: TrainConfig, pretrained: bool = False) -> DeeplySupervised:

@@ -17,7 +17,7 @@ def read_recipe(name: str) -> dict:
     """The settings of a recipe, by name or by the path of a YAML file; its name is the run folder's by default.
 
     Raises:
-        ValueError: No such recipe (names the nearest), or a file that is not a mapping.
+        ValueError: No such recipe (names the nearest), or a file that is not a mapping or sets `overwrite`.
     """
     path = RECIPES / f'{name}.yaml'
     if not path.is_file():
@@ -31,4 +31,6 @@ def read_recipe(name: str) -> dict:
         raise ValueError(f'recipe {str(path)!r} cannot be read: {error}') from error
     if not isinstance(settings, dict):
         raise ValueError(f'recipe {str(path)!r} is no mapping of settings to values')
+    if settings.get('overwrite'):
+        raise ValueError(f'recipe {str(path)!r} would overwrite a run (only the flag --overwrite can)')
     return {'experiment': path.stem, **settings}

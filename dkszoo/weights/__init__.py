@@ -2,7 +2,7 @@
 
 from .card import card_path, is_card, read_card, read_card_file, write_card
 from .convert import Converted, check_fit, convert, identify, read_any
-from .description import check_description, described
+from .description import check_arguments, check_description, described
 from .files import sha256, sync, write_durably, write_text
 from .pretrained import check_source, pretrained_overlay, weighted_name
 from .read import backbone_state, load_strictly, read_pickle, read_safetensors, read_tensors
@@ -12,6 +12,7 @@ __all__ = [
     'Converted',
     'backbone_state',
     'card_path',
+    'check_arguments',
     'check_description',
     'check_fit',
     'check_source',

@@ -114,7 +114,7 @@ def check_arguments(args, source: str) -> dict:
         raise ValueError(f'{source} is damaged: its model arguments are no mapping of names to values')
     for key in args:
         if key.startswith(NOT_FROM_FILES):
-            raise ValueError(f'{source} has the model argument {key!r}, which no file may set')
+            raise ValueError(f'{source} has the model argument {key!r}, which would read other files (leave it out)')
     left = list(args.values())
     while left:
         value = left.pop()

@@ -48,6 +48,8 @@ def refused(run_cli, tmp_path, *argv: str) -> str:
         (('--device', 'gpu'), "device 'gpu'"),
         (('--model-kwargs', 'depthh=3'), "model 'cifar_resnet8'"),
         (('--model-kwargs', 'depth'), 'KEY=VALUE'),
+        (('--model-kwargs', 'in_chans=3'), 'a flag of its own'),
+        (('--model', 'vit_tiny_patch16_224', '--img-size', '32'), 'does not take 32x32 images'),
         (('--initial-checkpoint', 'nothing.pth'), 'no checkpoint file'),
         (('--resume', 'nothing.pth'), 'no checkpoint file'),
         (('--export', 'out.pth'), 'must be named *.safetensors'),

@@ -60,6 +60,23 @@ def test_texts_that_are_no_settings(refused, text):
     refused(*TRAIN)
 
 
+def test_recipes_that_reach_out(refused):
+    recipe = refused.place / 'r.yaml'
+    for arguments in ({'pretrained_cfg_overlay': {'url': 'file:///x.pth'}}, {'checkpoint_path': 'x.pth'}):
+        recipe.write_text(yaml.safe_dump({'dataset': 'digits', 'model': 'resnet18', 'model_kwargs': arguments}))
+        assert 'would read other files' in refused('train', '--config', 'r.yaml', '--device', 'cpu')
+    recipe.write_text('overwrite: true\n')
+    assert 'would overwrite' in refused('train', '--config', 'r.yaml', '--device', 'cpu')
+
+
+def test_hub_folders(refused):
+    (refused.place / 'hub').mkdir()
+    for arguments in ({'checkpoint_path': 'x.pth'}, [1], {'colour': 'red'}):
+        config = {'architecture': 'cifar_resnet8', 'num_classes': 3, 'model_args': arguments}
+        (refused.place / 'hub/config.json').write_text(json.dumps(config))
+        refused('validate', '--model', 'local-dir:hub', '--pretrained', '--dataset', 'digits')
+
+
 def record(**changes) -> dict:
     settings = TrainConfig(dataset='digits', epochs=1).to_dict()
     return {
