@@ -75,8 +75,9 @@ def build_named(probe: Probe, name: str, taps, num_classes: int, strict: bool):
     """A design by its name, or the first of AUTO that works; returns (name, specs, branches)."""
     if name != 'auto':
         if name not in DESIGNS:
-            near = difflib.get_close_matches(str(name), DESIGNS, 1)
-            raise ValueError(f'unknown design {name!r} (designs: {", ".join(near or ["auto", *DESIGNS])})')
+            near = difflib.get_close_matches(str(name), DESIGNS, 2)
+            hint = f'did you mean {" or ".join(near)}? ' if near else ''
+            raise ValueError(f'unknown design {name!r} ({hint}designs: {", ".join(["auto", *DESIGNS])})')
         specs = named_design(name, probe, taps)
         return name, specs, build(probe, specs, num_classes, strict)
     if taps is not None:

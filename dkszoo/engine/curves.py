@@ -8,8 +8,15 @@ from dkszoo.weights import write_durably
 _logger = logging.getLogger(__name__)
 
 
-def draw_curves(history: list[dict], path: Path) -> None:
-    """Draw training and validation error (100 - top-1, in percent); says so and draws nothing without matplotlib."""
+def draw_curves(history: list[dict], path: Path, title: str, best_epoch: int) -> None:
+    """Draw training and validation error (100 - top-1, in percent); says so and draws nothing without matplotlib.
+
+    Args:
+        history: A row an epoch.
+        path: The PNG file to write.
+        title: Stands above it.
+        best_epoch: Is marked; from 0.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -33,7 +40,8 @@ def draw_curves(history: list[dict], path: Path) -> None:
         for part, key in (('validation', name), ('test', f'test_{name}')):
             style = dict(color=color, ls='-' if part == 'validation' else ':', lw=width)
             draw([row['eval'].get(key) for row in history], f'{label}, {part}', **style)
-    axes.set(xlabel='epoch', ylabel='error (%)', ylim=(0, None))
+    axes.axvline(best_epoch + 1, color='0.6', lw=0.8, label='best epoch')
+    axes.set(xlabel='epoch', ylabel='top-1 error (%)', ylim=(0, None), title=title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize='small')
     write_durably(path, lambda temporary: figure.savefig(temporary, format='png', dpi=120))

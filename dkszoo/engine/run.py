@@ -144,7 +144,8 @@ def execute(run: Run) -> dict:
     if world.is_main:
         last = read_checkpoint(run.folder.path / LAST)
         states = [last[key] for key in ('state_dict', 'task_state', 'state_dict_ema', 'task_state_ema') if key in last]
-        draw_curves(trainer.progress.history, run.folder.path / 'curves.png')
+        title = f'{run.config.model}, {run.config.method}, {run.config.dataset or run.config.data_dir}'
+        draw_curves(trainer.progress.history, run.folder.path / 'curves.png', title, trainer.progress.best_epoch)
         run.record.update(result=result, weights_sha256=state_hash(*states), ended=now())
         run.folder.write_record(run.record)
     world.wait()

@@ -1,6 +1,5 @@
 """Recipes: YAML files with all settings of one result."""
 
-import difflib
 from pathlib import Path
 
 from dkszoo.weights import parse_yaml
@@ -17,14 +16,14 @@ def read_recipe(name: str) -> dict:
     """The settings of a recipe, by name or by the path of a YAML file; its name is the run folder's by default.
 
     Raises:
-        ValueError: No such recipe (names the nearest), or a file that is not a mapping or sets `overwrite`.
+        ValueError: No such recipe (names all), or a file that is not a mapping or sets `overwrite`.
     """
     path = RECIPES / f'{name}.yaml'
     if not path.is_file():
         path = Path(name)
     if not path.is_file():
-        near = difflib.get_close_matches(name, list_recipes(), 1)
-        raise ValueError(f'unknown recipe {name!r} (recipes: {", ".join(near or list_recipes())}; or a YAML file)')
+        what = 'no file' if name.endswith(('.yaml', '.yml')) else 'unknown recipe'
+        raise ValueError(f'{what} {name!r} (recipes: {", ".join(list_recipes())}; or a YAML file)')
     try:
         settings = parse_yaml(path.read_text(encoding='utf-8'))
     except ValueError as error:

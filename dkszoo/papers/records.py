@@ -1,7 +1,6 @@
 """The tables of both papers as records, one a published number."""
 
 import csv
-import difflib
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,12 +58,11 @@ def read_table(name: str) -> list[Record]:
     """The records of one table, in its order.
 
     Raises:
-        ValueError: No such table (names the nearest).
+        ValueError: No such table (names all).
     """
     path = TABLES / f'{name}.csv'
     if name not in list_tables():
-        near = difflib.get_close_matches(name, list_tables(), 1)
-        raise ValueError(f'unknown table {name!r} (tables: {", ".join(near or list_tables())})')
+        raise ValueError(f'unknown table {name!r} (tables: {", ".join(list_tables())})')
     records = []
     with open(path, newline='', encoding='utf-8') as file:
         for row in csv.DictReader(file):

@@ -65,8 +65,9 @@ def get_method(name: str) -> Method:
     members = []
     for part in name.split('+'):
         if part not in METHODS:
-            near = difflib.get_close_matches(part, METHODS, 1)
-            raise ValueError(f'unknown method {part!r} (methods: {", ".join(near or METHODS)})')
+            near = difflib.get_close_matches(part, METHODS, 2)
+            hint = f'did you mean {" or ".join(near)}? ' if near else ''
+            raise ValueError(f'unknown method {part!r} ({hint}methods: {", ".join(METHODS)})')
         members.append(METHODS[part])
     return Method(
         terms=tuple(dict.fromkeys(term for m in members for term in m.terms)),

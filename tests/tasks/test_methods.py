@@ -161,7 +161,7 @@ def test_kd_and_ds_on_the_paper_s_three_places():
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match=r"unknown method 'dsk' \(methods: dskd?\)"):
+    with pytest.raises(ValueError, match=r"unknown method 'dsk' \(did you mean .*dks.*\? methods: baseline, ds,"):
         get_method('dsk')
     with pytest.raises(ValueError, match="unknown setting 'kd_tau'"):
         make_task('kd', kd_tau=2)
