@@ -65,7 +65,7 @@ def get_method(name: str) -> Method:
     members = []
     for part in name.split('+'):
         if part not in METHODS:
-            near = difflib.get_close_matches(part, METHODS, 2)
+            near = difflib.get_close_matches(part, METHODS, 3)
             hint = f'did you mean {" or ".join(near)}? ' if near else ''
             raise ValueError(f'unknown method {part!r} ({hint}methods: {", ".join(METHODS)})')
         members.append(METHODS[part])
