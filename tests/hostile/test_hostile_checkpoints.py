@@ -119,7 +119,7 @@ def folder(refused):
 
 
 @pytest.mark.parametrize(
-    'file, name',
+    ('file', 'name'),
     [
         ('recovery-1-4.pth.tar', 'progress'),
         ('recovery-1-4.pth.tar', 'epoch before the start'),
