@@ -135,3 +135,14 @@ def test_run_folder(refused, folder, file, name):
 def test_run_folder_whose_states_do_not_load(refused, folder):
     damaged(folder / 'recovery-1-4.pth.tar', 'rate')
     assert refused(*RUN).endswith('is no float (--overwrite starts anew)')
+
+
+def test_resume_at_the_first_step_of_an_epoch(run_cli, tmp_path):
+    """A recovery file of such a place, which a broken first loss leaves, is of no epoch's end: it names no figure."""
+    checkpoint = read_checkpoint(GOLDEN)
+    checkpoint['dkszoo']['progress']['step'] = 0
+    checkpoint['dkszoo']['processes'][0]['sums'] = {}
+    torch.save(checkpoint, tmp_path / 'recovery-1-0.pth.tar')
+    code, _, err = run_cli(*RUN, '--epochs', '2', '--resume', 'recovery-1-0.pth.tar')
+    assert code == 0, err
+    assert 'the best is chosen among those to come' in err
