@@ -6,11 +6,12 @@ import torch
 
 from dkszoo import engine
 from dkszoo.engine import TrainConfig
-from dkszoo.weights import parse_json
+from dkszoo.engine.record import read_record
 
 from .main import Parser
 from .train import carry_out, execute
 
+ADVICE = 'give the run.json of a finished run'
 MOST_THREADS = 1024  # more than any machine gains from; torch ends the process where it cannot have so many
 
 
@@ -22,7 +23,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument('--data-dir', metavar='DIR', help='where the data set is here (default: as recorded)')
     args = parser.parse_args(argv)
     path = Path(args.record)
-    record = read_record(path)
+    record = read_finished(path)
     own = dict(output=args.output, experiment=path.resolve().parent.name, export='', overwrite=False)
     if args.data_dir:
         own['data_dir'] = args.data_dir
@@ -35,19 +36,18 @@ def main(argv: list[str]) -> int:
     return carry_out(config, ['replay', *argv], lambda run: replay(run, record))
 
 
-def read_record(path: Path) -> dict:
+def read_finished(path: Path) -> dict:
     """The contents of a run.json that has all a replay needs.
 
     Raises:
         ValueError: It is missing or damaged, or the run is not finished.
     """
     try:
-        record = parse_json(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
-        raise ValueError(f'cannot read {str(path)!r}: {error} (give the run.json of a run folder)') from error
-    for key, kind in (('settings', dict), ('threads', int), ('weights_sha256', str)):
-        if not isinstance(record, dict) or type(record.get(key)) is not kind:  # bool is an int too
-            raise ValueError(f'{str(path)!r} has no {key} (give the run.json of a finished run)')
+        record = read_record(path, ADVICE)
+    except OSError as error:
+        raise ValueError(f'cannot read {str(path)!r}: {error} ({ADVICE})') from error
+    if 'result' not in record:
+        raise ValueError(f'{str(path)!r} has no result ({ADVICE})')
     if not 1 <= record['threads'] <= MOST_THREADS:
         raise ValueError(f'{str(path)!r} has {record["threads"]} threads (1 to {MOST_THREADS} can be had)')
     return record

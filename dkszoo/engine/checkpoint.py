@@ -3,9 +3,10 @@
 import hashlib
 import os
 import re
+import reprlib
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -13,37 +14,12 @@ import torch
 import dkszoo
 from dkszoo.weights import read_pickle, write_durably
 
-from .optim import load_optimizer
-from .rng import rng_state, set_rng_state
+from .contents import Progress, check_contents
+from .rng import rng_state
 from .setup import Setup, model_arguments
 
 FORMAT = 1
 LAST, BEST = 'last.pth.tar', 'model_best.pth.tar'
-
-
-@dataclass
-class Progress:
-    """Where a run is, and what it has seen.
-
-    Attributes:
-        epoch: The epoch under way, from 0.
-        step: Steps of it that are done.
-        updates: Parameter updates done in all.
-        sums: Running totals of the training figures of this epoch.
-        history: One row a finished epoch.
-        best_epoch: The best epoch so far, or None.
-        best_metric: Its top-1 accuracy in percent.
-        skipped: Non-finite losses passed over.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    updates: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    history: list[dict] = field(default_factory=list)
-    best_epoch: int | None = None
-    best_metric: float | None = None
-    skipped: int = 0
 
 
 def describe_model(setup: Setup) -> dict:
@@ -102,38 +78,6 @@ def capture(setup: Setup, progress: Progress, metric: float | None = None) -> di
     return state
 
 
-def restore(setup: Setup, checkpoint: dict) -> Progress:
-    """Put everything a checkpoint holds back in place.
-
-    Raises:
-        ValueError: It lacks something this run has, or other than this many processes made it.
-        RuntimeError: Keys or shapes differ (torch's own message).
-    """
-    task, own, world = setup.task, checkpoint['dkszoo'], setup.world
-    if checkpoint['arch'] != setup.config.model:
-        raise ValueError(f'it is of a {checkpoint["arch"]}, not a {setup.config.model}')
-    if len(own['processes']) != world.size:
-        made = len(own['processes'])
-        raise ValueError(f'{made} processes made it, not {world.size} (torchrun --nproc-per-node {made})')
-    task.load_checkpoint_state(checkpoint['state_dict'], checkpoint.get('task_state'))
-    if task.has_ema():
-        if 'state_dict_ema' not in checkpoint:
-            raise ValueError('the checkpoint has no averaged weights (it was made without --model-ema)')
-        task.load_checkpoint_state(checkpoint['state_dict_ema'], checkpoint.get('task_state_ema'), ema=True)
-    same = all(checkpoint['args'].get(key, value) == value for key, value in setup.config.fixed().items())
-    load_optimizer(setup.optimizer, checkpoint['optimizer'], keep_settings=not same)
-    if same and setup.scheduler is not None:
-        setup.scheduler.load_state_dict(own['scheduler'])  # else the schedule is another: that of the new settings
-    if setup.scaler is not None and setup.scaler.state_dict_key in checkpoint:
-        setup.scaler.load_state_dict(checkpoint[setup.scaler.state_dict_key])
-    process = own['processes'][world.rank]
-    set_rng_state(process['rng'], world.device)
-    progress = Progress(**own['progress'], sums=process['sums'])
-    if progress.step > setup.sampler.steps:
-        raise ValueError(f'it is at step {progress.step} of an epoch that has {setup.sampler.steps} steps here')
-    return progress
-
-
 def read_checkpoint(path: str | os.PathLike) -> dict:
     """A training checkpoint of ours.
 
@@ -144,8 +88,14 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
     own = checkpoint.get('dkszoo') if isinstance(checkpoint, dict) else None
     if not isinstance(own, dict) or 'state_dict' not in checkpoint:
         raise ValueError(f'{os.fspath(path)!r} is no training checkpoint of dkszoo')
-    if own.get('format') != FORMAT:
-        raise ValueError(f'{os.fspath(path)!r} has format {own.get("format")!r}; this version reads {FORMAT}')
+    made = own.get('format')
+    if type(made) is not int or made != FORMAT:
+        # reprlib: whole, lists in lists that are shared would fill the memory
+        raise ValueError(f'{os.fspath(path)!r} has format {reprlib.repr(made)[:50]}; this version reads {FORMAT}')
+    try:
+        check_contents(checkpoint)
+    except ValueError as error:
+        raise ValueError(f'{os.fspath(path)!r} is damaged: {error} (take another checkpoint)') from error
     return checkpoint
 
 

@@ -15,11 +15,13 @@ from dkszoo.weights import parse_json, parse_yaml, write_durably, write_text
 
 from .config import TrainConfig, flag
 from .lock import FolderLock
+from .record import check_record, parse_record
 from .setup import open_data
 
 _logger = logging.getLogger(__name__)
 
 FLIPS = 'label_noise.csv'
+ANEW = '--overwrite starts anew, or delete the folder'
 RECORDS = ('run.json', 'summary.csv', 'log.jsonl', 'curves.png', FLIPS, 'args.yaml')
 LEFTOVER = re.compile(rf'\.({"|".join(map(re.escape, RECORDS))}|.*\.pth\.tar)\..*\.tmp')
 
@@ -33,7 +35,7 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
-        self.settings = self.path / 'args.yaml'
+        self.settings, self.record = self.path / 'args.yaml', self.path / 'run.json'
         self.lock = FolderLock(self.path)
 
     @staticmethod
@@ -78,12 +80,13 @@ class RunFolder:
     def unusable(self, error: OSError) -> ValueError:
         return ValueError(f'cannot write run folder {str(self.path)!r}: {error} (choose another --output)')
 
-    def check_settings(self, config: TrainConfig) -> None:
+    def check_settings(self, config: TrainConfig, finished: bool = False) -> None:
         """Raise a ValueError that names the first setting in which the run in the folder differs, if there is one."""
         if not self.settings.exists():
-            if any(self.path.glob('*.pth.tar')):
+            if finished or any(self.path.glob('*.pth.tar')):
+                held = 'a result' if finished else 'checkpoints'
                 raise ValueError(
-                    f'{str(self.path)!r} holds checkpoints but no args.yaml, which says what run they are of '
+                    f'{str(self.path)!r} holds {held} but no args.yaml, which says of what run '
                     '(put it back, or --overwrite starts anew)'
                 )
             return
@@ -119,21 +122,27 @@ class RunFolder:
             path.unlink(missing_ok=True)
 
     def read_record(self) -> dict:
-        """The contents of run.json; empty if there is none or it cannot be read: the run writes it again."""
-        path = self.path / 'run.json'
+        """The contents of run.json; empty if there is none or it cannot be read: the run writes it again.
+
+        A result in it is not looked at; `check_result` does that.
+        """
         try:
-            record = parse_json(path.read_text(encoding='utf-8'))
+            record = parse_record(self.record, ANEW)
+            if 'result' not in record:
+                check_record(record, self.record, ANEW)
         except (FileNotFoundError, NotADirectoryError):
             return {}
-        except ValueError as error:
-            record = error
-        if not isinstance(record, dict):
-            _logger.warning('passed over: %r is damaged', str(path))
+        except ValueError:
+            _logger.warning('passed over: %r is damaged', str(self.record))
             return {}
         return record
 
+    def check_result(self, record: dict) -> None:
+        """Raise a ValueError that says what to do if the record of a finished run is damaged."""
+        check_record(record, self.record, ANEW)
+
     def write_record(self, record: dict) -> None:
-        write_text(self.path / 'run.json', json.dumps(record, indent=2) + '\n')
+        write_text(self.record, json.dumps(record, indent=2) + '\n')
 
     def log(self, **entry) -> None:
         """Append one line to log.jsonl, and see it on disk before the checkpoint that says the epoch is done."""
@@ -173,6 +182,7 @@ class RunFolder:
 def logged_epoch(line: str) -> float:
     """The epoch a line of log.jsonl is about; infinity for one that is not whole."""
     try:
-        return json.loads(line)['epoch'] if line.endswith('\n') else math.inf
+        epoch = parse_json(line)['epoch'] if line.endswith('\n') else math.inf
     except (ValueError, KeyError, TypeError):
         return math.inf
+    return epoch if type(epoch) is int else math.inf

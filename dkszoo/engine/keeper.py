@@ -12,16 +12,16 @@ from dkszoo.weights import load_strictly
 from .checkpoint import (
     BEST,
     LAST,
-    Progress,
     capture,
     copy_checkpoint,
     newest_checkpoint,
     read_checkpoint,
     recovery_files,
-    restore,
     save_checkpoint,
 )
+from .contents import Progress
 from .folder import RunFolder
+from .restore import restore
 from .setup import Setup
 
 _logger = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ class Keeper:
         """
         config = self.setup.config
         found = newest_checkpoint(self.folder.path, self.warn)
+        in_folder = found is not None
         if found is None and config.resume:
             found = Path(config.resume), read_checkpoint(config.resume)
         if found is None:
@@ -66,8 +67,10 @@ class Keeper:
         self.source, checkpoint = found
         try:
             progress = restore(self.setup, checkpoint)
-        except (RuntimeError, KeyError, ValueError) as error:
+        except ValueError as error:
             reason = ' '.join(str(error).split())[:300]  # torch lists every key
+            if not reason.endswith(')'):  # it does not say what to do
+                reason += ' (--overwrite starts anew)' if in_folder else ' (give --resume another checkpoint)'
             raise ValueError(f'cannot go on from {str(self.source)!r}: {reason}') from error
         if self.setup.world.is_main:
             _logger.info('resumed at epoch %d, step %d from %s', progress.epoch + 1, progress.step, self.source)
@@ -105,14 +108,15 @@ class Keeper:
             why = 'not in model_best.pth.tar'
         except ValueError as error:
             why = str(error)
-        at_boundary, done = self.source.name == LAST, progress.epoch - 1
+        metric = read_checkpoint(self.last).get('metric') if self.source.name == LAST else None
+        at_boundary, done = metric is not None, progress.epoch - 1
         if not at_boundary or progress.best_epoch != done:
             instead = f'epoch {done + 1} stands in' if at_boundary else 'the best is chosen among those to come'
             self.warn(f'the weights of the best epoch, {progress.best_epoch + 1}, are lost: {why}; {instead}')
         progress.best_epoch = progress.best_metric = None
         if at_boundary:
             copy_checkpoint(self.last, self.best)
-            progress.best_epoch, progress.best_metric = done, read_checkpoint(self.last)['metric']
+            progress.best_epoch, progress.best_metric = done, metric
 
     # -- saving ----------------------------------------------------------------------------------------------------
 

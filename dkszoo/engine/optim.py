@@ -9,6 +9,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
 from .config import TrainConfig
+from .contents import is_finite, is_number
 
 SETTINGS = ('lr', 'initial_lr', 'lr_scale', 'weight_decay', 'momentum', 'nesterov')  # of a group, that flags set
 
@@ -147,12 +148,46 @@ def build_scheduler(
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, keep_settings: bool) -> None:
-    """Restore what an optimizer has gathered; with `keep_settings` not the settings it was made with then."""
-    own = [{key: group[key] for key in SETTINGS if key in group} for group in optimizer.param_groups]
+    """Restore what an optimizer has gathered; with `keep_settings` not the settings it was made with then.
+
+    Raises:
+        ValueError: Its groups lack a setting that this optimizer has, or have one of another kind; or torch's own.
+        KeyError, TypeError, AttributeError: Torch's own, where the state is none at all.
+    """
+    built = [{key: value for key, value in group.items() if key != 'params'} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
-    if keep_settings:
-        for group, values in zip(optimizer.param_groups, own, strict=True):
-            group.update(values)
+    for group, own in zip(optimizer.param_groups, built, strict=True):
+        for key, value in own.items():
+            if key not in group or not alike(group[key], value):
+                raise ValueError(f'{key} of a parameter group is missing or is no {type(value).__name__}')
+        if keep_settings:
+            group.update({key: own[key] for key in SETTINGS if key in own})
+    if not all(isinstance(gathered, dict) for gathered in optimizer.state.values()):
+        raise ValueError('what it has gathered of a parameter is no dict')
+
+
+def load_schedule(scheduler: Scheduler | BranchSchedule, state: dict | None) -> None:
+    """Restore a schedule; entries that it does not have, such as methods by another name, are left out.
+
+    Raises:
+        ValueError: The state is none, or an entry is of another kind than the schedule's own.
+    """
+    if state is None:
+        raise ValueError('there is none')
+    own = scheduler.state_dict()
+    for key in own.keys() & state.keys():
+        if not alike(state[key], own[key]):
+            raise ValueError(f'{key} is no {type(own[key]).__name__}')
+    scheduler.load_state_dict({key: value for key, value in state.items() if key in own})
+
+
+def alike(value, own) -> bool:
+    """Whether a value from a file can stand for our own: a number for a number, as many in a list; any for None."""
+    if own is None:
+        return value is None or isinstance(value, int | float)
+    if isinstance(own, list | tuple):
+        return isinstance(value, list | tuple) and len(value) == len(own) and all(map(alike, value, own))
+    return is_finite(value) if is_number(own) else type(value) is type(own)
 
 
 def updates_per_epoch(config: TrainConfig, steps: int) -> int:

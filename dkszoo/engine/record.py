@@ -14,9 +14,14 @@ import torchvision
 
 import dkszoo
 from dkszoo.data import class_targets
-from dkszoo.weights import sha256
+from dkszoo.weights import parse_json, sha256
 
+from .contents import is_count, is_finite, is_number
 from .setup import Data, Setup
+
+# What is read of a record: by everybody, and of a finished run.
+ENTRIES = {'settings': dict, 'seed': int, 'threads': int, 'best_on': str}
+FINISHED = {**ENTRIES, 'weights_sha256': str, 'result': dict}
 
 
 def versions() -> dict[str, str]:
@@ -94,8 +99,58 @@ def differences(record: dict, here: dict) -> list[str]:
     """What can change the numbers and is not as it was, one line each: 'thread count: 4, here 2'."""
     pairs = [('thread count', 'threads'), ('number of processes', 'processes'), ('device', 'device')]
     pairs += [('data set (its fingerprint)', 'dataset_sha256'), ('teacher checkpoint', 'kd_checkpoint_sha256')]
-    found = [(what, record.get(key), here[key]) for what, key in pairs]
-    old = record.get('versions')
-    old = old if isinstance(old, dict) else {}
-    found += [(f'version of {name}', old.get(name), version) for name, version in here['versions'].items()]
+    found = [(what, record.get(key), here.get(key)) for what, key in pairs]
+    old, new = [known if isinstance(known := of.get('versions'), dict) else {} for of in (record, here)]
+    found += [(f'version of {name}', old.get(name), version) for name, version in new.items()]
     return [f'{what}: {then}, here {now}' for what, then, now in found if then is not None and then != now]
+
+
+def read_record(path: Path, advice: str) -> dict:
+    """The contents of a run.json, checked.
+
+    Args:
+        path: The file.
+        advice: What to do if it is damaged.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is no JSON object, or lacks what `check_record` wants.
+    """
+    record = parse_record(path, advice)
+    check_record(record, path, advice)
+    return record
+
+
+def parse_record(path: Path, advice: str) -> dict:
+    """The contents of a run.json, whatever the object in it holds; raises as `read_record` does."""
+    try:
+        record = parse_json(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise ValueError(f'cannot read {str(path)!r}: {error} ({advice})') from error
+    if not isinstance(record, dict):
+        raise ValueError(f'{str(path)!r} is damaged: it has no settings, but is a {type(record).__name__} ({advice})')
+    return record
+
+
+def check_record(record: dict, path: Path, advice: str) -> None:
+    """Raise a ValueError that names the file unless all that is read of a record is there and of its kind.
+
+    Of a finished run the result is looked at too: figures are numbers, accuracies are from 0 to 100 %.
+    """
+    for key, kind in (FINISHED if 'result' in record else ENTRIES).items():
+        if type(record.get(key)) is not kind:  # bool is an int too
+            raise ValueError(f'{str(path)!r} has no {key} ({advice})')
+    result = record.get('result')
+    if result is None:
+        return
+    if not is_count(result.get('best_epoch')):
+        raise ValueError(f'{str(path)!r} has no best_epoch in its result ({advice})')
+    for which in ('last', 'best'):
+        figures = result.get(which)
+        if not isinstance(figures, dict) or not {'top1', 'top5'} <= figures.keys():
+            raise ValueError(f'{str(path)!r} has no top1 and top5 of {which!r} in its result ({advice})')
+        for name, value in figures.items():
+            percent = name.endswith(('top1', 'top5'))
+            if not (is_finite(value) and 0 <= value <= 100 if percent else is_number(value)):
+                what = 'percentage' if percent else 'number'
+                raise ValueError(f'{str(path)!r} has a {name[:50]} of {which!r} that is no {what} ({advice})')

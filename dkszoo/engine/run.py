@@ -66,8 +66,9 @@ def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
     config, data = open_data(config)
     folder = RunFolder.of(config)
     record = {} if config.overwrite else folder.read_record()
-    if 'result' in record and folder.settings.exists():
-        folder.check_settings(config)
+    if 'result' in record:
+        folder.check_settings(config, finished=True)
+        folder.check_result(record)
         return Run(config, folder, record, None, is_main=world.is_main)
     setup = build(config, data, world)
     if world.is_main:

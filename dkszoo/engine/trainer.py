@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from .checkpoint import Progress
+from .contents import Progress
 from .evaluate import eval_loader, evaluate
 from .finite import NonFinite
 from .folder import RunFolder

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,7 +13,10 @@ from pathlib import Path
 
 import dkszoo
 from dkszoo.engine.config import FREE, TrainConfig, flag, negation
+from dkszoo.engine.contents import is_finite
 from dkszoo.engine.create import read_design
+from dkszoo.engine.record import read_record
+from dkszoo.weights import parse_json
 
 
 @dataclass(frozen=True)
@@ -44,16 +48,21 @@ class Result:
     Attributes:
         record: Its run.json.
         seconds: Training and evaluation, summed over the epochs.
+        folder: Its run folder.
     """
 
     record: dict
     seconds: float
+    folder: Path
 
     def metric(self, name: str, which: str) -> float:
         """A test figure in percent: 'top1', 'top1_err' (100 minus it), 'branch0_top1', ... of 'last' or 'best'."""
         if name.endswith('_err'):
             return 100 - self.metric(name.removesuffix('_err'), which)
-        return self.record['result'][which][name]
+        figures = self.record['result'][which]
+        if name not in figures:
+            raise ValueError(f'{str(self.folder / "run.json")!r} has no {name} of {which!r} ({again(self.folder)})')
+        return figures[name]
 
 
 def to_flags(settings: dict) -> list[str]:
@@ -76,13 +85,42 @@ def to_flags(settings: dict) -> list[str]:
 
 
 def read_result(folder: Path) -> Result | None:
-    """The result of a run folder, or None if the run is not finished."""
+    """The result of a run folder, or None if the run is not finished.
+
+    Raises:
+        ValueError: run.json or log.jsonl is damaged.
+    """
     path = folder / 'run.json'
-    record = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+    record = read_record(path, again(folder)) if path.is_file() else {}
     if 'result' not in record:
         return None
-    lines = (folder / 'log.jsonl').read_text(encoding='utf-8').splitlines()
-    return Result(record, sum(sum(json.loads(line)['seconds'].values()) for line in lines))
+    return Result(record, read_seconds(folder / 'log.jsonl'), folder)
+
+
+def again(folder: Path) -> str:
+    """What to do about a damaged run of a grid."""
+    return f'delete {str(folder)!r} to have it run again'
+
+
+def read_seconds(path: Path) -> float:
+    """The times in a log.jsonl, summed.
+
+    Raises:
+        ValueError: It is missing, or a line is no epoch's.
+    """
+    total, advice = 0.0, again(path.parent)
+    try:
+        for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1):
+            entry = parse_json(line)
+            seconds = entry.get('seconds') if isinstance(entry, dict) else None
+            if not isinstance(seconds, dict) or not all(is_finite(s) and s >= 0 for s in seconds.values()):
+                raise ValueError(f'line {number} has no seconds')
+            total += sum(seconds.values())
+    except (OSError, ValueError) as error:
+        raise ValueError(f'cannot read {str(path)!r}: {error} ({advice})') from error
+    if not 0 < total < math.inf:
+        raise ValueError(f'{str(path)!r} does not say how long the run took ({advice})')
+    return total
 
 
 def check_settings(cell: Cell, folder: Path) -> None:
@@ -113,12 +151,12 @@ def run_grid(cells: Sequence[Cell], output: Path, jobs: int, say: Callable[[str]
         The result of every cell that ended well, by name.
 
     Raises:
-        ValueError: A finished run has other settings than its cell.
+        ValueError: A finished run has other settings than its cell, or its files are damaged.
     """
-    for cell in cells:
+    first = list(dict.fromkeys(need for cell in cells for need in cell.needs))
+    for cell in (*first, *cells):
         check_settings(cell, output / cell.name)
     output.mkdir(parents=True, exist_ok=True)
-    first = list(dict.fromkeys(need for cell in cells for need in cell.needs))
     results: dict[str, Result] = {}
     processes = Processes(output, max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None)
     pool = concurrent.futures.ThreadPoolExecutor(jobs)

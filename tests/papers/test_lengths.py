@@ -12,8 +12,8 @@ def finish(folder, method: str, epochs: int, seed: int, error: float, seconds: f
     run.mkdir()
     record = {
         'settings': {'method': method, 'epochs': epochs},
-        'seed': seed,
-        'result': {'last': {'top1': 100 - error}, 'best': {'top1': 0.0}},
+        **{'seed': seed, 'threads': 1, 'best_on': 'val', 'weights_sha256': ''},
+        'result': {'best_epoch': 0, 'last': {'top1': 100 - error, 'top5': 100}, 'best': {'top1': 0.0, 'top5': 0.0}},
     }
     (run / 'run.json').write_text(json.dumps(record))
     (run / 'log.jsonl').write_text(json.dumps({'seconds': {'train': 0.9 * seconds, 'eval': 0.1 * seconds}}) + '\n')
@@ -27,7 +27,9 @@ def points(tmp_path):
         finish(tmp_path, 'dks', 10, seed, 19 + 2 * shift, 200)
         finish(tmp_path, 'dks', 40, seed, 13 + shift, 800)
     (tmp_path / 'unfinished').mkdir()
-    (tmp_path / 'unfinished/run.json').write_text('{"seed": 0}')
+    (tmp_path / 'unfinished/run.json').write_text(
+        json.dumps({'settings': {}, 'seed': 0, 'threads': 1, 'best_on': 'val'})
+    )
     return read_points(tmp_path)
 
 

@@ -1,0 +1,148 @@
+"""What a training checkpoint has to hold, looked at before anything is made of it."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+MOST_VALUES = 10_000_000  # lists in lists that are shared can make a small file stand for more than any memory holds
+MOST_COUNT = 2**53
+
+
+@dataclass
+class Progress:
+    """Where a run is, and what it has seen.
+
+    Attributes:
+        epoch: The epoch under way, from 0.
+        step: Steps of it that are done.
+        updates: Parameter updates done in all.
+        sums: Running totals of the training figures of this epoch.
+        history: One row a finished epoch.
+        best_epoch: The best epoch so far, or None.
+        best_metric: Its top-1 accuracy in percent.
+        skipped: Non-finite losses passed over.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    updates: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    history: list[dict] = field(default_factory=list)
+    best_epoch: int | None = None
+    best_metric: float | None = None
+    skipped: int = 0
+
+
+def check_contents(checkpoint: dict) -> None:
+    """See that a checkpoint has all entries an exact resume reads, each of its kind.
+
+    Raises:
+        ValueError: It has not; names the first entry that is missing or of another kind.
+    """
+    check_size(checkpoint)
+    check_entries(checkpoint, ENTRIES, OPTIONAL)
+    check_entries(checkpoint['dkszoo'], OWN)
+    for process in checkpoint['dkszoo']['processes']:
+        check_entries(process, PROCESS)
+    progress = checkpoint['dkszoo']['progress']
+    check_entries(progress, PROGRESS)
+    if unknown := progress.keys() - PROGRESS.keys():
+        raise ValueError(f'its progress has an entry {min(map(str, unknown))[:50]!r}, which is none of ours')
+    for epoch, row in enumerate(progress['history']):
+        check_entries(row, ROW)
+        if row['epoch'] != epoch:
+            raise ValueError(f'its history has epoch {row["epoch"]} where {epoch} belongs')
+    done, best = progress['epoch'], progress['best_epoch']
+    if len(progress['history']) != done:
+        raise ValueError(f'its history has {len(progress["history"])} epochs, of {done} that are done')
+    if (best is None) != (progress['best_metric'] is None) or (best is not None and best >= done):
+        raise ValueError(f'its best epoch is none of the {done} that are done')
+
+
+def check_size(checkpoint: dict) -> None:
+    """Raise a ValueError if the containers in it, shared ones counted each time, hold more than `MOST_VALUES`."""
+    left, count = [checkpoint], 0
+    while left:
+        inner = left.pop()
+        inner = list(inner.values()) if isinstance(inner, dict) else inner
+        if isinstance(inner, list | tuple) and not isinstance(inner, torch.Size):
+            count += len(inner)
+            if count > MOST_VALUES:
+                raise ValueError('it stands for too many values')
+            left += (value for value in inner if isinstance(value, dict | list | tuple))
+
+
+def check_entries(entries, required: dict[str, Callable], optional: dict[str, Callable] | None = None) -> None:
+    """Raise a ValueError that names the first entry that is missing or not as its check wants it."""
+    if not isinstance(entries, dict):
+        raise ValueError(f'it has {type(entries).__name__} where {", ".join(required)} belong')
+    for name, good in required.items():
+        if name not in entries:
+            raise ValueError(f'it has no {name!r}')
+        if not good(entries[name]):
+            raise ValueError(f'its {name!r} is not what it has to be')
+    for name, good in (optional or {}).items():
+        if name in entries and not good(entries[name]):
+            raise ValueError(f'its {name!r} is not what it has to be')
+
+
+def is_count(value) -> bool:
+    return type(value) is int and 0 <= value <= MOST_COUNT
+
+
+def is_number(value) -> bool:
+    """Whether it is a float or an integer a float can stand for; not a truth value."""
+    return type(value) is float or (type(value) is int and abs(value) <= MOST_COUNT)
+
+
+def is_finite(value) -> bool:
+    return is_number(value) and math.isfinite(value)
+
+
+def is_dict(value) -> bool:
+    return isinstance(value, dict)
+
+
+def are_figures(value) -> bool:
+    return is_dict(value) and all(type(key) is str and is_number(figure) for key, figure in value.items())
+
+
+def are_judged(value) -> bool:
+    """Figures of an evaluation; with them may stand what the best epoch is chosen on."""
+    return is_dict(value) and are_figures({key: v for key, v in value.items() if key != 'best_on'})
+
+
+def are_tensors(value) -> bool:
+    return is_dict(value) and all(type(k) is str and isinstance(v, torch.Tensor) for k, v in value.items())
+
+
+def or_none(good: Callable) -> Callable:
+    return lambda value: value is None or good(value)
+
+
+ENTRIES = {
+    'epoch': is_count,
+    'arch': lambda value: type(value) is str,
+    'args': is_dict,
+    'optimizer': is_dict,
+    'state_dict': are_tensors,
+}
+OPTIONAL = {'task_state': is_dict, 'state_dict_ema': are_tensors, 'task_state_ema': is_dict, 'metric': is_finite}
+OWN = {
+    'progress': is_dict,
+    'processes': lambda value: isinstance(value, list) and len(value) > 0,
+    'scheduler': or_none(is_dict),
+}
+PROCESS = {'rng': is_dict, 'sums': are_figures}
+PROGRESS = {
+    'epoch': is_count,
+    'step': is_count,
+    'updates': is_count,
+    'history': lambda value: isinstance(value, list),
+    'best_epoch': or_none(is_count),
+    'best_metric': or_none(is_finite),
+    'skipped': is_count,
+}
+ROW = {'epoch': is_count, 'lr': is_number, 'train': are_figures, 'eval': are_judged}

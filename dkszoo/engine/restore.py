@@ -1,0 +1,77 @@
+"""Putting back in place what a checkpoint holds."""
+
+import contextlib
+from collections.abc import Iterator
+
+from .contents import Progress
+from .optim import load_optimizer, load_schedule
+from .rng import set_rng_state
+from .setup import Setup
+
+# What torch, NumPy and Python raise when a state they are given is none.
+WRONG_STATE = (RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
+
+
+def restore(setup: Setup, checkpoint: dict) -> Progress:
+    """Put everything a checkpoint holds back in place.
+
+    Args:
+        setup: What the run is made of.
+        checkpoint: What `read_checkpoint` gave.
+
+    Raises:
+        ValueError: It lacks something this run has, has it in another shape, is of a place that this run does not
+            come to, or other than this many processes made it.
+    """
+    task, own, world = setup.task, checkpoint['dkszoo'], setup.world
+    if checkpoint['arch'] != setup.config.model:
+        raise ValueError(f'it is of a {checkpoint["arch"][:100]}, not a {setup.config.model}')
+    if len(own['processes']) != world.size:
+        made = len(own['processes'])
+        raise ValueError(f'{made} processes made it, not {world.size} (torchrun --nproc-per-node {made})')
+    process = own['processes'][world.rank]
+    progress = Progress(**own['progress'], sums=process['sums'])
+    check_place(setup, progress)
+    with loading('weights'):
+        task.load_checkpoint_state(checkpoint['state_dict'], checkpoint.get('task_state'))
+    if task.has_ema():
+        if 'state_dict_ema' not in checkpoint:
+            raise ValueError('the checkpoint has no averaged weights (it was made without --model-ema)')
+        with loading('averaged weights'):
+            task.load_checkpoint_state(checkpoint['state_dict_ema'], checkpoint.get('task_state_ema'), ema=True)
+    with loading('settings'):
+        same = all(checkpoint['args'].get(key, value) == value for key, value in setup.config.fixed().items())
+    with loading('optimizer'):
+        load_optimizer(setup.optimizer, checkpoint['optimizer'], keep_settings=not same)
+    if same and setup.scheduler is not None:  # else the schedule is another: that of the new settings
+        with loading('scheduler'):
+            load_schedule(setup.scheduler, own['scheduler'])
+    if setup.scaler is not None and setup.scaler.state_dict_key in checkpoint:
+        with loading('loss scale'):
+            setup.scaler.load_state_dict(checkpoint[setup.scaler.state_dict_key])
+    with loading('random generators'):
+        set_rng_state(process['rng'], world.device)
+    return progress
+
+
+def check_place(setup: Setup, progress: Progress) -> None:
+    """Raise a ValueError if a run with these settings does not come to where the checkpoint is."""
+    steps, epochs = setup.sampler.steps, setup.config.epochs
+    if progress.step > steps:
+        raise ValueError(f'it is at step {progress.step} of an epoch that has {steps} steps here')
+    if progress.epoch > epochs or (progress.epoch == epochs and progress.step):
+        raise ValueError(
+            f'it is at step {progress.step} of epoch {progress.epoch + 1}, beyond the end at --epochs {epochs}'
+        )
+    if progress.epoch == epochs and progress.best_epoch is None:
+        raise ValueError('it is of the end of a run, and has no best epoch')
+
+
+@contextlib.contextmanager
+def loading(part: str) -> Iterator[None]:
+    """Say which part of a checkpoint it was, if loading it goes wrong."""
+    try:
+        yield
+    except WRONG_STATE as error:
+        why = f'it has no {error}' if isinstance(error, KeyError) else str(error)
+        raise ValueError(f'its {part} cannot be loaded: {why}') from error
