@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import torch
 
-MOST_VALUES = 10_000_000  # lists in lists that are shared can make a small file stand for more than any memory holds
 MOST_COUNT = 2**53
 
 
@@ -41,7 +40,6 @@ def check_contents(checkpoint: dict) -> None:
     Raises:
         ValueError: It has not; names the first entry that is missing or of another kind.
     """
-    check_size(checkpoint)
     check_entries(checkpoint, ENTRIES, OPTIONAL)
     check_entries(checkpoint['dkszoo'], OWN)
     for process in checkpoint['dkszoo']['processes']:
@@ -59,19 +57,6 @@ def check_contents(checkpoint: dict) -> None:
         raise ValueError(f'its history has {len(progress["history"])} epochs, of {done} that are done')
     if (best is None) != (progress['best_metric'] is None) or (best is not None and best >= done):
         raise ValueError(f'its best epoch is none of the {done} that are done')
-
-
-def check_size(checkpoint: dict) -> None:
-    """Raise a ValueError if the containers in it, shared ones counted each time, hold more than `MOST_VALUES`."""
-    left, count = [checkpoint], 0
-    while left:
-        inner = left.pop()
-        inner = list(inner.values()) if isinstance(inner, dict) else inner
-        if isinstance(inner, list | tuple) and not isinstance(inner, torch.Size):
-            count += len(inner)
-            if count > MOST_VALUES:
-                raise ValueError('it stands for too many values')
-            left += (value for value in inner if isinstance(value, dict | list | tuple))
 
 
 def check_entries(entries, required: dict[str, Callable], optional: dict[str, Callable] | None = None) -> None:

@@ -32,7 +32,7 @@ def nested() -> list:
 
 # Where in the file, what is put there, what the message says.
 DAMAGE = {
-    'format': ((*OWN, 'format'), nested(), 'has format [['),
+    'format': ((*OWN, 'format'), [[1]], 'has format [['),
     'format as truth': ((*OWN, 'format'), True, 'has format True'),
     'too many values': (('extra',), nested(), 'too many values'),
     'progress': (PROGRESS, 'x', "its 'progress'"),
