@@ -39,18 +39,20 @@ HEADS = ('fc', '2fc')
 
 # Blocks (early, late) where DKS's networks differ from the rule in `dks_blocks`; by family and blocks of each stage.
 # WRN-28-10 and every CIFAR list equal DHM's released code, the stand-in for the DKS supplement.
+_RESNET18 = {(2, 2, 2, 2): ((1, 2), (2,))}  # of basic blocks: with bottlenecks the same depths are ResNet-26
 _RESNETS = {
-    (2, 2, 2, 2): ((1, 2), (2,)),
     (3, 4, 6, 3): ((3, 2), (3,)),
     (3, 4, 23, 3): ((12, 2), (3,)),
     (3, 8, 36, 3): ((18, 2), (3,)),
 }
+RESNETS = ('CifarResNet', 'ResNet', 'ResNet.Bottleneck')
 DKS_BLOCKS = {
     ('CifarResNet', (18, 18, 18)): ((9, 9), (18,)),
     ('CifarResNet', (200, 200, 200)): ((100, 100), (200,)),
     ('CifarDenseNet', (32, 32, 32)): ((16, 16), (32,)),
     ('CifarDenseNet', (16, 16, 16)): ((16, 16), (32,)),
-    **{(family, depths): blocks for family in ('CifarResNet', 'ResNet') for depths, blocks in _RESNETS.items()},
+    **{(family, depths): blocks for family in RESNETS for depths, blocks in _RESNETS.items()},
+    **{(family, depths): blocks for family in RESNETS[:2] for depths, blocks in _RESNET18.items()},
 }
 LATE_WIDTH = {'CifarDenseNet': 3.0}
 ROUND_DOWN = {'CifarWRN'}

@@ -74,7 +74,8 @@ def resnet_stages(backbone: ResNet) -> OwnStages:
         donor = donor.to(weight.device, weight.dtype)
         return getattr(donor, f'layer{index + 1}'), sizes[index] * block.expansion
 
-    return OwnStages('ResNet', tuple(map(len, layers)), 1, make_stage, lambda chs: (nn.Identity(), chs))
+    family = 'ResNet' if block is BasicBlock else f'ResNet.{block.__name__}'
+    return OwnStages(family, tuple(map(len, layers)), 1, make_stage, lambda chs: (nn.Identity(), chs))
 
 
 def _create(backbone: ResNet, **kwargs) -> ResNet:
