@@ -42,8 +42,8 @@ def synergy_loss(
         logits: one (B, K) tensor per head, shallow to deep, the main head last.
         pairs: 'bidirectional' (all ordered pairs), 'top-down' (the deeper teaches the shallower) or 'bottom-up'.
         beta: None (1), one weight for all pairs, or a matrix beta[m][n] >= 0 (row teaches column). A matrix weights
-            the pairs that `pairs` names; its other entries are not used. As nested numbers its diagonal must be 0;
-            a tensor's values are not read (that would make the host wait for the device) and its diagonal is ignored.
+            the pairs that `pairs` names; its other entries, such as the diagonal, are not used. A tensor's values are
+            not checked, which would make the host wait for the device.
         form: 'kl' or 'ce'.
         eps: smoothing of both distributions, (p + eps) / (1 + K eps), value and gradient; the official DKS code
             has 1e-8, 0 is the exact loss.
@@ -169,6 +169,8 @@ def _split_beta(beta, pairs: str, heads: list[Tensor]) -> tuple[float | Tensor |
     num_heads = len(heads)
     if beta is None:
         return None, None
+    if not isinstance(beta, Tensor) and hasattr(beta, 'tolist'):  # numbers and arrays of NumPy
+        beta = beta.tolist()
     if isinstance(beta, int | float):
         if not beta >= 0:
             raise ValueError(f'beta: expected a weight >= 0, got {beta}')
@@ -190,7 +192,7 @@ def _split_beta(beta, pairs: str, heads: list[Tensor]) -> tuple[float | Tensor |
 
 def _check_rows(beta: Sequence[Sequence[float]], num_heads: int) -> list[list[float]]:
     """Check a matrix of nested numbers and return it as lists of floats."""
-    if any(isinstance(row, int | float) for row in beta):
+    if any(isinstance(row, int | float) or getattr(row, 'ndim', 1) == 0 for row in beta):
         raise ValueError(f'beta: expected a {num_heads} x {num_heads} matrix, one row a head, got one row of numbers')
     rows = [[float(weight) for weight in row] for row in beta]
     lengths = [len(row) for row in rows]
@@ -198,10 +200,8 @@ def _check_rows(beta: Sequence[Sequence[float]], num_heads: int) -> list[list[fl
         raise ValueError(f'beta: expected a {num_heads} x {num_heads} matrix, one row a head, got rows of {lengths}')
     for m, row in enumerate(rows):
         for n, weight in enumerate(row):
-            if not 0 <= weight < float('inf'):
+            if m != n and not 0 <= weight < float('inf'):
                 raise ValueError(f'beta[{m}][{n}]: expected a finite weight >= 0, got {weight}')
-        if row[m] != 0:
-            raise ValueError(f'beta[{m}][{m}]: a head does not teach itself, expected 0, got {row[m]}')
     return rows
 
 

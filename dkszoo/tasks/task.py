@@ -175,13 +175,17 @@ class DeepSupervisionTask(TrainingTask):
 
 
 def make_settings(settings: dict) -> LossSettings:
-    """The settings from keywords; raises a ValueError for an unknown one that says the nearest."""
+    """The settings from keywords, tensors and arrays as plain numbers.
+
+    Raises:
+        ValueError: An unknown setting (says the nearest), or a value out of its range.
+    """
     known = [f.name for f in fields(LossSettings)]
     for name in settings:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             raise ValueError(f'unknown setting {name!r} (settings: {", ".join(near or known)})')
-    return LossSettings(**settings)
+    return LossSettings(**{k: v.tolist() if hasattr(v, 'tolist') else v for k, v in settings.items()})
 
 
 def adopt_teacher(teacher: nn.Module, net: DeeplySupervised) -> Teacher:

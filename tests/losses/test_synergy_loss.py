@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -214,12 +215,19 @@ def test_compiles_as_one_graph(backend, settings):
         ({'beta': torch.zeros(3, 3)}, r'2 x 2 matrix.*got shape \(3, 3\)'),
         ({'beta': [[0, -1], [1, 0]]}, r'beta\[0\]\[1\]: expected a finite weight >= 0, got -1.0'),
         ({'beta': [[0, math.nan], [1, 0]]}, 'finite weight'),
-        ({'beta': [[0, 1], [1, 2]]}, r'beta\[1\]\[1\]: a head does not teach itself'),
     ],
 )
 def test_bad_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         synergy_loss(heads(2), **settings)
+
+
+def test_numbers_of_numpy_and_diagonals_are_taken():
+    logits = heads(2)
+    expected = synergy_loss(logits, beta=[[0, 0.5], [2, 0]])
+    for beta in ([[1, 0.5], [2, math.nan]], np.array([[7, 0.5], [2, 7]]), [np.array([7, 0.5]), np.array([2, 7])]):
+        assert torch.equal(synergy_loss(logits, beta=beta), expected)
+    assert torch.equal(synergy_loss(logits, beta=np.float32(0.5)), synergy_loss(logits, beta=0.5))
 
 
 def test_bad_heads():

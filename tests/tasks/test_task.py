@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from task_zoo import SETTINGS, digits, make_task, network, train
@@ -124,3 +125,16 @@ def test_criterion_of_one_s_own():
 
     task = dkszoo.DeepSupervisionTask(network(None), 'baseline', count)
     assert 0 <= task(*digits())['loss'] <= 1
+
+
+def test_weights_of_torch_and_numpy_are_numbers():
+    def loss(**settings):
+        return dkszoo.DeepSupervisionTask(network('dks'), 'dks', **settings)(*digits())['loss']
+
+    expected = loss(alpha=[0.5, 1.0], beta=[[0, 1, 2], [1, 0, 3], [0.5, 1, 0]])
+    rows = [[1, 1, 2], [1, 1, 3], [0.5, 1, 1]]  # the diagonal is not used
+    assert torch.equal(loss(alpha=torch.tensor([0.5, 1.0]), beta=torch.tensor(rows)), expected)
+    assert torch.equal(loss(alpha=np.array([0.5, 1.0]), beta=np.array(rows)), expected)
+    assert torch.equal(loss(alpha=np.float32(0.5), beta=np.float32(2)), loss(alpha=0.5, beta=2.0))
+    with pytest.raises(ValueError, match='beta must be a number or rows of numbers'):
+        loss(beta=[[[1.0]]])
