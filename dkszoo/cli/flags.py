@@ -31,7 +31,9 @@ def add_flag(group, field: dataclasses.Field) -> None:
     if field.default not in (None, '', False) and 'default' not in help:
         kwargs['help'] += f' (default {show(field.default)})'
     if kinds == [bool]:
-        group.add_argument(*names, negation(field.name), action=Switch, **kwargs)
+        word = field.metadata.get('word')
+        only = dict(nargs='?', metavar=word) if word else dict(nargs=0)
+        group.add_argument(*names, negation(field.name), action=Switch, const=word, **only, **kwargs)
     elif kinds == [dict]:
         group.add_argument(*names, nargs='+', action=KeyValues, metavar=field.metadata['metavar'], **kwargs)
     else:
@@ -39,17 +41,35 @@ def add_flag(group, field: dataclasses.Field) -> None:
         choices = field.metadata.get('choices')
         if choices:
             metavar = '{' + ','.join(choices) + '}'
-        group.add_argument(*names, type=reader(kinds, field.name), metavar=metavar, **kwargs)
+        if any(map(is_list, kinds)):
+            kwargs |= dict(nargs='+', action=Listing)
+        group.add_argument(*names, type=reader(kinds), metavar=metavar, **kwargs)
 
 
 class Switch(argparse.Action):
-    """True by the switch's own name, also where that begins with `no-`; false by the other one."""
+    """True by the switch's own name, also where that begins with `no-`; false by the other one.
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, nargs=0, **kwargs)
+    Where timm's flag takes a word, `const` is the only one there is here.
+    """
 
     def __call__(self, parser, namespace, values, option_string=None):
+        if values not in ([], self.const):
+            parser.error(f'{option_string} {values!r} is unknown (only {self.const}, or nothing)')
         setattr(namespace, self.dest, option_string != negation(self.dest))
+
+
+class Listing(argparse.Action):
+    """A list in timm's form, `1 2 3`, or in one word, `1,2,3`; in either, one number may stand alone."""
+
+    def __init__(self, *args, type: Callable[[str], object], **kwargs):
+        super().__init__(*args, **kwargs)
+        self.read = type
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        try:
+            setattr(namespace, self.dest, self.read(','.join(values)))
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from error
 
 
 def show(value) -> str:
@@ -61,7 +81,12 @@ def kind_name(kinds: list) -> str:
     return {'int': 'N', 'float': 'X', 'str': 'NAME', 'tuple': 'X[,X]'}[name]
 
 
-def reader(kinds: list, name: str) -> Callable[[str], object]:
+def is_list(kind) -> bool:
+    """Whether it is a list of numbers or names; rows of numbers are one word."""
+    return kind is tuple or (get_origin(kind) is tuple and get_origin(get_args(kind)[0]) is not tuple)
+
+
+def reader(kinds: list) -> Callable[[str], object]:
     """A function from the text of a flag to its value, by the types of its field."""
 
     def read(text: str):
@@ -93,9 +118,13 @@ def setting_from_text(name: str, text: str):
         raise ValueError(f'unknown setting {name!r}' + (f' (did you mean {near[0]!r}?)' if near else ''))
     kinds = [kind for kind in field_kinds(fields[name]) if kind is not type(None)]
     if kinds == [bool]:
-        return {'true': True, 'false': False}[text.lower()]
+        if text.lower() not in ('true', 'false'):
+            raise ValueError(f'{name}: {text!r} is not true or false')
+        return text.lower() == 'true'
+    if kinds == [dict]:
+        raise ValueError(f'{name} cannot be set for one method (give {flag(name)})')
     try:
-        return reader(kinds, name)(text)
+        return reader(kinds)(text)
     except argparse.ArgumentTypeError as error:
         raise ValueError(f'{name}: {error}') from error
 

@@ -1,6 +1,7 @@
 """The command `dkszoo`: choosing a subcommand, and ending well."""
 
 import argparse
+import difflib
 import importlib
 import os
 import sys
@@ -20,6 +21,7 @@ COMMANDS = {
     'compare': 'train several methods with the same settings and compare them',
     'replay': 'run a recorded run again and say whether the weights are equal',
 }
+SCRIPTS = ('train', 'validate')  # have a file of their own, as in timm
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,6 +29,15 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **kwargs):
         super().__init__(allow_abbrev=False, **kwargs)
+
+    def parse_args(self, args=None, namespace=None):
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            near = difflib.get_close_matches(unknown[0].partition('=')[0], flags, 1)
+            hint = f'did you mean {near[0]}? ' if near else ''
+            raise ValueError(f'unknown arguments: {" ".join(unknown)} ({hint}see {self.prog} --help)')
+        return parsed
 
     def error(self, message: str):
         raise ValueError(f'{message} (see {self.prog} --help)')
@@ -43,20 +54,37 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument('--version', action='version', version=f'dkszoo {dkszoo.__version__}')
     parser.add_argument('command', metavar='COMMAND', choices=COMMANDS, help=f'one of {", ".join(COMMANDS)}')
-    parser.add_argument('arguments', nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    rest = parser.add_argument('arguments', nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    rest.required = False  # or an error would name them beside COMMAND
+    prog = parser.prog
     try:
         args = parser.parse_args(argv)
+        prog = prog_name(args.command)
         command = importlib.import_module(f'dkszoo.cli.{args.command}')
         return command.main(args.arguments)
     except (ValueError, OSError) as error:
-        return fail(error, 2)
+        return fail(error, 2, prog)
     except KeyboardInterrupt:
         return 130
 
 
-def fail(error: BaseException | str, code: int) -> int:
-    """Print one line on stderr and return the exit code; DKSZOO_DEBUG=1 shows where it came from."""
+def prog_name(command: str) -> str:
+    """What a command's help calls it."""
+    return f'{command}.py' if command in SCRIPTS else f'dkszoo {command}'
+
+
+def fail(error: BaseException | str, code: int, prog: str = '') -> int:
+    """Print one line on stderr and return the exit code; DKSZOO_DEBUG=1 shows where it came from.
+
+    Args:
+        error: What to say; by custom it ends with what to do, in brackets.
+        code: The exit code.
+        prog: Whose help to point to where it does not.
+    """
     if os.environ.get('DKSZOO_DEBUG') and isinstance(error, BaseException):
         traceback.print_exception(error)
-    print(f'dkszoo: error: {" ".join(str(error).split())}', file=sys.stderr)
+    text = ' '.join(str(error).split())
+    if prog and not text.endswith(')'):
+        text += f' (see {prog} --help)'
+    print(f'dkszoo: error: {text}', file=sys.stderr)
     return code

@@ -9,6 +9,7 @@ from torch import nn
 
 from dkszoo import deploy, engine
 from dkszoo.data import View, class_names, data_facts, open_dataset
+from dkszoo.engine.ranges import flag
 from dkszoo.weights import read_card, read_pickle
 
 
@@ -45,6 +46,10 @@ def read_subject(args, name: str) -> Subject:
         subject = read_training_checkpoint(args)
     if name and name != subject.name:
         raise ValueError(f'{args.checkpoint!r} holds a {subject.name}, not a {name} (leave --model out)')
+    known = (('num_classes', subject.net.num_classes, 'classes'), ('in_chans', len(subject.data['mean']), 'channels'))
+    for key, own, what in known:
+        if getattr(args, key) not in (None, own):
+            raise ValueError(f'{args.checkpoint!r} holds a model of {own} {what} (leave {flag(key)} out)')
     return subject
 
 

@@ -12,12 +12,17 @@ import torch
 
 from dkszoo import engine
 from dkszoo.data import View
+from dkszoo.engine.ranges import check_range
 from dkszoo.engine.world import join_world
 
 from .main import Parser
 from .subject import Subject, open_view, read_subject
 
 MEMORY = ('out of memory', "can't allocate memory")  # torch's words for a GPU and for a CPU
+COLUMNS = (  # of a results file, for a network without branches; timm's come first
+    *('model', 'top1', 'top1_err', 'top5', 'top5_err', 'param_count', 'img_size', 'crop_pct', 'interpolation'),
+    *('loss', 'ece', 'images', 'batch_size', 'images_per_second'),
+)
 
 
 def main(argv: list[str]) -> int:
@@ -25,10 +30,11 @@ def main(argv: list[str]) -> int:
     args = parse(argv)
     device = join_world(args.device).device
     names = find_names(args)
+    header = read_header(Path(args.results_file)) if args.results_file else None
     failed = []
     for name in names:
         try:
-            result = validate(args, name, device)
+            result = validate(args, name, device, header)
         except ValueError as error:
             if len(names) == 1:
                 raise
@@ -36,9 +42,9 @@ def main(argv: list[str]) -> int:
             print(f'{name} was not measured: {error}', file=sys.stderr)
             continue
         print_table(result)
+        print(json.dumps(result), flush=True)
         if args.results_file:
             write_results(Path(args.results_file), result)
-        print(json.dumps(result), flush=True)
     if failed:
         raise ValueError(f'{len(failed)} of {len(names)} models were not measured: {", ".join(failed)} (see above why)')
     return 0
@@ -53,10 +59,10 @@ def parse(argv: list[str]):
     add('--dataset', default=None, metavar='NAME', help="'digits' or a timm data set name (default: the checkpoint's)")
     add('--data-dir', default=None, metavar='DIR', help='root folder of the data set')
     add('--split', default='test', metavar='NAME', help='split to measure on (default test)')
-    add('-b', '--batch-size', type=int, default=0, metavar='N', help="images a step (default: the checkpoint's)")
+    add('-b', '--batch-size', type=int, default=None, metavar='N', help="images a step (default: the checkpoint's)")
     add('-j', '--workers', type=int, default=2, metavar='N', help='loading processes (default 2)')
-    add('--img-size', type=int, default=0, metavar='N', help="side of the images (default: the model's)")
-    add('--crop-pct', type=float, default=0.0, metavar='X', help='share of the image the crop keeps')
+    add('--img-size', type=int, default=None, metavar='N', help="side of the images (default: the model's)")
+    add('--crop-pct', type=float, default=None, metavar='X', help='share of the image the crop keeps')
     add('--num-classes', type=int, default=None, metavar='N', help='classes of a model without checkpoint')
     add('--in-chans', type=int, default=None, metavar='N', help='channels of a model without checkpoint')
     add('--device', default='', metavar='NAME', help='device (default: the best there is)')
@@ -64,6 +70,8 @@ def parse(argv: list[str]):
     add('--no-ema', action='store_true', help='the last weights of a training checkpoint, not the averaged ones')
     add('--results-file', default='', metavar='FILE', help='append the figures to this CSV file')
     args = parser.parse_args(argv)
+    for name in ('batch_size', 'workers', 'img_size', 'crop_pct', 'num_classes', 'in_chans'):
+        check_range(name, getattr(args, name))
     if not args.checkpoint and not args.model:
         raise ValueError('nothing to measure (give --checkpoint FILE, or --model NAME with --pretrained)')
     if not args.checkpoint and not args.pretrained:
@@ -89,9 +97,16 @@ def find_names(args) -> list[str]:
     return names
 
 
-def validate(args, name: str, device: torch.device) -> dict:
-    """The figures of one model: the columns of timm's results, then ours."""
+def validate(args, name: str, device: torch.device, header: list[str] | None = None) -> dict:
+    """The figures of one model: the columns of timm's results, then ours.
+
+    Raises:
+        ValueError: The model or the data set cannot be had, or the figures do not fit below `header`.
+    """
     subject = read_subject(args, name)
+    branches = len(subject.net.branches) if args.per_branch else 0
+    if header and header != [*COLUMNS, *branch_columns(branches)]:
+        raise ValueError(f'{args.results_file!r} has other columns (choose another --results-file)')
     view = open_view(args, subject)
     size = args.img_size or subject.data['input_size'][-1]
     crop_pct = args.crop_pct or subject.data['crop_pct']
@@ -112,8 +127,10 @@ def validate(args, name: str, device: torch.device) -> dict:
             print(f'{subject.name}: out of memory with {batch_size} images, trying half as many', file=sys.stderr)
             batch_size //= 2
     seconds = time.perf_counter() - start
-    accuracies = {key: value for key, value in figures.items() if key != 'loss'}
-    heads = {k: v for key, value in accuracies.items() for k, v in ((key, value), (f'{key}_err', 100 - value))}
+    heads = {}
+    for key, value in figures.items():
+        if key != 'loss':
+            heads |= {key: value, f'{key}_err': round(100 - value, 10)}
     return {
         'model': subject.name,
         **{key: heads.pop(key) for key in ('top1', 'top1_err', 'top5', 'top5_err')},
@@ -158,17 +175,32 @@ def print_table(result: dict) -> None:
     print(f'  calibration error (ECE) {result["ece"]:.3f} %')
 
 
-def write_results(path: Path, result: dict) -> None:
-    """Append one row to a CSV file, with a header if it is new.
+def branch_columns(branches: int) -> list[str]:
+    """The columns of so many branches."""
+    return [f'branch{i}_{key}' for i in range(branches) for key in ('top1', 'top1_err', 'top5', 'top5_err')]
+
+
+def read_header(path: Path) -> list[str]:
+    """The columns of a results file; none of a file that is new or empty.
 
     Raises:
-        ValueError: The file has other columns.
+        ValueError: It cannot be written, or is no CSV file.
     """
-    new = not path.exists() or not os.path.getsize(path)
-    if not new:
+    target = path if path.exists() else path.parent
+    if path.is_dir() or not path.parent.is_dir() or not os.access(target, os.W_OK):
+        raise ValueError(f'cannot write results file {str(path)!r} (--results-file takes a file in a folder of yours)')
+    try:
+        if not path.exists():
+            return []
         with open(path, newline='', encoding='utf-8') as file:
-            if next(csv.reader(file), []) != list(result):
-                raise ValueError(f'{str(path)!r} has other columns (choose another --results-file)')
+            return next(csv.reader(file), [])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f'cannot read {str(path)!r} as CSV: {error} (choose another --results-file)') from error
+
+
+def write_results(path: Path, result: dict) -> None:
+    """Append one row to a CSV file, with a header if it is new."""
+    new = not path.exists() or not os.path.getsize(path)
     with open(path, 'a', newline='', encoding='utf-8') as file:
         writer = csv.DictWriter(file, fieldnames=list(result))
         if new:

@@ -1,5 +1,6 @@
 """Opening data sets by timm's names, and views of them that train, validate and test."""
 
+import difflib
 import os
 from collections.abc import Callable, Sequence
 
@@ -11,6 +12,7 @@ from .idx import FOLDERS, open_idx
 from .images import ArrayImages
 
 TRAIN = ('train', 'training')
+KINDS = ('torch', 'hfds', 'hfids', 'tfds', 'wds')  # what timm knows before a slash
 TEST = ('test', 'val', 'valid', 'validation', 'eval', 'evaluation')
 
 
@@ -57,9 +59,17 @@ def open_dataset(name: str, data_dir: str | None, split: str, in_chans: int = 3)
             f"data set 'digits' takes no folder, got {data_dir!r} (give --dataset, '' for a folder of images)"
         )
     kind = name.partition('/')[0].lower() if '/' in name else ''
-    if name != 'digits' and kind in ('', 'torch') and (not data_dir or not os.path.isdir(data_dir)):
-        raise ValueError(f'no data folder {data_dir or ""!r} for data set {name!r} (give --data-dir)')
+    if kind not in ('', *KINDS):
+        near = difflib.get_close_matches(kind, KINDS, 1)
+        choices = f'{near[0]}/...' if near else "digits, torch/cifar100, ..., or '' for the image folder --data-dir"
+        raise ValueError(f'data set {name!r} is unknown (choose {choices})')
     small = {'digits', *FOLDERS, *LAYOUTS}
+    if f'torch/{name.lower()}' in small:
+        raise ValueError(f"data set {name!r} is unknown (did you mean 'torch/{name.lower()}'?)")
+    if name != 'digits' and kind in ('', 'torch') and not data_dir:
+        raise ValueError(f'data set {name!r} needs a folder (give --data-dir)')
+    if name != 'digits' and kind in ('', 'torch') and not os.path.isdir(data_dir):
+        raise ValueError(f'no data folder {data_dir!r} for data set {name!r} (give another --data-dir)')
     if name.lower() in small:
         return open_small(name.lower(), data_dir, split)
     from timm.data import create_dataset

@@ -10,6 +10,7 @@ from torchvision import transforms
 from .augment import Augmentation
 
 SMALL = 64
+POLICIES = 'such as rand-m9-mstd0.5, augmix-m3-w3, 3a, original or v0'
 
 
 class Cutout:
@@ -60,23 +61,22 @@ def train_transform(
     Up to 64 px: resize where needed, pad, random crop, flip, as every CIFAR paper does. Above, or with timm's
     `auto_augment`: its random resized crop and, without a policy, its colour jitter. `no_aug` leaves only resizing and
     normalising.
+
+    Raises:
+        ValueError: timm has no such policy.
     """
     if no_aug:
         augmentation = Augmentation()
     if img_size > SMALL or auto_augment:
-        first = create_transform(
-            (len(mean), img_size, img_size),
-            is_training=True,
-            no_aug=no_aug,
-            hflip=augmentation.hflip,
-            interpolation=interpolation,
-            mean=mean,
-            std=std,
-            auto_augment=auto_augment,
-            color_jitter=color_jitter or None,
-            re_prob=augmentation.re_prob,
-        )
-        steps = [first]
+        how = dict(interpolation=interpolation, mean=mean, std=std, no_aug=no_aug)
+        own = dict(hflip=augmentation.hflip, color_jitter=color_jitter or None, re_prob=augmentation.re_prob)
+        try:
+            size = (len(mean), img_size, img_size)
+            steps = [create_transform(size, is_training=True, auto_augment=auto_augment, **how, **own)]
+        except (AssertionError, ValueError, LookupError, TypeError) as error:
+            if not auto_augment:
+                raise
+            raise ValueError(f'--aa {auto_augment!r} is no policy of timm: {error} ({POLICIES})') from error
     else:
         steps = [
             *resize(img_size, interpolation),

@@ -7,7 +7,9 @@ from types import UnionType
 from typing import get_args, get_origin
 
 from dkszoo.tasks import LossSettings, get_method
-from dkszoo.tasks.settings import setting
+from dkszoo.tasks.settings import check_value, setting
+
+from .ranges import RANGES, check_range, flag, shorten
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class OptimSettings:
     amp: bool = setting(False, 'mixed precision')
     amp_dtype: str = setting('float16', 'its type', choices=('float16', 'bfloat16'))
     channels_last: bool | None = setting(None, 'channels_last memory layout (default: off)')
-    torchcompile: bool = setting(False, 'compile network, branches and losses as one graph')
+    torchcompile: bool = setting(False, 'compile network, branches and losses as one graph', word='inductor')
 
 
 @dataclass(frozen=True)
@@ -138,33 +140,15 @@ class TrainConfig(RunSettings, OptimSettings, DataSettings, LossSettings, Method
 
     def __post_init__(self):
         get_method(self.method)
-        for name in ('epochs', 'batch_size', 'validation_batch_size', 'grad_accum_steps', 'log_interval'):
-            if getattr(self, name) < 1:
-                raise ValueError(f'{flag(name)} must be at least 1, got {getattr(self, name)}')
-        for name in ('workers', 'recovery_interval', 'lr', 'weight_decay', 'warmup_epochs', 'smoothing', 'cutout'):
-            if getattr(self, name) < 0:
-                raise ValueError(f'{flag(name)} must not be negative, got {getattr(self, name)}')
-        if self.branch_lr_scale <= 0:
-            raise ValueError(f'--branch-lr-scale must be above 0, got {self.branch_lr_scale}')
-        if self.branch_warmup_epochs < 0:
-            raise ValueError(f'--branch-warmup-epochs must not be negative, got {self.branch_warmup_epochs}')
-        if self.pad is not None and self.pad < 0:
-            raise ValueError(f'--pad must not be negative, got {self.pad}')
-        for name in ('hflip', 'reprob'):
-            if not 0 <= (getattr(self, name) or 0) <= 1:
-                raise ValueError(f'{flag(name)} is a probability from 0 to 1, got {getattr(self, name)}')
-        if not 0 <= self.label_noise <= 1:
-            raise ValueError(f'--label-noise is a share from 0 to 1, got {self.label_noise}')
-        if not 0 <= self.val_split < 1:
-            raise ValueError(f'--val-split must be at least 0 and below 1, got {self.val_split}')
+        for name in RANGES:
+            check_range(name, getattr(self, name))
         if self.val_split == 0 and self.best_on == 'val':
             raise ValueError('--val-split 0 leaves nothing to choose the best epoch on (add --best-on test)')
+        loss = {f.name for f in dataclasses.fields(LossSettings)}
         for field in dataclasses.fields(self):
-            choices, value = field.metadata.get('choices'), getattr(self, field.name)
-            if choices and value is not None and value not in choices:
-                near = difflib.get_close_matches(str(value), choices, 1)
-                raise ValueError(f'{flag(field.name)} {value!r} is unknown (choose {" or ".join(near or choices)})')
-        self.loss_settings()
+            choices = field.metadata.get('choices')
+            if choices or field.name in loss:
+                check_value(field.name, getattr(self, field.name), choices, flag(field.name))
 
     def loss_settings(self) -> dict:
         """The fields of `LossSettings` that were given."""
@@ -194,10 +178,6 @@ class TrainConfig(RunSettings, OptimSettings, DataSettings, LossSettings, Method
         return cls(**{key: coerce(fields[key], value) for key, value in values.items()})
 
 
-def flag(name: str) -> str:
-    return '--' + name.replace('_', '-')
-
-
 def negation(name: str) -> str:
     """The flag that sets a switch to false."""
     return flag(name.removeprefix('no_') if name.startswith('no_') else f'no_{name}')
@@ -214,14 +194,30 @@ def coerce(field: dataclasses.Field, value):
     Raises:
         ValueError: It is of another type.
     """
-    kinds = [get_origin(kind) or kind for kind in field_kinds(field)]
-    if isinstance(value, list):
-        value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
-    if float in kinds and type(value) is int:
-        value = float(value)
-    if type(value) not in kinds:
-        names = ' or '.join(getattr(kind, '__name__', str(kind)) for kind in kinds if kind is not type(None))
-        raise ValueError(f'{field.name} must be {names}, got {value!r}')
+    kinds = field_kinds(field)
+    for kind in kinds:
+        try:
+            return as_kind(kind, value)
+        except (TypeError, OverflowError):
+            continue
+    names = ' or '.join(getattr(kind, '__name__', str(kind)) for kind in kinds if kind is not type(None))
+    raise ValueError(f'{field.name} must be {names}, got {shorten(value)}')
+
+
+def as_kind(kind, value):
+    """`value` as one type: a class, a tuple of one item type, or a tuple of indices and names.
+
+    Raises:
+        TypeError: It is of another type.
+        OverflowError: It is too large for a float.
+    """
+    if (get_origin(kind) or kind) is tuple and isinstance(value, list | tuple):
+        item, *_ = get_args(kind) or (int | str,)
+        return tuple(as_kind(item, v) for v in value)
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) not in (get_args(kind) if isinstance(kind, UnionType) else (kind,)):
+        raise TypeError(value)
     return value
 
 

@@ -16,6 +16,9 @@ from dkszoo.weights import check_source, convert, load_strictly, parse_yaml, pre
 
 _logger = logging.getLogger(__name__)
 
+# What the constructors of models raise for arguments that are not theirs, or weights that cannot be had.
+WRONG_ARGUMENTS = (TypeError, AssertionError, RuntimeError, OSError, LookupError, ArithmeticError, AttributeError)
+
 
 def create_model(
     name: str,

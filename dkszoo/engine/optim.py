@@ -1,9 +1,10 @@
 """Optimizer and learning-rate schedule, by timm's names."""
 
+import difflib
 import math
 
 import torch
-from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
+from timm.optim import create_optimizer_v2, list_optimizers, param_groups_layer_decay, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from .config import TrainConfig
 from .contents import is_finite, is_number
 
+SCHEDULES = 'cosine, step, multistep, poly, tanh or constant'  # those of timm that need no flags of their own
 SETTINGS = ('lr', 'initial_lr', 'lr_scale', 'weight_decay', 'momentum', 'nesterov')  # of a group, that flags set
 
 
@@ -32,7 +34,10 @@ def build_optimizer(config: TrainConfig, trainable: nn.Module) -> torch.optim.Op
             param_group_fn=BranchGroups(config) if branches_differ(config) else None,
         )
     except (ValueError, AssertionError, TypeError) as error:
-        raise ValueError(f'cannot make optimizer {config.opt!r}: {error}') from error
+        known = list_optimizers()
+        near = [] if config.opt in known else difflib.get_close_matches(config.opt, known, 2)
+        hint = f' (did you mean {" or ".join(near)}?)' if near else ''
+        raise ValueError(f'cannot make optimizer {config.opt!r}: {error}{hint}') from error
 
 
 def branches_differ(config: TrainConfig) -> bool:
@@ -122,23 +127,26 @@ def build_scheduler(
         steps: Steps an epoch.
 
     Raises:
-        ValueError: A schedule that follows the validation figures: timm gives up on saving its state.
+        ValueError: Unknown; or a schedule that follows the validation figures: timm gives up on saving its state.
     """
     if config.sched == 'plateau':
-        raise ValueError('--sched plateau cannot go on exactly after a break (use cosine, step, multistep or poly)')
-    schedule = create_scheduler_v2(
-        optimizer,
-        sched=config.sched,
-        num_epochs=config.epochs,
-        decay_epochs=config.decay_epochs,
-        decay_milestones=list(config.decay_milestones),
-        decay_rate=config.decay_rate,
-        min_lr=config.min_lr,
-        warmup_lr=config.warmup_lr,
-        warmup_epochs=config.warmup_epochs,
-        step_on_epochs=not config.sched_on_updates,
-        updates_per_epoch=updates_per_epoch(config, steps),
-    )[0]
+        raise ValueError(f'--sched plateau cannot go on exactly after a break (choose {SCHEDULES})')
+    try:
+        schedule, _ = create_scheduler_v2(
+            optimizer,
+            sched=config.sched,
+            num_epochs=config.epochs,
+            decay_epochs=config.decay_epochs,
+            decay_milestones=list(config.decay_milestones),
+            decay_rate=config.decay_rate,
+            min_lr=config.min_lr,
+            warmup_lr=config.warmup_lr,
+            warmup_epochs=config.warmup_epochs,
+            step_on_epochs=not config.sched_on_updates,
+            updates_per_epoch=updates_per_epoch(config, steps),
+        )
+    except (ValueError, AssertionError) as error:
+        raise ValueError(f'cannot make schedule {config.sched!r}: {error} (choose {SCHEDULES})') from error
     if branches_differ(config):
         return BranchSchedule(optimizer, schedule, config)
     if schedule is None:  # nobody else will look at what layer decay has put there

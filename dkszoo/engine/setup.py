@@ -36,7 +36,7 @@ from dkszoo.weights import check_arguments, read_any, weighted_name
 
 from .compiled import compile_task
 from .config import TrainConfig
-from .create import check_name, create_model, load_body, read_design, weights_for
+from .create import WRONG_ARGUMENTS, check_name, create_model, load_body, read_design, weights_for
 from .optim import build_optimizer, build_scheduler
 from .rng import seed_all
 from .teacher import build_teacher, recorded_data
@@ -187,7 +187,7 @@ def build_net(config: TrainConfig, pretrained: bool = False) -> DeeplySupervised
                     f'--initial-checkpoint is of a {config.model} with {needed} (add --model-kwargs {needed})'
                 )
             load_body(model, state, f'checkpoint {checkpoint!r}')
-    except (TypeError, RuntimeError, OSError) as error:
+    except WRONG_ARGUMENTS as error:
         raise ValueError(f'cannot make model {config.model!r}: {error}') from error
     if config.branches in ('', 'none'):
         if config.taps:

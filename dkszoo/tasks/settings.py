@@ -9,6 +9,9 @@ def setting(default, help: str, **metadata):
     return field(default=default, metadata={'help': help, **metadata})
 
 
+DEPTHS = {'alpha': 1, 'beta': 2}  # how deep lists of numbers may be nested; other settings are one number
+
+
 @dataclass(frozen=True)
 class LossSettings:
     """Weights and forms of the terms; None means the method's own default.
@@ -82,22 +85,28 @@ class LossSettings:
         return {f.name: getattr(self, f.name) for f in fields(LossSettings) if getattr(self, f.name) is not None}
 
 
-def check_value(name: str, value, choices: tuple[str, ...] | None) -> None:
-    """Raise a ValueError for a setting out of its range; None is always in it."""
+def check_value(name: str, value, choices: tuple[str, ...] | None, label: str = '') -> None:
+    """Raise a ValueError for a setting out of its range; None is always in it. `label` is what to call it there."""
+    label = label or name
     if value is None:
         return
     if choices:
         if value not in choices:
             near = difflib.get_close_matches(str(value), choices, 1)
-            raise ValueError(f'{name} {value!r} is unknown (choose {" or ".join(near or choices)})')
+            raise ValueError(f'{label} {value!r} is unknown (choose {" or ".join(near or choices)})')
         return
-    numbers = value if isinstance(value, tuple | list) else (value,)
-    for number in (n for row in numbers for n in (row if isinstance(row, tuple | list) else (row,))):
+    numbers = [value]
+    for _ in range(DEPTHS.get(name, 0)):
+        numbers = [n for v in numbers for n in (v if isinstance(v, tuple | list) else (v,))]
+    for number in numbers:
+        if not hasattr(number, '__float__'):
+            forms = ('one number', 'a number or a list of numbers', 'a number or rows of numbers')
+            raise ValueError(f'{label} must be {forms[DEPTHS.get(name, 0)]}, got {value!r}')
         if not 0 <= number < float('inf'):
-            raise ValueError(f'{name} must be at least 0 and finite, got {number}')
+            raise ValueError(f'{label} must be at least 0 and finite, got {number}')
         if number == 0 and name.endswith('_temperature'):
-            raise ValueError(f'{name} must be above 0, got {number}')
+            raise ValueError(f'{label} must be above 0, got {number}')
     if name == 'alpha_zero_from' and value > 1:
-        raise ValueError(f'{name} is a share of the epochs, 0 to 1, got {value}')
+        raise ValueError(f'{label} is a share of the epochs, 0 to 1, got {value}')
     if name == 'at_power' and value < 1:
-        raise ValueError(f'{name} must be at least 1, got {value}')
+        raise ValueError(f'{label} must be at least 1, got {value}')

@@ -148,6 +148,22 @@ def test_switches_set_what_they_say(name):
         assert read_flags(to_flags({name: value})) == {name: value}
 
 
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [('decay_milestones', (60, 120)), ('mean', (0.5,)), ('taps', (0, 'layer2')), ('alpha', (0.5, 1.0))],
+)
+def test_lists_are_taken_in_timms_form_and_in_one_word(name, value):
+    words = [str(v) for v in value]
+    assert read_flags([flag(name), *words]) == {name: value}
+    assert read_flags([flag(name), ','.join(words)]) == {name: value}
+    assert read_flags([f'{flag(name)}={",".join(words)}']) == {name: value}
+    assert read_flags(to_flags({name: value})) == {name: value}
+
+
+def test_torchcompile_takes_timms_word():
+    assert read_flags(['--torchcompile', 'inductor']) == read_flags(['--torchcompile']) == {'torchcompile': True}
+
+
 def test_no_aug_leaves_images_as_they_are(run_cli, tmp_path):
     seen = {}
     for experiment, more in (('with', ()), ('without', ('--no-aug',)), ('same', ('--pad', '0', '--hflip', '0'))):

@@ -78,7 +78,7 @@ def test_results_file_has_timms_columns_first(run_cli, digits_export):
     assert {key: rows[1][key] for key in rows[1]} == {key: str(value) for key, value in result.items()}
     assert result['param_count'] == 0.08
     assert (result['img_size'], result['crop_pct'], result['interpolation']) == (32, 1.0, 'bilinear')
-    assert result['top1_err'] == 100 - result['top1']
+    assert result['top1_err'] == pytest.approx(100 - result['top1'], abs=1e-9)
     assert 0 < result['ece'] < 100
     assert result['images_per_second'] > 0
 
@@ -89,6 +89,10 @@ def test_results_file_has_timms_columns_first(run_cli, digits_export):
     assert 'has other columns' in err.splitlines()[-1]
     with open('other.csv') as file:
         assert file.read() == 'model,top1\n'
+    code, out, err = run_cli(*digits_export, '--results-file', 'no/where.csv')
+    assert code == 2
+    assert 'cannot write results file' in err.splitlines()[-1]
+    assert not out
 
 
 def test_smaller_batches_when_memory_is_short(run_cli, digits_export, monkeypatch):

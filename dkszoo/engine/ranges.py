@@ -1,0 +1,82 @@
+"""What numbers a setting may be: one table, for the flags of every command and the keys of recipes."""
+
+import math
+from typing import NamedTuple
+
+MOST = 2**31  # of whatever is counted; far above all that makes sense, and below what 64 bits overflow at
+SIDE = 2**14  # pixels
+
+
+class Range(NamedTuple):
+    """Numbers from `low` to `high`; `above` and `below` leave the bound itself out. Never NaN or infinite."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+    below: bool = False
+
+    def __contains__(self, number: float) -> bool:
+        if not -math.inf < number < math.inf:  # isfinite cannot take an int of many digits
+            return False
+        high = number < self.high if self.below else number <= self.high
+        return high and (number > self.low if self.above else number >= self.low)
+
+    def __str__(self) -> str:
+        if self.low == -math.inf:
+            return 'finite'
+        low = f'{"above" if self.above else "at least"} {self.low}'
+        if self.high == math.inf:
+            return f'{low} and finite'
+        return f'{low} and {"below" if self.below else "at most"} {self.high}'
+
+
+FINITE = Range(-math.inf)
+NOT_NEGATIVE = Range(0)
+POSITIVE = Range(0, above=True)
+SHARE = Range(0, 1)  # or a probability
+SHARE_BELOW = Range(0, 1, below=True)
+COUNT = Range(1, MOST)
+COUNT_FROM_0 = Range(0, MOST)
+SEED = Range(0, 2**32 - 1)
+
+RANGES = {
+    **dict.fromkeys(('epochs', 'batch_size', 'validation_batch_size', 'grad_accum_steps', 'log_interval'), COUNT),
+    **dict.fromkeys(('num_classes', 'in_chans', 'train_num_samples', 'decay_milestones'), COUNT),
+    **dict.fromkeys(('warmup_epochs', 'branch_warmup_epochs', 'recovery_interval', 'skip_nonfinite'), COUNT_FROM_0),
+    'img_size': Range(1, SIDE),
+    **dict.fromkeys(('pad', 'cutout'), Range(0, SIDE)),
+    'workers': Range(0, 1024),
+    **dict.fromkeys(('seed', 'noise_seed'), SEED),
+    **dict.fromkeys(('hflip', 'reprob', 'label_noise', 'model_ema_decay'), SHARE),
+    **dict.fromkeys(('drop', 'drop_path', 'val_split', 'smoothing', 'momentum'), SHARE_BELOW),
+    'crop_pct': Range(0.01, 1),
+    'layer_decay': Range(0, 1, above=True),
+    **dict.fromkeys(('lr', 'min_lr', 'warmup_lr', 'weight_decay', 'mixup', 'cutmix', 'color_jitter'), NOT_NEGATIVE),
+    **dict.fromkeys(('branch_lr_scale', 'clip_grad', 'decay_epochs', 'decay_rate', 'std'), POSITIVE),
+    'mean': FINITE,
+}
+
+
+def check_range(name: str, value) -> None:
+    """Check a setting, each of its numbers where it has several; None is always right.
+
+    Raises:
+        ValueError: A number is out of the range that `RANGES` has for the name.
+    """
+    if value is None:
+        return
+    for number in value if isinstance(value, tuple | list) else (value,):
+        if number not in RANGES[name]:
+            raise ValueError(f'{flag(name)} must be {RANGES[name]}, got {shorten(number)}')
+
+
+def flag(name: str) -> str:
+    return '--' + name.replace('_', '-')
+
+
+def shorten(value) -> str:
+    """`repr` on one line that stays readable, of a number of a thousand digits too."""
+    if type(value) is int and abs(value) >= 10**40:
+        return f'a number of {int(math.log10(abs(value))) + 1} digits'
+    text = repr(value)
+    return text if len(text) <= 80 else f'{text[:80]}...'
