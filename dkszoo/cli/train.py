@@ -80,7 +80,7 @@ def train(run: engine.Run) -> int:
         figures = result[name]
         branches = ', '.join(f'{v:.2f}' for k, v in figures.items() if k.startswith('branch') and k.endswith('top1'))
         heads = f' (branches {branches})' if branches else ''
-        epoch = f'epoch {result["best_epoch"] + 1} by {run.record["best_on"]}' if name == 'best' else 'last epoch'
+        epoch = f'best epoch, {result["best_epoch"] + 1} on {run.record["best_on"]}' if name == 'best' else 'last epoch'
         print(f'test accuracy, {epoch}: top-1 {figures["top1"]:.2f} %, top-5 {figures["top5"]:.2f} %{heads}')
     if run.config.export:
         card = deploy.export(run.folder.path / 'model_best.pth.tar', run.config.export)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import get_args, get_origin
 
-from dkszoo.tasks import LossSettings, get_method
+from dkszoo.tasks import METHODS, LossSettings, get_method
 from dkszoo.tasks.settings import check_value, setting
 
 from .ranges import RANGES, check_range, flag, shorten
@@ -32,7 +32,7 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class MethodSettings:
-    method: str = setting('dks', 'how the heads learn', metavar='METHOD')
+    method: str = setting('dks', f'how the heads learn: {", ".join(METHODS)}, or a sum such as kd+ds', metavar='METHOD')
     smoothing: float = setting(0.0, 'label smoothing')
     bce_loss: bool = setting(False, 'binary cross-entropy instead of cross-entropy')
     kd_model_name: str = setting('', 'the teacher: a dkszoo or timm model, pretrained unless a checkpoint is given')

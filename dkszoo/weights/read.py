@@ -39,7 +39,7 @@ def read_pickle(path: str | os.PathLike, legacy: bool = True):
     """
     path = os.fspath(path)
     if not os.path.isfile(path):
-        raise ValueError(f'no checkpoint file {path!r}')
+        raise ValueError(f'no checkpoint file {path!r}' + (' (a folder)' if os.path.isdir(path) else ''))
     if not os.path.getsize(path):
         raise ValueError(f'checkpoint {path!r} is empty (a copy or download that broke off?)')
     if zipped := is_zip(path):

@@ -96,7 +96,7 @@ def test_whole_result(run_cli, tmp_path):
     (tmp_path / 'runs/x/args.yaml').write_text(yaml.safe_dump(SETTINGS))
     code, out, err = run_cli('train', *FLAGS, '--experiment', 'x')
     assert code == 0, err
-    assert 'epoch 1 by val: top-1 90.00 %, top-5 99.00 % (branches 80.00)' in out
+    assert 'best epoch, 1 on val: top-1 90.00 %, top-5 99.00 % (branches 80.00)' in out
     cell = make_cell('baseline', 0, read_flags(FLAGS))
     settings = {**SETTINGS, **cell.settings}
     write(tmp_path / 'runs/compare-cifar_resnet8' / cell.name, {**RECORD, 'settings': settings, 'seed': 0})
