@@ -95,9 +95,9 @@ def test_its_images_are_normalised_as_the_file_says(tmp_path, teacher):
         (('--method', 'kd', '--kd-model-name', 'cifar_resnet8', '--num-classes', '100'), 'takes 3 channels'),
         (('--method', 'kd', '--kd-checkpoint', 'no.pth'), 'no.pth'),
         (('--method', 'kd', '--kd-checkpoint', 'x.pth', '--kd-dtype', 'int8'), '--kd-dtype'),
-        (('--label-noise', '1.5'), '--label-noise is a share from 0 to 1, got 1.5'),
+        (('--label-noise', '1.5'), '--label-noise must be at least 0 and at most 1, got 1.5'),
         (('--alpha-schedule', 'zero'), "--alpha-schedule 'zero' is unknown (choose zeroing)"),
-        (('--method', 'kd', '--kd-temperature', '0'), 'kd_temperature must be above 0'),
+        (('--method', 'kd', '--kd-temperature', '0'), '--kd-temperature must be above 0'),
     ],
 )
 def test_mistakes(run_cli, tmp_path, argv, says):
