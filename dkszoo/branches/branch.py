@@ -25,7 +25,8 @@ class Branch(nn.Module):
 
     def forward(self, tap: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.grad_checkpointing and len(self.stages) > 0:
-            x = checkpoint_seq(self.stages, tap, flatten=True)
+            blocks = [b for stage in self.stages for b in (stage if type(stage) is nn.Sequential else [stage])]
+            x = checkpoint_seq(blocks, tap)
         else:
             x = self.stages(tap)
         features = self.norm(x)

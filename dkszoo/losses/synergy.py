@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ._common import check_logits, check_same_shape, promote
 
@@ -42,8 +41,8 @@ def synergy_loss(
         logits: one (B, K) tensor per head, shallow to deep, the main head last.
         pairs: 'bidirectional' (all ordered pairs), 'top-down' (the deeper teaches the shallower) or 'bottom-up'.
         beta: None (1), one weight for all pairs, or a matrix beta[m][n] >= 0 (row teaches column). A matrix weights
-            the pairs that `pairs` names; its other entries, such as the diagonal, are not used. A tensor's values are
-            not checked, which would make the host wait for the device.
+            the pairs that `pairs` names; its other entries are not used, though those of nested numbers, the
+            diagonal aside, are checked. A tensor's values are not, which would make the host wait for the device.
         form: 'kl' or 'ce'.
         eps: smoothing of both distributions, (p + eps) / (1 + K eps), value and gradient; the official DKS code
             has 1e-8, 0 is the exact loss.
@@ -113,8 +112,9 @@ class _Synergy(torch.autograd.Function):
         return value / batch
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple:
+        if torch.is_grad_enabled():  # only where second derivatives are asked for; they would be wrong without a word
+            raise RuntimeError('synergy_loss has first derivatives only (leave create_graph=True out)')
         scale = grad / ctx.saved_tensors[0].shape[0]
         return None, None, None, None, *(pull * scale for pull in ctx.saved_tensors)
 
@@ -172,7 +172,7 @@ def _split_beta(beta, pairs: str, heads: list[Tensor]) -> tuple[float | Tensor |
     if not isinstance(beta, Tensor) and hasattr(beta, 'tolist'):  # numbers and arrays of NumPy
         beta = beta.tolist()
     if isinstance(beta, int | float):
-        if not beta >= 0:
+        if not 0 <= beta < float('inf'):
             raise ValueError(f'beta: expected a weight >= 0, got {beta}')
         return beta, None
     if isinstance(beta, Tensor):

@@ -75,7 +75,16 @@ def test_agc_leaves_out_every_classifier(name, design):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_gradient_checkpointing(name):
-    net = make(name)
+    check_gradient_checkpointing(make(name))
+
+
+@pytest.mark.parametrize('design', ['dks', 'mirror', 'conv', 'linear', 'ap_conv_2fc', 'ap_2fc', 'bottleneck'])
+def test_gradient_checkpointing_of_every_design(design):
+    torch.manual_seed(0)
+    check_gradient_checkpointing(attach_branches(timm.create_model('cifar_resnet8', num_classes=10), design))
+
+
+def check_gradient_checkpointing(net):
     x = images(net)
     grads = []
     for enable in (False, True):

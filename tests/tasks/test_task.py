@@ -138,3 +138,10 @@ def test_weights_of_torch_and_numpy_are_numbers():
     assert torch.equal(loss(alpha=np.float32(0.5), beta=np.float32(2)), loss(alpha=0.5, beta=2.0))
     with pytest.raises(ValueError, match='beta must be a number or rows of numbers'):
         loss(beta=[[[1.0]]])
+
+
+@pytest.mark.parametrize('method', ['baseline', 'ds'])
+def test_a_criterion_gives_one_loss(method):
+    task = dkszoo.DeepSupervisionTask(network('dks'), method, torch.nn.CrossEntropyLoss(reduction='none'))
+    with pytest.raises(ValueError, match="reduction='mean'"):
+        task(*digits())

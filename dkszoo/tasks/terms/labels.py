@@ -7,6 +7,18 @@ from .base import Term, promote
 SCHEDULES = ('fixed', 'linear', 'zeroing')
 
 
+def judge(criterion, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The criterion's loss of one head, a scalar.
+
+    Raises:
+        ValueError: It gave one a sample, whose sum would make the learning rate depend on the batch.
+    """
+    loss = criterion(promote(logits), target)
+    if loss.ndim:
+        raise ValueError(f"the criterion gave {tuple(loss.shape)} losses, expected one (reduction='mean')")
+    return loss
+
+
 class CrossEntropy(Term):
     """ce: CE(y, z_main)."""
 
@@ -18,7 +30,7 @@ class CrossEntropy(Term):
         self.weight = settings['ce_weight']
 
     def forward(self, batch):
-        return self.weight * self.criterion(promote(batch.output.logits), batch.target)
+        return self.weight * judge(self.criterion, batch.output.logits, batch.target)
 
 
 class DeepSupervision(Term):
@@ -49,5 +61,5 @@ class DeepSupervision(Term):
 
     def forward(self, batch):
         branch_logits = batch.output.branch_logits
-        losses = [a * self.criterion(promote(z), batch.target) for a, z in zip(self.alpha, branch_logits, strict=True)]
+        losses = [a * judge(self.criterion, z, batch.target) for a, z in zip(self.alpha, branch_logits, strict=True)]
         return self.scale * torch.stack(losses).sum()
