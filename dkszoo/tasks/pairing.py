@@ -7,7 +7,7 @@ from torch import nn
 
 from dkszoo.branches import DeeplySupervised
 
-from .teacher import Teacher
+from .teacher import Teacher, count_channels
 from .terms import Batch
 
 
@@ -51,9 +51,12 @@ def example_batch(
     """
     weight = next(net.parameters())
     cfg = getattr(net.backbone, 'pretrained_cfg', None) or {}
-    size = teacher.input_size if teacher is not None and teacher.input_size else cfg.get('input_size', (3, 32, 32))[-2:]
-    channels = getattr(net.backbone, 'in_chans', 3)
-    image = torch.zeros(1, channels, *size, device=weight.device, dtype=weight.dtype)
+    made_for = (
+        getattr(getattr(m, 'patch_embed', None), 'img_size', None) for m in (net.backbone, teacher and teacher.model)
+    )
+    sizes = (teacher and teacher.input_size, *made_for, cfg.get('input_size', (3, 32, 32))[-2:])
+    size = next(size for size in sizes if isinstance(size, tuple | list))
+    image = torch.zeros(1, count_channels(net.backbone) or 3, *size, device=weight.device, dtype=weight.dtype)
     modes = {module: module.training for module in net.modules()}
     net.eval()
     try:

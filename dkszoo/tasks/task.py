@@ -13,7 +13,7 @@ from dkszoo.branches import DeeplySupervised
 from .methods import get_method, warn_unread
 from .pairing import example_batch, pair_stages
 from .settings import LossSettings
-from .teacher import Teacher
+from .teacher import Teacher, own_statistics
 from .terms import TERMS, Context
 from .trainable import TrainableModule
 
@@ -195,11 +195,11 @@ def adopt_teacher(teacher: nn.Module, net: DeeplySupervised) -> Teacher:
         ValueError: It is the student itself, or has other classes.
     """
     if not isinstance(teacher, Teacher):
-        cfg = getattr(net.backbone, 'pretrained_cfg', None) or {}
         own = {id(p) for p in net.parameters()}
         if any(id(p) in own for p in teacher.parameters()):
             raise ValueError('the teacher is the network itself, which would freeze (pass a copy.deepcopy of it)')
-        teacher = Teacher(teacher, input_mean=cfg.get('mean'), input_std=cfg.get('std'))
+        mean, std = own_statistics(net.backbone)
+        teacher = Teacher(teacher, input_mean=mean, input_std=std)
     if teacher.num_classes not in (None, net.num_classes):
         raise ValueError(
             f'the teacher has {teacher.num_classes} classes, the network {net.num_classes} '

@@ -55,8 +55,8 @@ class Teacher(nn.Module):
         self.model = strip(model).requires_grad_(False).eval()
         self.dtype = dtype
         self.input_size = None if input_size is None else tuple(input_size)
-        cfg = getattr(self.model, 'pretrained_cfg', None) or {}
-        own = mean or cfg.get('mean'), std or cfg.get('std')
+        described = own_statistics(self.model)
+        own = mean or described[0], std or described[1]
         given = input_mean or own[0], input_std or own[1]
         self.renormalises = None not in own + given and tuple(map(tuple, own)) != tuple(map(tuple, given))
         if self.renormalises:
@@ -109,3 +109,21 @@ class Teacher(nn.Module):
             return TeacherOutput(model.forward_head(features), to_map(features, None, model))
         features, maps = model.forward_intermediates(x, indices=stages)
         return TeacherOutput(model.forward_head(features), to_map(features, maps[-1], model), tuple(maps))
+
+
+def count_channels(model: nn.Module) -> int | None:
+    """Channels of the images a network takes; None if it does not say so and has no convolution."""
+    convs = (module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d))
+    own = getattr(model, 'in_chans', None)
+    return own if isinstance(own, int) else next(convs, None)
+
+
+def own_statistics(model: nn.Module) -> tuple[Sequence[float] | None, Sequence[float] | None]:
+    """Mean and standard deviation in `pretrained_cfg`; None where they are of other channels than the network takes.
+
+    timm leaves those of three channels there, whatever `in_chans` a model is made with.
+    """
+    cfg, channels = getattr(model, 'pretrained_cfg', None) or {}, count_channels(model)
+    mean, std = (cfg.get(key) for key in ('mean', 'std'))
+    fits = mean is not None and std is not None and channels in (None, len(mean)) and len(std) == len(mean)
+    return (mean, std) if fits else (None, None)

@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import pytest
+import timm
 import torch
 from task_zoo import SETTINGS, digits, make_task, network, train
 from timm.utils import unwrap_model
@@ -145,3 +146,21 @@ def test_a_criterion_gives_one_loss(method):
     task = dkszoo.DeepSupervisionTask(network('dks'), method, torch.nn.CrossEntropyLoss(reduction='none'))
     with pytest.raises(ValueError, match="reduction='mean'"):
         task(*digits())
+
+
+@pytest.mark.parametrize('channels', [1, 4])
+def test_teachers_of_other_channels_than_three(channels):
+    """timm leaves the statistics of three channels in their description: they say nothing about these."""
+    images = torch.randn(4, channels, 32, 32)
+    kwargs = dict(num_classes=10, in_chans=channels)
+    teacher = timm.create_model('resnet10t', **kwargs)
+    task = dkszoo.DeepSupervisionTask(timm.create_model('cifar_resnet8', **kwargs), 'kd', teacher=teacher)
+    assert not task.teacher.renormalises
+    assert torch.isfinite(task(images, torch.arange(4))['loss'])
+
+
+def test_examples_have_the_size_a_transformer_was_made_for():
+    kwargs = dict(num_classes=10, img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=3)
+    student, teacher = (timm.create_model('vit_tiny_patch16_224', **kwargs) for _ in range(2))
+    task = dkszoo.DeepSupervisionTask(student, 'at', teacher=teacher)
+    assert torch.isfinite(task(torch.randn(2, 3, 32, 32), torch.arange(2))['loss'])
