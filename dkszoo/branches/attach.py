@@ -35,7 +35,8 @@ def attach_branches(
         design: A name in `DESIGNS`; 'auto' for the first of dks, mirror, conv and linear that works here; or a design
             of one's own, see docs/branches.md.
         taps: Where branches leave: `feature_info` indices or module names; default: the two deepest resolutions
-            before the final one (`bottleneck`: three), for networks of one resolution a third and two thirds of it.
+            before the final one, in dkszoo's own networks the two stages before the last (`bottleneck`: three); in
+            networks of one resolution a third and two thirds of the way.
         num_classes: Classes of the branch heads; default: the backbone's.
         strict: Refuse branches whose path has more or fewer down-samplings than the main one; False: only warn.
 

@@ -10,7 +10,7 @@ from dkszoo.papers.stats import mean_std, paired_gain, show, table
 from dkszoo.tasks import TERMS, LossSettings, get_method
 
 from .flags import add_flags, setting_from_text
-from .main import Parser
+from .main import Parser, fail
 from .stopping import until_stopped
 
 
@@ -48,7 +48,7 @@ def run_and_report(cells: dict[str, list[Cell]], folder: Path, jobs: int) -> int
     (folder / 'table.md').write_text(text + '\n', encoding='utf-8')
     if missing:
         failed = f'{len(missing)} of {len(everything)} runs failed, the first is {missing[0]}'
-        raise ValueError(f'{failed} (see its .log in {str(folder)!r})')
+        return fail(f'{failed} (see its .log in {str(folder)!r})', 1)
     return 0
 
 

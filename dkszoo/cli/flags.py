@@ -54,7 +54,7 @@ class Switch(argparse.Action):
 
     def __call__(self, parser, namespace, values, option_string=None):
         if values not in ([], self.const):
-            parser.error(f'{option_string} {values!r} is unknown (only {self.const}, or nothing)')
+            parser.error(f'{option_string} {values!r} is unknown, it takes {self.const} or nothing')
         setattr(namespace, self.dest, option_string != negation(self.dest))
 
 

@@ -14,7 +14,7 @@ from dkszoo.papers.reproduce import cell_work, plan_table
 from dkszoo.papers.workload import seconds_per_work
 
 from .flags import add_flags
-from .main import Parser
+from .main import Parser, fail
 from .stopping import until_stopped
 
 
@@ -49,8 +49,7 @@ def run_and_report(args: argparse.Namespace, plans: list, cells: list, folder: P
     missing = [cell.name for cell in cells if cell.name not in results]
     if missing:
         failed = f'{len(missing)} of {len(cells)} runs failed, the first is {missing[0]}'
-        print(f'{failed} (see its .log in {folder})', file=sys.stderr)
-        return 1
+        return fail(f'{failed} (see its .log in {str(folder)!r})', 1)
     return 0
 
 

@@ -83,8 +83,8 @@ class OptimSettings:
     filter_bias_and_bn: bool = setting(False, 'no weight decay on biases and norms')
     layer_decay: float | None = setting(None, 'layer-wise learning-rate decay')
     branch_lr_scale: float = setting(1.0, "factor on the learning rate of all that is not the backbone's")
-    branch_warmup_epochs: int = setting(0, 'epochs in which that factor rises from 0')
-    sched: str = setting('cosine', "timm's schedule name")
+    branch_warmup_epochs: int = setting(0, 'epochs in which that factor rises to its full value')
+    sched: str = setting('cosine', 'cosine, step, multistep, poly, tanh or constant, as in timm')
     sched_on_updates: bool = setting(False, 'change the learning rate at every update, not every epoch')
     decay_milestones: tuple[int, ...] = setting(
         (60, 120, 160), 'epochs, counted from 1, that begin at a lower rate (multistep)', metavar='E[,E]'
@@ -94,7 +94,7 @@ class OptimSettings:
     min_lr: float = setting(0.0, 'lowest learning rate')
     warmup_lr: float = setting(1e-5, 'learning rate the warm-up starts from')
     warmup_epochs: int = setting(0, 'epochs of linear warm-up')
-    clip_grad: float | None = setting(None, 'gradient clipping')
+    clip_grad: float | None = setting(None, 'clip gradients to this, as --clip-mode says (default: not)')
     clip_mode: str = setting('norm', 'kind of clipping', choices=('norm', 'value', 'agc'))
     grad_accum_steps: int = setting(1, 'steps a parameter update')
     model_ema: bool = setting(False, 'keep an exponential moving average of the weights and judge by it')

@@ -103,7 +103,13 @@ class DeepSupervisionTask(TrainingTask):
         return self.trainable_module(input, target, self.teacher(input, self.teacher_stages))
 
     def set_progress(self, epoch: int, epochs: int) -> None:
-        """Say before an epoch which one it is, from 0, of how many; schedules (alpha's) go by it."""
+        """Say before an epoch which one it is, from 0, of how many; schedules (alpha's) go by it.
+
+        Raises:
+            ValueError: There is no such epoch.
+        """
+        if not 0 <= epoch < epochs:
+            raise ValueError(f'there is no epoch {epoch} of {epochs} (they are counted from 0)')
         for term in self._trainable().terms.values():
             term.set_progress(epoch / epochs)
 

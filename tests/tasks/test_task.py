@@ -164,3 +164,12 @@ def test_examples_have_the_size_a_transformer_was_made_for():
     student, teacher = (timm.create_model('vit_tiny_patch16_224', **kwargs) for _ in range(2))
     task = dkszoo.DeepSupervisionTask(student, 'at', teacher=teacher)
     assert torch.isfinite(task(torch.randn(2, 3, 32, 32), torch.arange(2))['loss'])
+
+
+def test_mistakes_in_progress_and_rows():
+    task = dkszoo.DeepSupervisionTask(network('dks'), 'dks')
+    for epoch, epochs in ((0, 0), (4, 4), (-1, 4)):
+        with pytest.raises(ValueError, match='there is no epoch'):
+            task.set_progress(epoch, epochs)
+    with pytest.raises(ValueError, match='3 x 3 matrix'):
+        dkszoo.DeepSupervisionTask(network('dks'), 'dks', beta=[1.0, 1.0, 1.0])

@@ -23,7 +23,10 @@ class Synergy(Term):
         )
         heads = len(context.net.branches) + 1
         beta = settings['beta']
-        if not isinstance(beta, int | float) and [len(row) for row in beta] != [heads] * heads:
+        if (
+            not isinstance(beta, int | float)
+            and [len(row) if hasattr(row, '__len__') else 0 for row in beta] != [heads] * heads
+        ):
             raise ValueError(f'beta must be one weight or a {heads} x {heads} matrix (rows teach columns, main last)')
 
     def forward(self, batch):
