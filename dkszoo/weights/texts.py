@@ -1,6 +1,7 @@
 """YAML and JSON as plain values, whoever wrote them."""
 
 import json
+from collections.abc import Iterator
 
 import yaml
 
@@ -17,16 +18,28 @@ def parse_yaml(text: str):
         value = yaml.safe_load(text)
     except Exception as error:  # PyYAML's constructors raise whatever Python does: `!!bool maybe` a KeyError
         raise ValueError(first_line(error)) from error
-    left, count = [value], 0
-    while left:
-        inner, count = left.pop(), count + 1
-        if count > MOST_VALUES:
-            raise ValueError('it stands for too many values')
-        if isinstance(inner, dict):
-            left += inner.values()
-        elif isinstance(inner, list | tuple | set):
-            left += inner
+    for _ in walk(value, MOST_VALUES):
+        pass
     return value
+
+
+def walk(contents, most: int) -> Iterator:
+    """Every value in containers in containers, keys too; one that stands in two places comes twice.
+
+    Raises:
+        ValueError: There are more than `most`.
+    """
+    left, count = [contents], 0
+    while left:
+        value, count = left.pop(), count + 1
+        if count > most:
+            raise ValueError('it stands for too many values')
+        yield value
+        if isinstance(value, dict):
+            left += value.keys()
+            left += value.values()
+        elif isinstance(value, list | tuple | set):
+            left += value
 
 
 def parse_json(text: str):

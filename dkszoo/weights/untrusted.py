@@ -7,6 +7,8 @@ from typing import BinaryIO
 
 import torch
 
+from .texts import walk
+
 MOST_VALUES = 1_000_000  # plain values in a checkpoint, one that stands in two places counted twice
 LEGACY_PICKLES = 5  # torch's format before 1.6: magic number, version, sizes of types, the object, its storages
 
@@ -72,17 +74,8 @@ def check_values(contents) -> None:
         ValueError: There are more than `MOST_VALUES` values; or a tensor is not plain numbers in memory (sparse,
             quantised, complex, without data), or claims more numbers than are stored.
     """
-    left, count = [contents], 0
-    while left:
-        value, count = left.pop(), count + 1
-        if count > MOST_VALUES:
-            raise ValueError('it stands for too many values')
-        if isinstance(value, dict):
-            left += value.keys()
-            left += value.values()
-        elif isinstance(value, list | tuple | set):
-            left += value
-        elif isinstance(value, torch.Tensor):
+    for value in walk(contents, MOST_VALUES):
+        if isinstance(value, torch.Tensor):
             check_tensor(value)
 
 
