@@ -8,9 +8,9 @@ from dkszoo import engine
 
 def until_stopped(work: Callable[[engine.StopRequest], int]) -> int:
     """Do `work`; when a signal stops it, say that the same command goes on. Returns the exit code."""
-    with engine.StopRequest() as stop:
-        try:
+    try:
+        with engine.StopRequest() as stop:
             return work(stop)
-        except engine.Stopped as error:
-            print(f'dkszoo: stopped by {error}; the same command goes on from here', file=sys.stderr)
-            return error.exit_code
+    except engine.Stopped as error:
+        print(f'dkszoo: stopped by {error}; the same command goes on from here', file=sys.stderr)
+        return error.exit_code

@@ -1,6 +1,7 @@
 """--torchcompile, and going on without it where it fails."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -14,13 +15,15 @@ from .snapshot import Snapshot
 
 _logger = logging.getLogger(__name__)
 
+TRIALS = 3  # CUDA graphs: the first step warms up, the second records, the third replays
 
-def compile_task(task: DeepSupervisionTask) -> bool:
+
+def compile_task(task: DeepSupervisionTask, mode: str | None = None) -> bool:
     """Have a task compiled when it is first called, or say why not; returns whether it will be."""
     try:
         # Static shapes: an epoch's last, smaller batch gets a graph of its own. A graph for all sizes would be slower,
         # and torch would go on to use it for the whole ones.
-        task.compile(dynamic=False)
+        task.compile(mode=mode, dynamic=False)
     except RuntimeError as error:  # a system or an interpreter that torch.compile knows it cannot work on
         say_why(error)
         return False
@@ -35,8 +38,8 @@ def say_why(error: Exception) -> None:
 class CompiledSteps:
     """Does steps, without the compiler from the moment it fails.
 
-    It works, or fails, in the first step with images of a new shape, in the forward or in the backward pass. What that
-    step raises is taken for the compiler's fault: all it changed is put back, and it is done again without. If it is
+    It works, or fails, in the first steps with images of a new shape, in the forward or in the backward pass. What such
+    a step raises is taken for the compiler's fault: all it changed is put back, and it is done again without. If it is
     its own fault it raises the same once more.
 
     Args:
@@ -48,11 +51,13 @@ class CompiledSteps:
     def __init__(self, active: bool, module: nn.Module, device: torch.device):
         self.active, self.module, self.device = active, module, device
         self.stance = nullcontext
-        self.worked: set[torch.Size] = set()
+        self.worked: Counter[torch.Size] = Counter()
 
     def __call__(self, step: Callable[[], dict], shape: torch.Size) -> dict:
         """Do a step with images of this shape; returns what it does."""
-        if self.active and shape not in self.worked:
+        if self.active:
+            torch.compiler.cudagraph_mark_step_begin()  # what graphs gave in the last step may be written over
+        if self.active and self.worked[shape] < TRIALS:
             before = Snapshot(self.module, self.device)
             before.take()
             try:
@@ -64,7 +69,7 @@ class CompiledSteps:
                 before.put_back()
                 self.active, self.stance = False, lambda: torch.compiler.set_stance('force_eager')
             else:
-                self.worked.add(shape)
+                self.worked[shape] += 1
                 return result
         with self.stance():
             return step()

@@ -11,6 +11,9 @@ from dkszoo.tasks.settings import check_value, setting
 
 from .ranges import RANGES, check_range, flag, shorten
 
+CUDA_GRAPHS = ('reduce-overhead', 'max-autotune')
+COMPILE_MODES = ('default', *CUDA_GRAPHS, 'max-autotune-no-cudagraphs')
+
 
 @dataclass(frozen=True)
 class ModelSettings:
@@ -103,6 +106,9 @@ class OptimSettings:
     amp_dtype: str = setting('float16', 'its type', choices=('float16', 'bfloat16'))
     channels_last: bool | None = setting(None, 'channels_last memory layout (default: off)')
     torchcompile: bool = setting(False, 'compile network, branches and losses as one graph', word='inductor')
+    torchcompile_mode: str | None = setting(
+        None, 'how: the two in the middle replay CUDA graphs (default default)', choices=COMPILE_MODES
+    )
 
 
 @dataclass(frozen=True)
@@ -144,6 +150,13 @@ class TrainConfig(RunSettings, OptimSettings, DataSettings, LossSettings, Method
             check_range(name, getattr(self, name))
         if self.val_split == 0 and self.best_on == 'val':
             raise ValueError('--val-split 0 leaves nothing to choose the best epoch on (add --best-on test)')
+        if self.torchcompile_mode and not self.torchcompile:
+            raise ValueError('--torchcompile-mode without --torchcompile (add it)')
+        if self.torchcompile_mode in CUDA_GRAPHS and self.grad_accum_steps > 1:
+            raise ValueError(
+                f'--torchcompile-mode {self.torchcompile_mode} cannot accumulate: a replayed graph writes over its last '
+                'gradients (use --torchcompile-mode max-autotune-no-cudagraphs, or --grad-accum-steps 1)'
+            )
         loss = {f.name for f in dataclasses.fields(LossSettings)}
         for field in dataclasses.fields(self):
             choices = field.metadata.get('choices')

@@ -218,7 +218,7 @@ def build(config: TrainConfig, data: Data, world: World) -> Setup:
     optimizer = build_optimizer(config, trainable)
     if config.model_ema:
         task.setup_ema(decay=config.model_ema_decay)
-    compiled = config.torchcompile and compile_task(task)
+    compiled = config.torchcompile and compile_task(task, config.torchcompile_mode)
     if world.size > 1:
         task.prepare_distributed(device_ids=[world.device] if world.device.type == 'cuda' else None)
     sampler, loader = train_stream(config, data.train, world)

@@ -48,6 +48,7 @@ class StopRequest:
         return self
 
     def __exit__(self, *error) -> None:
+        self.waits = True  # what comes now comes too late
         for signum, handler in self.previous.items():
             signal.signal(signum, handler)
 

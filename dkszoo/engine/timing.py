@@ -87,7 +87,7 @@ def measure(setup: Setup, steps: int) -> dict:
         'device': device_name(device),
         'batch_size': config.batch_size,
         'loader': config.loader,
-        'torchcompile': stepper.compiled.active,
+        'torchcompile': stepper.compiled.active and (config.torchcompile_mode or 'default'),
         'amp': config.amp_dtype if config.amp else '',
         'images_per_second': setup.sampler.global_batch / seconds,
         'step_ms': 1000 * seconds,

@@ -59,6 +59,11 @@ def refused(run_cli, tmp_path, *argv: str) -> str:
         (('--mixup', '-1'), '--mixup must be at least 0'),
         (('--aa', 'nosuch'), "--aa 'nosuch' is no policy of timm"),
         (('--torchcompile', 'eagr'), "--torchcompile 'eagr' is unknown"),
+        (('--torchcompile-mode', 'default'), '--torchcompile-mode without --torchcompile'),
+        (
+            ('--torchcompile', '--torchcompile-mode', 'reduce-overhead', '--grad-accum-steps', '2'),
+            'reduce-overhead cannot accumulate',
+        ),
         (('--dataset', '../../etc'), "data set '../../etc' is unknown"),
         (('--dataset', 'fashion_mnist'), "did you mean 'torch/fashion_mnist'?"),
         (('--device', 'gpu'), "device 'gpu'"),

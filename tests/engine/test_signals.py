@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.reliability.runs import PLAIN, differences, wait
 from benchmarks.reliability.signals import signals
+from dkszoo.cli.stopping import until_stopped
 from dkszoo.engine.signals import SIGNALS, Stopped, StopRequest, hidden_signals
 
 
@@ -38,6 +39,24 @@ def test_raises_at_once_or_waits(signum):
     with StopRequest() as stop, pytest.raises(Stopped), stop.deferred():
         send_and_wait(signum, noted)
     assert noted == [signum] == [stop.signum]
+
+
+def test_a_signal_at_the_very_end_is_too_late(monkeypatch):
+    plain, sent = signal.signal, []
+
+    def restore(signum, handler):
+        if not sent:
+            sent.append(signum)
+            os.kill(os.getpid(), signum)
+            time.sleep(0.1)
+        return plain(signum, handler)
+
+    def work(stop) -> int:
+        monkeypatch.setattr(signal, 'signal', restore)
+        return 7
+
+    assert until_stopped(work) == 7
+    assert sent
 
 
 def fork(work) -> int:
@@ -78,6 +97,7 @@ def test_hidden_signals_are_delivered_later_and_not_to_children():
             for pid in (os.getpid(), children[0].pid):
                 os.kill(pid, signal.SIGTERM)
             assert stop.signum is None
+        time.sleep(5)  # where another thread has got it this one hears of it later
 
     children = []
     with StopRequest() as stop, pytest.raises(Stopped):
