@@ -154,8 +154,8 @@ class TrainConfig(RunSettings, OptimSettings, DataSettings, LossSettings, Method
             raise ValueError('--torchcompile-mode without --torchcompile (add it)')
         if self.torchcompile_mode in CUDA_GRAPHS and self.grad_accum_steps > 1:
             raise ValueError(
-                f'--torchcompile-mode {self.torchcompile_mode} cannot accumulate: a replayed graph writes over its last '
-                'gradients (use --torchcompile-mode max-autotune-no-cudagraphs, or --grad-accum-steps 1)'
+                f'--torchcompile-mode {self.torchcompile_mode} cannot accumulate: a replayed graph writes over its '
+                'last gradients (use --torchcompile-mode max-autotune-no-cudagraphs, or --grad-accum-steps 1)'
             )
         loss = {f.name for f in dataclasses.fields(LossSettings)}
         for field in dataclasses.fields(self):
