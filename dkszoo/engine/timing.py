@@ -166,8 +166,8 @@ def eval_speed(setup: Setup) -> float:
 
 
 def peak_memory(device: torch.device) -> float:
-    """MiB: what was allocated on the CUDA device, else what the whole process held."""
+    """MiB: what torch held on the CUDA device, that of CUDA graphs too, else what the whole process held."""
     if device.type == 'cuda':
-        return torch.cuda.max_memory_allocated(device) / 2**20
+        return torch.cuda.max_memory_reserved(device) / 2**20
     unit = 1 if sys.platform == 'darwin' else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
