@@ -64,6 +64,8 @@ def test_unknown_names():
 
 def test_list_models():
     names = dkszoo.list_models()
+    some = dkszoo.list_models(['cifar_wrn16_*', 'cifar_resnet8'])
+    assert some == [name for name in names if name == 'cifar_resnet8' or name.startswith('cifar_wrn16_')]
     assert {'cifar_resnet8', 'cifar_wrn28_10'} <= set(names)
     assert dkszoo.list_models('cifar_wrn*') == [n for n in names if n.startswith('cifar_wrn')]
 

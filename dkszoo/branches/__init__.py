@@ -1,7 +1,7 @@
 """Training-only branches: designs, taps, and the module that owns backbone and branches."""
 
 from .attach import attach_branches, empty_model, list_designs
-from .branch import Branch, MirrorBranch
+from .branch import Branch, MirrorBranch, classifiers
 from .costs import Cost, cost
 from .designs import DESIGNS, BranchSpec
 from .output import DeepOutput
@@ -17,6 +17,7 @@ __all__ = [
     'DeeplySupervised',
     'MirrorBranch',
     'attach_branches',
+    'classifiers',
     'cost',
     'default_taps',
     'empty_model',

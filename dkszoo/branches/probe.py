@@ -164,6 +164,8 @@ class Record:
             self.final, self.taps = model.forward_intermediates(image)
             logits = model.forward_head(self.final)
         self.input_size = size
+        if isinstance(logits, torch.Tensor) and logits.ndim != 2:
+            raise ValueError(f'its logits are {tuple(logits.shape)}, expected (1, classes) (give it a global pool)')
         self.logits = trace.key(logits)
         self.sources = [trace.sources(tap) for tap in self.taps]
 

@@ -32,6 +32,7 @@ def resolve_taps(backbone: nn.Module, taps: Sequence[int | str] | int | str) -> 
     """
     info = feature_list(backbone)
     names = [f['module'] for f in info]
+    taps = taps.tolist() if hasattr(taps, 'tolist') else taps  # of arrays and tensors
     taps = [taps] if isinstance(taps, int | str) else list(taps)
     indices = []
     for tap in taps:

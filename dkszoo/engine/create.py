@@ -4,6 +4,7 @@ import difflib
 import fnmatch
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import timm
@@ -124,12 +125,13 @@ def check_name(name: str) -> None:
         raise ValueError(f'model {arch!r} has no tag {tag!r} (it has {", ".join(tags) or "none"})')
 
 
-def list_models(filter: str = '', pretrained: bool = False) -> list[str]:
+def list_models(filter: str | Sequence[str] = '', pretrained: bool = False) -> list[str]:
     """The names of dkszoo's own models, in natural order.
 
     Args:
-        filter: Shell-style wildcard, such as 'cifar_wrn*'.
+        filter: Shell-style wildcard, such as 'cifar_wrn*', or several.
         pretrained: Only names with weights, tags included.
     """
     names = [name for prefix in ('cifar_*', 'dks_*') for name in timm.list_models(prefix, pretrained=pretrained)]
-    return fnmatch.filter(names, filter) if filter else names
+    patterns = [filter or '*'] if isinstance(filter, str) else filter
+    return [name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]

@@ -8,13 +8,13 @@ from timm.task import TrainingTask, resolve_classification_loss
 from timm.utils import unwrap_model
 from torch import nn
 
-from dkszoo.branches import DeeplySupervised
+from dkszoo.branches import DeeplySupervised, classifiers
 
 from .methods import get_method, warn_unread
 from .pairing import example_batch, pair_stages
 from .settings import LossSettings
 from .teacher import Teacher, own_statistics
-from .terms import TERMS, Context
+from .terms import TERMS, Context, Term
 from .trainable import TrainableModule
 
 
@@ -67,6 +67,7 @@ class DeepSupervisionTask(TrainingTask):
                 if spec.uses_teacher
                 else f'method {method!r} has no use for a teacher (leave it out, or use {method}+kd)'
             )
+        check_classes(net)
         warn_unread(spec, settings)
         teacher = None if teacher is None else adopt_teacher(teacher, net)
         self._hold('teacher', teacher)
@@ -76,12 +77,8 @@ class DeepSupervisionTask(TrainingTask):
         example = None
         if any(kind.uses_example for kind in kinds):
             example = example_batch(net, teacher, (own_stages, self.teacher_stages))
-        context = Context(net, resolve_classification_loss(criterion, self.device), example)
-        weight = next(net.parameters())
-        terms = {
-            name: TERMS[name](context, own).to(weight.device, weight.dtype)
-            for name, own in spec.resolve(settings).items()
-        }
+        criterion = resolve_classification_loss(criterion, self.device)
+        terms = make_terms(spec.resolve(settings), Context(net, criterion, example))
         idle_branches = len(net.branches) > 0 and not needs_branches
         self.trainable_module = TrainableModule(net, terms, own_stages, idle_branches)
 
@@ -138,7 +135,8 @@ class DeepSupervisionTask(TrainingTask):
         """Compile backbone, branches and terms as one graph. Evaluation stays eager, so its numbers are validate's."""
         if self.teacher is not None:
             self.teacher.compile(backend=backend, mode=mode, **kwargs)
-        self.trainable_module = torch.compile(self.trainable_module, backend=backend, mode=mode, **kwargs)
+        module = getattr(self.trainable_module, '_orig_mod', self.trainable_module)  # compiled before: anew
+        self.trainable_module = torch.compile(module, backend=backend, mode=mode, **kwargs)
         return self.get_eval_model()
 
     def compile_ema(self, backend: str = 'inductor', mode: str | None = None, **kwargs) -> nn.Module | None:
@@ -180,6 +178,19 @@ class DeepSupervisionTask(TrainingTask):
             part.load_state_dict(state.get(name, {}), strict=strict)
 
 
+def make_terms(asked: dict[str, dict], context: Context) -> dict[str, Term]:
+    """The terms, on the network's device and of its type; the criterion keeps the precision that `promote` gives it."""
+    weight, criterion = next(context.net.parameters()), context.criterion
+    terms = {name: TERMS[name](context._replace(criterion=None), settings) for name, settings in asked.items()}
+    for term in terms.values():
+        term.to(weight.device, weight.dtype)
+        if hasattr(term, 'criterion'):
+            term.criterion = criterion
+    if isinstance(criterion, nn.Module):
+        criterion.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+    return terms
+
+
 def make_settings(settings: dict) -> LossSettings:
     """The settings from keywords, tensors and arrays as plain numbers.
 
@@ -192,6 +203,17 @@ def make_settings(settings: dict) -> LossSettings:
             near = difflib.get_close_matches(name, known, 1)
             raise ValueError(f'unknown setting {name!r} (settings: {", ".join(near or known)})')
     return LossSettings(**{k: v.tolist() if hasattr(v, 'tolist') else v for k, v in settings.items()})
+
+
+def check_classes(net: DeeplySupervised) -> None:
+    """Raise a ValueError if a branch has other classes than the network: `reset_classifier` leaves branches alone."""
+    for i, branch in enumerate(net.branches):
+        for head in classifiers(branch) if hasattr(branch, 'get_classifier') else ():
+            if getattr(head, 'out_features', net.num_classes) != net.num_classes:
+                raise ValueError(
+                    f'branch {i} has {head.out_features} classes, the network {net.num_classes} '
+                    '(attach the branches after reset_classifier)'
+                )
 
 
 def adopt_teacher(teacher: nn.Module, net: DeeplySupervised) -> Teacher:

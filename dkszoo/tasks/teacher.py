@@ -91,6 +91,8 @@ class Teacher(nn.Module):
         Raises:
             ValueError: Images of another size than it takes.
         """
+        if self.model.training:  # it is held, not copied: somebody else may have set it so
+            self.model.eval()
         if self.input_size is not None and tuple(x.shape[2:]) != self.input_size:
             (h, w), got = self.input_size, tuple(x.shape[2:])
             raise ValueError(f'the teacher takes {h}x{w} images, got {got[0]}x{got[1]} (train at its size)')

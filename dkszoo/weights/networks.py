@@ -49,6 +49,8 @@ def find_networks(contents: dict) -> list[Network]:
     if not given:
         raise ValueError(f'it holds no state dict of tensors (its keys: {", ".join(map(str, list(contents)[:8]))})')
     state = strip_prefixes(given)
+    if backbone := own_backbone(state):
+        return [Network('DeeplySupervised', backbone, {}, {key: f'backbone.{key}' for key in backbone}, '', {}, None)]
     if inner := [(name, part) for name in NETWORKS if (part := below(state, name))]:
         return [renamed(part, f'mdistiller checkpoint, {name}') for name, part in inner]
     if 'version' in contents and isinstance(contents.get('arch'), str):  # timm's; DHM's arch comes without a version
@@ -82,6 +84,11 @@ def strip_prefixes(state: State) -> State:
     while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
+
+
+def own_backbone(state: State) -> State:
+    """The backbone in the state dict of a `DeeplySupervised`, else nothing. What its branches are is not said there."""
+    return below(state, 'backbone') if all(key.startswith(('backbone.', 'branches.')) for key in state) else {}
 
 
 def below(state: State, name: str) -> State:

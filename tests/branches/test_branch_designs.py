@@ -2,6 +2,7 @@
 
 import logging
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -120,6 +121,7 @@ def test_shallower_and_single_taps():
         ((2, 2.0),),
     ]
     assert specs('resnet18', taps='layer3') == [c2]
+    assert specs('resnet18', taps=np.array([1, 2, 3])) == [c4, c3, c2]
     assert specs('resnet18', taps=['layer2', 'layer1']) == [c4, c3]
     assert attach_branches(meta('resnet18'), 'dks', 'layer2').taps == (2,)
 

@@ -131,6 +131,12 @@ def test_a_network_that_needs_values_still_gets_linear_branches():
     assert attach_branches(model).design == 'linear'
 
 
+def test_a_network_without_a_pool_cannot_be_mirrored():
+    backbone = timm.create_model('convnext_atto', num_classes=10, global_pool='')
+    with pytest.raises(ValueError, match=r'its logits are \(1, 10, 7, 7\), expected \(1, classes\)'):
+        attach_branches(backbone, 'mirror')
+
+
 def test_other_channels_and_sizes():
     for kwargs in ({'in_chans': 1}, {'in_chans': 4}):
         assert attach_branches(timm.create_model('test_resnet', num_classes=3, **kwargs)).design == 'mirror'

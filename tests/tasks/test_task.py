@@ -173,3 +173,33 @@ def test_mistakes_in_progress_and_rows():
             task.set_progress(epoch, epochs)
     with pytest.raises(ValueError, match='3 x 3 matrix'):
         dkszoo.DeepSupervisionTask(network('dks'), 'dks', beta=[1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'kept'), [(torch.float32, torch.float32), (torch.bfloat16, torch.float32), (torch.float64, torch.float64)]
+)
+def test_class_weights_keep_their_precision(dtype, kept):
+    weight = torch.linspace(0.1, 1.0, 10)
+    criterion = torch.nn.CrossEntropyLoss(weight=weight.clone())
+    images, labels = digits()
+    task = dkszoo.DeepSupervisionTask(network('dks').to(dtype), 'dks', criterion)
+    result = task(images.to(dtype), labels)
+    assert criterion.weight.dtype == kept
+    assert torch.equal(criterion.weight, weight.to(kept))
+    expected = torch.nn.functional.cross_entropy(result['output'].to(kept), labels, weight.to(kept))
+    assert_close(result['ce'], expected.detach())
+
+
+def test_branches_of_other_classes_are_refused():
+    net = network('dks')
+    net.backbone.reset_classifier(7)
+    with pytest.raises(ValueError, match='branch 0 has 10 classes, the network 7'):
+        dkszoo.DeepSupervisionTask(net, 'dks')
+
+
+def test_compiled_twice():
+    task = make_task('dks')
+    for _ in range(2):
+        task.compile(backend='eager')
+    assert torch.isfinite(task(*digits())['loss'])
+    assert not any(name.count('_orig_mod') > 1 for name in task.state_dict())

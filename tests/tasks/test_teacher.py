@@ -45,6 +45,16 @@ def test_train_mode_is_refused_quietly():
     assert not any(module.training for module in teacher.modules())
 
 
+def test_it_answers_in_evaluation_mode_whatever_others_did():
+    model = make_teacher()
+    task = dkszoo.DeepSupervisionTask(network(None), 'kd', teacher=model)
+    expected = task(*digits())['kd']
+    before = copy.deepcopy(model.state_dict())
+    model.train()
+    assert torch.equal(task(*digits())['kd'], expected)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
 def test_it_follows_the_task_but_keeps_its_type():
     task = make_task('kd')
     task.double()

@@ -316,6 +316,13 @@ def test_training_checkpoint_of_ours(ema, tmp_path):
     built(converted)
 
 
+def test_the_state_dict_of_a_network_with_branches():
+    net = dkszoo.create_model('cifar_resnet8', num_classes=10, branches='dks')
+    converted = dkszoo.convert(net.state_dict())
+    assert (converted.model, converted.design, converted.branches) == ('cifar_resnet8', None, {})
+    assert all(torch.equal(value, converted.backbone[key]) for key, value in net.backbone.state_dict().items())
+
+
 def test_safetensors_with_and_without_card(tmp_path):
     model = dkszoo.create_model('cifar_resnet8', num_classes=5, shortcut='pad')
     safetensors.torch.save_file(model.state_dict(), path := tmp_path / 'w.safetensors')
