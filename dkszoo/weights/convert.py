@@ -46,8 +46,8 @@ def convert(checkpoint: str | os.PathLike | dict, model: str | None = None, **mo
     Known are the official DKS code (WRN with or without its ep1 and ep2 branches, ImageNet), DHM (branches too),
     RepDistiller and SemCKD, mdistiller, torchvision, timm, and ours (training checkpoints, exports, the state dict of a
     `DeeplySupervised`, which says nothing of its branches: they are left out). Which it is follows from the keys and
-    goes to the log; classes, channels, depth and width follow from the shapes. The averaged
-    weights are taken where there are any.
+    goes to the log; classes, channels, depth and width follow from the shapes. The averaged weights are taken where
+    there are any.
 
     The same keys and shapes can belong to several names: those of an ImageNet ResNet give `dks_resnetNN`. mdistiller's
     files hold student and teacher: the student is taken, unless only the teacher fits `model`.
