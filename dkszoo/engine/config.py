@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import get_args, get_origin
 
+from dkszoo.data import check_dataset
 from dkszoo.tasks import METHODS, LossSettings, get_method
 from dkszoo.tasks.settings import check_value, setting
 
@@ -141,11 +142,12 @@ class TrainConfig(RunSettings, OptimSettings, DataSettings, LossSettings, Method
     """Everything that makes a run. Validated on construction.
 
     Raises:
-        ValueError: A value out of its range; an unknown method.
+        ValueError: A value out of its range; an unknown method or data set.
     """
 
     def __post_init__(self):
         get_method(self.method)
+        check_dataset(self.dataset)
         for name in RANGES:
             check_range(name, getattr(self, name))
         if self.val_split == 0 and self.best_on == 'val':
