@@ -21,7 +21,6 @@ COMMANDS = {
     'compare': 'train several methods with the same settings and compare them',
     'replay': 'run a recorded run again and say whether the weights are equal',
 }
-SCRIPTS = ('train', 'validate')  # have a file of their own, as in timm
 
 
 class Parser(argparse.ArgumentParser):
@@ -69,8 +68,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def prog_name(command: str) -> str:
-    """What a command's help calls it."""
-    return f'{command}.py' if command in SCRIPTS else f'dkszoo {command}'
+    """What a command's help calls it: the script, where one of its own was run (train.py, validate.py)."""
+    script = os.path.basename(sys.argv[0])
+    return script if script == f'{command}.py' else f'dkszoo {command}'
 
 
 def fail(error: BaseException | str, code: int, prog: str = '') -> int:

@@ -1,0 +1,13 @@
+"""What the commands say of themselves."""
+
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize('command', ['train', 'validate'])
+def test_commands_go_by_the_name_they_were_called_by(run_cli, monkeypatch, command):
+    for program, name in (('/usr/bin/dkszoo', f'dkszoo {command}'), (f'/home/me/{command}.py', f'{command}.py')):
+        monkeypatch.setattr(sys, 'argv', [program])
+        assert run_cli(command, '--help')[1].startswith(f'usage: {name} [-h]')
+        assert f'see {name} --help)' in run_cli(command, '--nonsense')[2]
