@@ -31,9 +31,11 @@ def add_flag(group, field: dataclasses.Field) -> None:
     if field.default not in (None, '', False) and 'default' not in help:
         kwargs['help'] += f' (default {show(field.default)})'
     if kinds == [bool]:
-        word = field.metadata.get('word')
-        only = dict(nargs='?', metavar=word) if word else dict(nargs=0)
-        group.add_argument(*names, negation(field.name), action=Switch, const=word, **only, **kwargs)
+        off = negation(field.name)
+        if word := field.metadata.get('word'):  # a word of the switch itself, not of its negation
+            group.add_argument(*names, action=Switch, nargs='?', const=word, metavar=word, **kwargs)
+            names, kwargs['help'] = [], f'not {names[-1]}'
+        group.add_argument(*names, off, action=Switch, nargs=0, **kwargs)
     elif kinds == [dict]:
         group.add_argument(*names, nargs='+', action=KeyValues, metavar=field.metadata['metavar'], **kwargs)
     else:

@@ -162,6 +162,8 @@ def test_lists_are_taken_in_timms_form_and_in_one_word(name, value):
 
 def test_torchcompile_takes_timms_word():
     assert read_flags(['--torchcompile', 'inductor']) == read_flags(['--torchcompile']) == {'torchcompile': True}
+    with pytest.raises(ValueError, match='unknown arguments: inductor'):
+        read_flags(['--no-torchcompile', 'inductor'])
 
 
 def test_no_aug_leaves_images_as_they_are(run_cli, tmp_path):
