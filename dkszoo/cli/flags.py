@@ -80,7 +80,7 @@ def show(value) -> str:
 
 def kind_name(kinds: list) -> str:
     name = getattr(get_origin(kinds[0]) or kinds[0], '__name__', '')
-    return {'int': 'N', 'float': 'X', 'str': 'NAME', 'tuple': 'X[,X]'}[name]
+    return {'int': 'N', 'float': 'X', 'str': 'NAME', 'tuple': 'X'}[name]
 
 
 def is_list(kind) -> bool:

@@ -30,7 +30,7 @@ class ModelSettings:
     branches: str | dict = setting(
         '', "branch design, a YAML file with one's own, or 'none' (default: the method's)", metavar='NAME_OR_FILE'
     )
-    taps: tuple | None = setting(None, 'where branches leave: feature indices or module names', metavar='T[,T]')
+    taps: tuple | None = setting(None, 'where branches leave: feature indices or module names', metavar='T')
     grad_checkpointing: bool = setting(False, 'recompute blocks in the backward pass to save memory')
 
 
@@ -91,7 +91,7 @@ class OptimSettings:
     sched: str = setting('cosine', 'cosine, step, multistep, poly, tanh or constant, as in timm')
     sched_on_updates: bool = setting(False, 'change the learning rate at every update, not every epoch')
     decay_milestones: tuple[int, ...] = setting(
-        (60, 120, 160), 'epochs, counted from 1, that begin at a lower rate (multistep)', metavar='E[,E]'
+        (60, 120, 160), 'epochs, counted from 1, that begin at a lower rate (multistep)', metavar='E'
     )
     decay_epochs: float = setting(90.0, 'epochs between drops (step)')
     decay_rate: float = setting(0.1, 'factor of a drop')

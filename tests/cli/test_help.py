@@ -11,3 +11,9 @@ def test_commands_go_by_the_name_they_were_called_by(run_cli, monkeypatch, comma
         monkeypatch.setattr(sys, 'argv', [program])
         assert run_cli(command, '--help')[1].startswith(f'usage: {name} [-h]')
         assert f'see {name} --help)' in run_cli(command, '--nonsense')[2]
+
+
+def test_lists_are_shown_as_lists(run_cli):
+    shown = run_cli('train', '--help')[1]
+    for text in ('--taps T [T ...]', '--alpha A [A ...]', '--decay-milestones E [E ...]', '--mean X [X ...]'):
+        assert f'  {text}' in shown

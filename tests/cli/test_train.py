@@ -150,7 +150,10 @@ def test_switches_set_what_they_say(name):
 
 @pytest.mark.parametrize(
     ('name', 'value'),
-    [('decay_milestones', (60, 120)), ('mean', (0.5,)), ('taps', (0, 'layer2')), ('alpha', (0.5, 1.0))],
+    [
+        *(('decay_milestones', (60, 120)), ('mean', (0.5,)), ('taps', (0, 'layer2')), ('alpha', (0.5, 1.0))),
+        *(('mean', (-0.1, 0.2)), ('mean', (-1e-05, -0.5))),
+    ],
 )
 def test_lists_are_taken_in_timms_form_and_in_one_word(name, value):
     words = [str(v) for v in value]
@@ -158,6 +161,10 @@ def test_lists_are_taken_in_timms_form_and_in_one_word(name, value):
     assert read_flags([flag(name), ','.join(words)]) == {name: value}
     assert read_flags([f'{flag(name)}={",".join(words)}']) == {name: value}
     assert read_flags(to_flags({name: value})) == {name: value}
+
+
+def test_negative_numbers_are_no_flags():
+    assert read_flags(['--beta', '-1,0;0,-.5', '--lr', '-1e-3']) == {'beta': ((-1, 0), (0, -0.5)), 'lr': -0.001}
 
 
 def test_torchcompile_takes_timms_word():
