@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import get_args, get_origin
 
 from dkszoo.engine.config import TrainConfig, field_kinds, flag, negation
+from dkszoo.papers import list_recipes
 from dkszoo.weights import parse_yaml
 
 
@@ -21,6 +22,12 @@ def add_flags(parser: argparse.ArgumentParser, leave_out: Sequence[str] = ()) ->
         group = parser.add_argument_group(part.__name__.removesuffix('Settings').lower())
         for field in fields:
             add_flag(group, field)
+
+
+def add_config(parser: argparse.ArgumentParser, recipe: str = 'recipe') -> None:
+    """Add --config; `recipe` says what the recipe is to the command."""
+    names = ', '.join(list_recipes())
+    parser.add_argument('--config', metavar='NAME_OR_FILE', help=f'{recipe} ({names}) or YAML file; flags beat it')
 
 
 def add_flag(group, field: dataclasses.Field) -> None:
