@@ -22,6 +22,8 @@ from .flags import add_config, add_flags
 from .main import Parser
 
 HOUR = 3600
+# Settings of a run's folder and its files, of which there are none here.
+OF_A_RUN = ('output', 'experiment', 'resume', 'overwrite', 'export', 'log_interval', 'recovery_interval')
 
 
 def main(argv: list[str]) -> int:
@@ -34,7 +36,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument('name', nargs='?', metavar='MODEL', help='dkszoo or timm model, as --model')
     add_config(parser, 'recipe whose hours to predict')
     parser.add_argument('--steps', type=int, default=20, metavar='N', help='steps to time (default 20)')
-    add_flags(parser)
+    add_flags(parser, leave_out=OF_A_RUN)
     values = vars(parser.parse_args(argv))
     name, recipe, steps = (values.pop(key) for key in ('name', 'config', 'steps'))
     if steps < 1:
