@@ -11,6 +11,7 @@ import timm
 import torch
 
 from dkszoo import engine
+from dkszoo.branches import strip
 from dkszoo.data import View
 from dkszoo.engine.ranges import check_range
 from dkszoo.engine.world import join_world
@@ -134,7 +135,7 @@ def validate(args, name: str, device: torch.device, header: list[str] | None = N
     return {
         'model': subject.name,
         **{key: heads.pop(key) for key in ('top1', 'top1_err', 'top5', 'top5_err')},
-        'param_count': round(sum(p.numel() for p in subject.net.parameters()) / 1e6, 2),
+        'param_count': round(sum(p.numel() for p in strip(subject.net).parameters()) / 1e6, 2),
         'img_size': size,
         'crop_pct': crop_pct,
         'interpolation': subject.data['interpolation'],

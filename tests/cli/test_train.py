@@ -95,6 +95,8 @@ def test_validate_per_branch_and_results_file(run_cli, tmp_path):
         rows = list(csv.DictReader(file))
     assert len(rows) == 2
     assert float(rows[0]['top1']) == result['top1']
+    plain = json.loads(run_cli(*validate[:3])[1].splitlines()[-1])
+    assert float(rows[0]['param_count']) == plain['param_count']
 
 
 def test_best_on_test_is_stamped(run_cli, tmp_path):
