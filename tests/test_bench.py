@@ -59,6 +59,7 @@ def test_real_images(run_cli):
         (['cifar_resnet9'], 'unknown model'),
         (['cifar_resnet8', '--model', 'cifar_resnet8'], 'the same setting'),
         (['cifar_resnet8', '--steps', '0'], '--steps'),
+        *((['cifar_resnet8', flag, '1'], f'unknown arguments: {flag}') for flag in ('--export', '--log-interval')),
         (['--config', 'quickstart', '--dataset', 'hfds/unknown'], 'size of data set'),
         (['cifar_resnet8', '--loader', 'memory', '--aa', 'rand-m9'], '--loader timm'),
     ],

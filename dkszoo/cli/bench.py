@@ -18,10 +18,12 @@ from dkszoo.engine.world import join_world
 from dkszoo.papers import read_recipe
 from dkszoo.tasks import get_method
 
-from .flags import add_flags
+from .flags import add_config, add_flags
 from .main import Parser
 
 HOUR = 3600
+# Settings of a run's folder and its files, of which there are none here.
+OF_A_RUN = ('output', 'experiment', 'resume', 'overwrite', 'export', 'log_interval', 'recovery_interval')
 
 
 def main(argv: list[str]) -> int:
@@ -32,9 +34,9 @@ def main(argv: list[str]) -> int:
         '--data-dir or --dataset digits gives real ones.',
     )
     parser.add_argument('name', nargs='?', metavar='MODEL', help='dkszoo or timm model, as --model')
-    parser.add_argument('--config', metavar='NAME_OR_FILE', help='recipe whose hours to predict; flags beat it')
+    add_config(parser, 'recipe whose hours to predict')
     parser.add_argument('--steps', type=int, default=20, metavar='N', help='steps to time (default 20)')
-    add_flags(parser)
+    add_flags(parser, leave_out=OF_A_RUN)
     values = vars(parser.parse_args(argv))
     name, recipe, steps = (values.pop(key) for key in ('name', 'config', 'steps'))
     if steps < 1:

@@ -7,9 +7,9 @@ from dkszoo.engine import TrainConfig
 from dkszoo.papers import read_recipe
 from dkszoo.papers.grid import Cell, Result, run_grid
 from dkszoo.papers.stats import mean_std, paired_gain, show, table
-from dkszoo.tasks import TERMS, LossSettings, get_method
+from dkszoo.tasks import METHODS, TERMS, LossSettings, get_method
 
-from .flags import add_flags, setting_from_text
+from .flags import add_config, add_flags, setting_from_text
 from .main import Parser, fail
 from .stopping import until_stopped
 
@@ -19,13 +19,19 @@ def main(argv: list[str]) -> int:
     parser = Parser(
         prog='dkszoo compare',
         description='Train several methods with the same settings and compare them. A method may carry settings of '
-        'its own: dks:synergy=top-down. The gain is over the first method, paired over the seeds.',
+        'its own: dks:synergy=top-down. The gain is over the first method, paired over the seeds. The runs and '
+        "table.md go to runs/compare-NAME (--output: elsewhere than runs), NAME being the recipe's, else the model's.",
     )
     add = parser.add_argument
-    add('--methods', default='baseline,ds,dks', metavar='M[,M]', help='methods (default baseline,ds,dks)')
+    add(
+        '--methods',
+        default='baseline,ds,dks',
+        metavar='M[,M]',
+        help=f'{", ".join(METHODS)} or sums such as kd+ds; :setting=value may follow each (default baseline,ds,dks)',
+    )
     add('--seeds', type=int, default=3, metavar='N', help='runs of each, with seeds 0 to N - 1 (default 3)')
     add('--jobs', type=int, default=1, metavar='N', help='runs at a time (default 1)')
-    add('--config', metavar='NAME_OR_FILE', help='recipe, by name or YAML file; flags beat it')
+    add_config(parser)
     add_flags(parser, leave_out=('method', 'seed', 'experiment', 'export', 'resume', 'overwrite'))
     values = vars(parser.parse_args(argv))
     methods, seeds, jobs = values.pop('methods').split(','), values.pop('seeds'), values.pop('jobs')

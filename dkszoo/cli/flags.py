@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import get_args, get_origin
 
 from dkszoo.engine.config import TrainConfig, field_kinds, flag, negation
+from dkszoo.papers import list_recipes
 from dkszoo.weights import parse_yaml
 
 
@@ -23,6 +24,12 @@ def add_flags(parser: argparse.ArgumentParser, leave_out: Sequence[str] = ()) ->
             add_flag(group, field)
 
 
+def add_config(parser: argparse.ArgumentParser, recipe: str = 'recipe') -> None:
+    """Add --config; `recipe` says what the recipe is to the command."""
+    names = ', '.join(list_recipes())
+    parser.add_argument('--config', metavar='NAME_OR_FILE', help=f'{recipe} ({names}) or YAML file; flags beat it')
+
+
 def add_flag(group, field: dataclasses.Field) -> None:
     kinds = [kind for kind in field_kinds(field) if kind is not type(None)]
     names = [*([field.metadata['short']] if 'short' in field.metadata else []), flag(field.name)]
@@ -31,9 +38,11 @@ def add_flag(group, field: dataclasses.Field) -> None:
     if field.default not in (None, '', False) and 'default' not in help:
         kwargs['help'] += f' (default {show(field.default)})'
     if kinds == [bool]:
-        word = field.metadata.get('word')
-        only = dict(nargs='?', metavar=word) if word else dict(nargs=0)
-        group.add_argument(*names, negation(field.name), action=Switch, const=word, **only, **kwargs)
+        off = negation(field.name)
+        if word := field.metadata.get('word'):  # a word of the switch itself, not of its negation
+            group.add_argument(*names, action=Switch, nargs='?', const=word, metavar=word, **kwargs)
+            names, kwargs['help'] = [], f'not {names[-1]}'
+        group.add_argument(*names, off, action=Switch, nargs=0, **kwargs)
     elif kinds == [dict]:
         group.add_argument(*names, nargs='+', action=KeyValues, metavar=field.metadata['metavar'], **kwargs)
     else:
@@ -78,7 +87,7 @@ def show(value) -> str:
 
 def kind_name(kinds: list) -> str:
     name = getattr(get_origin(kinds[0]) or kinds[0], '__name__', '')
-    return {'int': 'N', 'float': 'X', 'str': 'NAME', 'tuple': 'X[,X]'}[name]
+    return {'int': 'N', 'float': 'X', 'str': 'NAME', 'tuple': 'X'}[name]
 
 
 def is_list(kind) -> bool:

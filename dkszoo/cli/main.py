@@ -4,6 +4,7 @@ import argparse
 import difflib
 import importlib
 import os
+import re
 import sys
 import traceback
 
@@ -21,7 +22,6 @@ COMMANDS = {
     'compare': 'train several methods with the same settings and compare them',
     'replay': 'run a recorded run again and say whether the weights are equal',
 }
-SCRIPTS = ('train', 'validate')  # have a file of their own, as in timm
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,6 +29,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **kwargs):
         super().__init__(allow_abbrev=False, **kwargs)
+        self._negative_number_matcher = re.compile(r'-\.?\d')  # Python 3.14's: also -0.1,0.2 and -1e-3 are no flags
 
     def parse_args(self, args=None, namespace=None):
         parsed, unknown = self.parse_known_args(args, namespace)
@@ -69,8 +70,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def prog_name(command: str) -> str:
-    """What a command's help calls it."""
-    return f'{command}.py' if command in SCRIPTS else f'dkszoo {command}'
+    """What a command's help calls it: the script, where one of its own was run (train.py, validate.py)."""
+    script = os.path.basename(sys.argv[0])
+    return script if script == f'{command}.py' else f'dkszoo {command}'
 
 
 def fail(error: BaseException | str, code: int, prog: str = '') -> int:

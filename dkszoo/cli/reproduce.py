@@ -54,18 +54,28 @@ def run_and_report(args: argparse.Namespace, plans: list, cells: list, folder: P
 
 
 def parse(argv: list[str]):
-    parser = Parser(prog='dkszoo reproduce', description="Reproduce a paper's table, or a scaled analogue of it.")
+    parser = Parser(
+        prog='dkszoo reproduce',
+        description="Reproduce a paper's table, or a scaled analogue of it. The runs, TABLE.md and TABLE.png go to "
+        'runs/reproduce-BUDGET (--output: elsewhere than runs), which all tables share: they have runs in common.',
+    )
     add = parser.add_argument
     add('table', metavar='TABLE', help=f'one of {", ".join(list_tables())}')
     add('--row', default='', metavar='R', help='only this row, or the rows of this group, and its baseline')
-    add('--budget', default='small', choices=('small', 'medium', 'full'), help='how large (default small)')
+    add(
+        '--budget',
+        default='small',
+        choices=('small', 'medium', 'full'),
+        help='small: smaller networks, a part of Fashion-MNIST, for a CPU; medium: all of Fashion-MNIST, for a GPU; '
+        "full: the paper's networks, data set and schedule (default small)",
+    )
     add('--seeds', type=int, default=1, metavar='N', help='runs of each row, with seeds 0 to N - 1 (default 1)')
     add('--jobs', type=int, default=1, metavar='N', help='runs at a time (default 1)')
     add('--dataset', default='', metavar='NAME', help="data set (default: the budget's)")
     add('--data-dir', default=None, metavar='DIR', help='root folder of the data set')
     add('--device', default=None, metavar='NAME', help='device (default: the best there is)')
     add('-j', '--workers', type=int, default=None, metavar='N', help='loading processes of a run')
-    add('--output', default='runs', metavar='DIR', help="folder of the grid's folder (default runs)")
+    add('--output', default='runs', metavar='DIR', help='where reproduce-BUDGET goes (default runs)')
     add('--no-equal-time', action='store_true', help='leave out the baselines trained as long as the other rows take')
     add('--dry-run', action='store_true', help='print the commands and the hours they would take, and stop')
     args = parser.parse_args(argv)

@@ -9,15 +9,15 @@ from timm.utils import setup_default_logging
 from dkszoo import deploy, engine, papers
 from dkszoo.engine import TrainConfig
 
-from .flags import add_flags
-from .main import Parser, fail
+from .flags import add_config, add_flags
+from .main import Parser, fail, prog_name
 from .stopping import until_stopped
 
 
 def main(argv: list[str]) -> int:
     """Train, test, and export if asked to."""
-    parser = Parser(prog='train.py', description='Train a classifier with training-only branches.')
-    parser.add_argument('--config', metavar='NAME_OR_FILE', help='recipe, by name or YAML file; flags beat it')
+    parser = Parser(prog=prog_name('train'), description='Train a classifier with training-only branches.')
+    add_config(parser)
     parser.add_argument('--print-config', action='store_true', help='show the settings, resolved, and stop')
     add_flags(parser)
     values = vars(parser.parse_args(argv))

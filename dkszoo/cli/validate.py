@@ -11,11 +11,12 @@ import timm
 import torch
 
 from dkszoo import engine
+from dkszoo.branches import strip
 from dkszoo.data import View
 from dkszoo.engine.ranges import check_range
 from dkszoo.engine.world import join_world
 
-from .main import Parser
+from .main import Parser, prog_name
 from .subject import Subject, open_view, read_subject
 
 MEMORY = ('out of memory', "can't allocate memory")  # torch's words for a GPU and for a CPU
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> int:
 
 
 def parse(argv: list[str]):
-    parser = Parser(prog='validate.py', description='Measure the accuracy of a model or checkpoint.')
+    parser = Parser(prog=prog_name('validate'), description='Measure the accuracy of a model or checkpoint.')
     add = parser.add_argument
     add('--model', default='', metavar='NAME', help="dkszoo or timm model, or a pattern of names and tags ('cifar_*')")
     add('--pretrained', action='store_true', help="the model's pretrained weights")
@@ -134,7 +135,7 @@ def validate(args, name: str, device: torch.device, header: list[str] | None = N
     return {
         'model': subject.name,
         **{key: heads.pop(key) for key in ('top1', 'top1_err', 'top5', 'top5_err')},
-        'param_count': round(sum(p.numel() for p in subject.net.parameters()) / 1e6, 2),
+        'param_count': round(sum(p.numel() for p in strip(subject.net).parameters()) / 1e6, 2),
         'img_size': size,
         'crop_pct': crop_pct,
         'interpolation': subject.data['interpolation'],

@@ -1,7 +1,7 @@
 """Data sets, splits and the sample stream."""
 
 from .augment import Augmentation
-from .datasets import View, class_names, class_targets, open_dataset
+from .datasets import View, check_dataset, class_names, class_targets, open_dataset
 from .facts import DataFacts, data_facts
 from .images import ArrayImages
 from .memory import MemoryEvalLoader, MemoryLoader, choose_loader, is_small, read_pixels
@@ -20,6 +20,7 @@ __all__ = [
     'StreamSampler',
     'View',
     'balanced_subset',
+    'check_dataset',
     'choose_loader',
     'class_names',
     'class_targets',

@@ -12,7 +12,10 @@ from .idx import FOLDERS, open_idx
 from .images import ArrayImages
 
 TRAIN = ('train', 'training')
-KINDS = ('torch', 'hfds', 'hfids', 'tfds', 'wds')  # what timm knows before a slash
+SMALL = ('digits', *FOLDERS, *LAYOUTS)
+# What timm knows before a slash, and after `torch/` besides the small ones.
+KINDS = ('torch', 'hfds', 'hfids', 'tfds', 'wds')
+TORCH = ('qmnist', 'imagenet', 'places365', 'inaturalist', 'inat', 'image_folder', 'folder')
 TEST = ('test', 'val', 'valid', 'validation', 'eval', 'evaluation')
 
 
@@ -42,6 +45,27 @@ class View(Dataset):
         return self.transform(image) if self.transform is not None else image, int(target)
 
 
+def check_dataset(name: str) -> None:
+    """Refuse names of data sets that neither we nor timm know; timm would take most of them for an image folder.
+
+    Raises:
+        ValueError: The name is unknown; says the nearest.
+    """
+    kind, slash, rest = name.lower().partition('/')
+    is_torch = kind == 'torch' and (name.lower() in SMALL or rest in TORCH)
+    if name in ('', 'digits') or is_torch or (slash and kind in KINDS[1:]):
+        return
+    if slash and kind != 'torch':
+        wanted, known = kind, {word: f'{word}/...' for word in KINDS}
+    else:
+        wanted, known = rest or kind, {small.removeprefix('torch/'): repr(small) for small in SMALL}
+    near = difflib.get_close_matches(wanted, known, 1)
+    hint = "choose digits, torch/cifar100, ..., or '' for the image folder --data-dir"
+    if near:
+        hint = f'did you mean {known[near[0]]}?'
+    raise ValueError(f'data set {name!r} is unknown ({hint})')
+
+
 def open_dataset(name: str, data_dir: str | None, split: str, in_chans: int = 3) -> Dataset:
     """One split of a data set, giving (PIL image, class) by index.
 
@@ -58,19 +82,13 @@ def open_dataset(name: str, data_dir: str | None, split: str, in_chans: int = 3)
         raise ValueError(
             f"data set 'digits' takes no folder, got {data_dir!r} (give --dataset, '' for a folder of images)"
         )
-    kind = name.partition('/')[0].lower() if '/' in name else ''
-    if kind not in ('', *KINDS):
-        near = difflib.get_close_matches(kind, KINDS, 1)
-        choices = f'{near[0]}/...' if near else "digits, torch/cifar100, ..., or '' for the image folder --data-dir"
-        raise ValueError(f'data set {name!r} is unknown (choose {choices})')
-    small = {'digits', *FOLDERS, *LAYOUTS}
-    if f'torch/{name.lower()}' in small:
-        raise ValueError(f"data set {name!r} is unknown (did you mean 'torch/{name.lower()}'?)")
-    if name != 'digits' and kind in ('', 'torch') and not data_dir:
+    check_dataset(name)
+    kind = name.lower().partition('/')[0]
+    if kind in ('', 'torch') and not data_dir:
         raise ValueError(f'data set {name!r} needs a folder (give --data-dir)')
-    if name != 'digits' and kind in ('', 'torch') and not os.path.isdir(data_dir):
+    if kind in ('', 'torch') and not os.path.isdir(data_dir):
         raise ValueError(f'no data folder {data_dir!r} for data set {name!r} (give another --data-dir)')
-    if name.lower() in small:
+    if name.lower() in SMALL:
         return open_small(name.lower(), data_dir, split)
     from timm.data import create_dataset
 

@@ -51,6 +51,9 @@ def export(checkpoint: str | os.PathLike, out: str | os.PathLike, ema: bool = Tr
             a logit may differ, in an ONNX file 1e-4.
     """
     out = check_target(out)
+    if Path(checkpoint).suffix == '.safetensors' and Path(checkpoint).is_file():
+        already = f'{os.fspath(checkpoint)!r} is an export already, weights without branches'
+        raise ValueError(f'{already} (dkszoo convert writes it in other formats; export takes a training checkpoint)')
     contents = read_pickle(checkpoint, legacy=False)
     net, model = rebuild(contents, checkpoint, ema)
     proof = write_network(out, net, model)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import get_args, get_origin
 
+from dkszoo.data import check_dataset
 from dkszoo.tasks import METHODS, LossSettings, get_method
 from dkszoo.tasks.settings import check_value, setting
 
@@ -29,7 +30,7 @@ class ModelSettings:
     branches: str | dict = setting(
         '', "branch design, a YAML file with one's own, or 'none' (default: the method's)", metavar='NAME_OR_FILE'
     )
-    taps: tuple | None = setting(None, 'where branches leave: feature indices or module names', metavar='T[,T]')
+    taps: tuple | None = setting(None, 'where branches leave: feature indices or module names', metavar='T')
     grad_checkpointing: bool = setting(False, 'recompute blocks in the backward pass to save memory')
 
 
@@ -90,7 +91,7 @@ class OptimSettings:
     sched: str = setting('cosine', 'cosine, step, multistep, poly, tanh or constant, as in timm')
     sched_on_updates: bool = setting(False, 'change the learning rate at every update, not every epoch')
     decay_milestones: tuple[int, ...] = setting(
-        (60, 120, 160), 'epochs, counted from 1, that begin at a lower rate (multistep)', metavar='E[,E]'
+        (60, 120, 160), 'epochs, counted from 1, that begin at a lower rate (multistep)', metavar='E'
     )
     decay_epochs: float = setting(90.0, 'epochs between drops (step)')
     decay_rate: float = setting(0.1, 'factor of a drop')
@@ -141,11 +142,12 @@ class TrainConfig(RunSettings, OptimSettings, DataSettings, LossSettings, Method
     """Everything that makes a run. Validated on construction.
 
     Raises:
-        ValueError: A value out of its range; an unknown method.
+        ValueError: A value out of its range; an unknown method or data set.
     """
 
     def __post_init__(self):
         get_method(self.method)
+        check_dataset(self.dataset)
         for name in RANGES:
             check_range(name, getattr(self, name))
         if self.val_split == 0 and self.best_on == 'val':

@@ -24,7 +24,7 @@ class LossSettings:
     alpha: float | tuple[float, ...] | None = setting(
         None,
         'weight of the branch cross-entropies, one or one a branch, shallow to deep (default 1; byot 0.7)',
-        metavar='A[,A]',
+        metavar='A',
     )
     alpha_schedule: str | None = setting(
         None,

@@ -95,6 +95,8 @@ def test_validate_per_branch_and_results_file(run_cli, tmp_path):
         rows = list(csv.DictReader(file))
     assert len(rows) == 2
     assert float(rows[0]['top1']) == result['top1']
+    plain = json.loads(run_cli(*validate[:3])[1].splitlines()[-1])
+    assert float(rows[0]['param_count']) == plain['param_count']
 
 
 def test_best_on_test_is_stamped(run_cli, tmp_path):
@@ -150,7 +152,10 @@ def test_switches_set_what_they_say(name):
 
 @pytest.mark.parametrize(
     ('name', 'value'),
-    [('decay_milestones', (60, 120)), ('mean', (0.5,)), ('taps', (0, 'layer2')), ('alpha', (0.5, 1.0))],
+    [
+        *(('decay_milestones', (60, 120)), ('mean', (0.5,)), ('taps', (0, 'layer2')), ('alpha', (0.5, 1.0))),
+        *(('mean', (-0.1, 0.2)), ('mean', (-1e-05, -0.5))),
+    ],
 )
 def test_lists_are_taken_in_timms_form_and_in_one_word(name, value):
     words = [str(v) for v in value]
@@ -160,8 +165,14 @@ def test_lists_are_taken_in_timms_form_and_in_one_word(name, value):
     assert read_flags(to_flags({name: value})) == {name: value}
 
 
+def test_negative_numbers_are_no_flags():
+    assert read_flags(['--beta', '-1,0;0,-.5', '--lr', '-1e-3']) == {'beta': ((-1, 0), (0, -0.5)), 'lr': -0.001}
+
+
 def test_torchcompile_takes_timms_word():
     assert read_flags(['--torchcompile', 'inductor']) == read_flags(['--torchcompile']) == {'torchcompile': True}
+    with pytest.raises(ValueError, match='unknown arguments: inductor'):
+        read_flags(['--no-torchcompile', 'inductor'])
 
 
 def test_no_aug_leaves_images_as_they_are(run_cli, tmp_path):

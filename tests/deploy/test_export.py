@@ -20,6 +20,17 @@ def test_export_and_load(checkpoint, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ['c.pth.tar', 'o.json', 'o.safetensors']
 
 
+def test_an_export_is_not_exported_again(checkpoint, run_cli):
+    path, _ = checkpoint
+    dkszoo.export(path, 'o.safetensors')
+    for target in (['o.onnx'], ['--hub-dir', 'hub']):
+        code, _, err = run_cli('export', 'o.safetensors', *target)
+        assert code == 2
+        assert "'o.safetensors' is an export already" in err.splitlines()[-1]
+        assert 'dkszoo convert' in err.splitlines()[-1]
+    assert 'no checkpoint file' in run_cli('export', 'p.safetensors', 'o.onnx')[2]
+
+
 def test_nothing_else_is_overwritten(checkpoint, tmp_path):
     path, _ = checkpoint
     (tmp_path / 'run.json').write_text('{"result": {}}')

@@ -1,0 +1,34 @@
+"""What the commands say of themselves."""
+
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize('command', ['train', 'validate'])
+def test_commands_go_by_the_name_they_were_called_by(run_cli, monkeypatch, command):
+    for program, name in (('/usr/bin/dkszoo', f'dkszoo {command}'), (f'/home/me/{command}.py', f'{command}.py')):
+        monkeypatch.setattr(sys, 'argv', [program])
+        assert run_cli(command, '--help')[1].startswith(f'usage: {name} [-h]')
+        assert f'see {name} --help)' in run_cli(command, '--nonsense')[2]
+
+
+def test_lists_are_shown_as_lists(run_cli):
+    shown = run_cli('train', '--help')[1]
+    for text in ('--taps T [T ...]', '--alpha A [A ...]', '--decay-milestones E [E ...]', '--mean X [X ...]'):
+        assert f'  {text}' in shown
+
+
+@pytest.mark.parametrize(
+    ('command', 'says'),
+    [
+        ('compare', ['baseline, ds, dks, kd, ', 'recipe (dks_densenet, ', 'go to runs/compare-NAME']),
+        ('reproduce', ['small: ', 'medium: ', "full: the paper's networks", 'go to runs/reproduce-BUDGET']),
+        ('train', ['recipe (dks_densenet, ', 'quickstart) or YAML file']),
+        ('bench', ['recipe whose hours to predict (dks_densenet, ']),
+    ],
+)
+def test_values_and_places_are_explained(run_cli, command, says):
+    shown = ' '.join(run_cli(command, '--help')[1].split())
+    for text in says:
+        assert text in shown

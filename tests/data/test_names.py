@@ -1,0 +1,45 @@
+"""Names of data sets: what timm knows is opened, anything else is refused and never read as an image folder."""
+
+import pytest
+from PIL import Image
+
+from dkszoo.data import check_dataset, open_dataset
+from dkszoo.engine import TrainConfig
+
+
+@pytest.mark.parametrize('name', ['', 'torch/folder', 'Torch/image_folder'])
+def test_image_folders(tmp_path, name):
+    for place in ('train/cat', 'train/dog', 'val/cat', 'val/dog'):
+        (tmp_path / place).mkdir(parents=True)
+        Image.new('RGB', (4, 4)).save(tmp_path / place / 'image.png')
+    for split in ('train', 'test'):
+        assert len(open_dataset(name, str(tmp_path), split)) == 2
+    with pytest.raises(ValueError, match="'foo' is unknown"):
+        open_dataset('foo', str(tmp_path), 'train')
+
+
+@pytest.mark.parametrize(
+    'name', ['digits', 'torch/MNIST', 'torch/imagenet', 'HFDS/Owner/Name', 'hfids/a', 'wds/', 'tfds/a:1']
+)
+def test_known_names(name):
+    check_dataset(name)
+
+
+@pytest.mark.parametrize(
+    ('name', 'hint'),
+    [
+        ('cifar11', "did you mean 'torch/cifar10"),
+        ('torch/fashionmnist', "did you mean 'torch/fashion_mnist'"),
+        ('torch/digits', "did you mean 'digits'"),
+        ('Digits', "did you mean 'digits'"),
+        ('tfd/a', 'did you mean tfds/'),
+        ('ImageFolder', "'' for the image folder --data-dir"),
+        ('torch/', 'choose digits'),
+        ('/', 'choose digits'),
+    ],
+)
+def test_unknown_names(name, hint):
+    with pytest.raises(ValueError, match=hint):
+        check_dataset(name)
+    with pytest.raises(ValueError, match=hint):  # before a grid starts a run, too
+        TrainConfig(dataset=name, data_dir='.')
