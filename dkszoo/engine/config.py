@@ -108,7 +108,9 @@ class OptimSettings:
     channels_last: bool | None = setting(None, 'channels_last memory layout (default: off)')
     torchcompile: bool = setting(False, 'compile network, branches and losses as one graph', word='inductor')
     torchcompile_mode: str | None = setting(
-        None, 'how: the two in the middle replay CUDA graphs (default default)', choices=COMPILE_MODES
+        None,
+        f"torch.compile's mode; {' and '.join(CUDA_GRAPHS)} replay CUDA graphs (default default)",
+        choices=COMPILE_MODES,
     )
 
 
