@@ -21,6 +21,9 @@ class DeeplySupervised(nn.Module):
         branches: One module for each tap.
         taps: `feature_info` indices where the branches leave, ascending.
         design: The design the branches follow, a name or plain data, for records.
+
+    Raises:
+        ValueError: Not one tap for each branch, or taps that do not ascend.
     """
 
     def __init__(self, backbone: nn.Module, branches: Sequence[nn.Module] = (), taps: Sequence[int] = (), design=None):

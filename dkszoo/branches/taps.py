@@ -57,6 +57,9 @@ def default_taps(backbone: nn.Module, count: int = 2) -> tuple[int, ...]:
 
     Our own networks count stages instead, as their papers do (the last two of a DenseNet's share a resolution). Where
     all resolutions are equal (ViT): after one and two thirds of the depth.
+
+    Raises:
+        ValueError: The network has only one stage, or cannot carry branches (see `feature_list`).
     """
     info = feature_list(backbone)
     last = len(info) - 1

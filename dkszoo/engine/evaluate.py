@@ -31,6 +31,11 @@ def eval_loader(
     """timm's evaluation loader over a view: resize, crop, normalise, in order.
 
     Sets of small images are transformed once and kept in memory; the batches are the same, bit for bit.
+
+    Raises:
+        ValueError: A size of images or number of workers that there cannot be.
+        KeyError: An interpolation that timm does not know.
+        RuntimeError: A device that torch does not know.
     """
     size = (len(mean), img_size, img_size)
     how = dict(interpolation=interpolation, mean=mean, std=std, crop_pct=crop_pct, crop_mode=crop_mode)

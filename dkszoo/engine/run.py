@@ -52,7 +52,11 @@ class Run:
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """The settings with everything filled in that follows from data set, model and method."""
+    """The settings with everything filled in that follows from data set, model and method.
+
+    Raises:
+        ValueError: No such model, data set, file or branch design, or settings that do not fit the data.
+    """
     return open_data(config)[0]
 
 
