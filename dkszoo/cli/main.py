@@ -63,6 +63,9 @@ def main(argv: list[str] | None = None) -> int:
         prog = prog_name(args.command)
         command = importlib.import_module(f'dkszoo.cli.{args.command}')
         return command.main(args.arguments)
+    except BrokenPipeError:  # whoever reads what we print has enough: `dkszoo models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's last flush fails
+        return 141  # 128 + SIGPIPE
     except (ValueError, OSError) as error:
         return fail(error, 2, prog)
     except KeyboardInterrupt:

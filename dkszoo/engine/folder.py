@@ -46,24 +46,25 @@ class RunFolder:
         return RunFolder(Path(config.output) / name.replace('/', '_'))
 
     def open(self, config: TrainConfig) -> None:
-        """Lock a folder that is there, and see that the run in it, if there is one, has these settings.
+        """Lock a folder that is there, and see that the run in it, if there is one, has these settings or may go.
 
         Raises:
-            ValueError: Another run is in it or at work in it, or it cannot be written.
+            ValueError: Another run is in it or at work in it, or it cannot be written; `resume` would go with it.
         """
         try:
             self.lock.acquire()
-            if config.overwrite:
-                self.clear()
             for path in self.path.iterdir():
                 if LEFTOVER.fullmatch(path.name):  # a killed run's; we hold the lock, so nobody is writing it
                     path.unlink()
         except OSError as error:
             raise self.unusable(error) from error
-        self.check_settings(config)
+        if not config.overwrite:
+            self.check_settings(config)
+        elif config.resume and self.path.resolve() in Path(config.resume).resolve().parents:
+            raise ValueError(f'--overwrite would delete {config.resume!r} (leave it out, or copy the file elsewhere)')
 
     def claim(self, config: TrainConfig, new: bool) -> None:
-        """Write the settings, so that the folder belongs to this run; make and lock it first if it is new.
+        """Write the settings, so that the folder belongs to this run; make and lock it, or clear it, first.
 
         Raises:
             ValueError: It cannot be written.
@@ -72,8 +73,10 @@ class RunFolder:
             if new:
                 self.path.mkdir(parents=True)  # fails if another run has just done the same
                 self.lock.acquire()
+            elif config.overwrite:
+                self.clear()
             if not self.settings.exists():
-                write_text(self.settings, yaml.safe_dump(config.to_dict(), sort_keys=False))
+                write_text(self.settings, yaml.safe_dump({**config.to_dict(), 'overwrite': False}, sort_keys=False))
         except OSError as error:
             raise self.unusable(error) from error
 

@@ -52,13 +52,13 @@ class Keeper:
     def resume(self) -> Progress:
         """Restore the newest good checkpoint of the folder, else the one of --resume, else start at the beginning.
 
-        Nothing is written.
+        With --overwrite those of the folder do not count. Nothing is written.
 
         Raises:
             ValueError: No checkpoint in the folder is good, or the file does not fit this run.
         """
         config = self.setup.config
-        found = newest_checkpoint(self.folder.path, self.warn)
+        found = None if config.overwrite else newest_checkpoint(self.folder.path, self.warn)
         in_folder = found is not None
         if found is None and config.resume:
             found = Path(config.resume), read_checkpoint(config.resume)

@@ -1,5 +1,6 @@
 """What the commands say of themselves."""
 
+import subprocess
 import sys
 
 import pytest
@@ -32,3 +33,10 @@ def test_values_and_places_are_explained(run_cli, command, says):
     shown = ' '.join(run_cli(command, '--help')[1].split())
     for text in says:
         assert text in shown
+
+
+def test_a_reader_that_has_enough_is_no_error(environment):
+    command = f'{sys.executable} -m dkszoo models | head -n 1'
+    done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True)
+    assert done.stdout.startswith('name')
+    assert done.stderr == ''

@@ -354,3 +354,20 @@ def die_at_save(number: int) -> None:
             os.kill(os.getpid(), 9)
 
     keeper.save_checkpoint = save
+
+
+def test_overwriting_begins_when_all_else_is_checked(run_cli, tmp_path):
+    argv = (*PLAIN, '--epochs', '1')
+    assert run_cli(*argv)[0] == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / FOLDER).iterdir()}
+    wrong = {'nothing.pth.tar': 'no checkpoint file', f'{FOLDER}/last.pth.tar': '--overwrite would delete'}
+    for file, says in wrong.items():
+        code, _, err = run_cli(*argv, '--overwrite', '--resume', file)
+        assert code == 2
+        assert says in err
+        assert {path.name: path.read_bytes() for path in (tmp_path / FOLDER).iterdir()} == before
+    shutil.copy(tmp_path / FOLDER / 'last.pth.tar', tmp_path / 'kept.pth.tar')
+    code, _, err = run_cli(*PLAIN, '--epochs', '2', '--overwrite', '--resume', 'kept.pth.tar')
+    assert code == 0, err
+    assert len((tmp_path / FOLDER / 'summary.csv').read_text().splitlines()) == 3
+    assert yaml.safe_load((tmp_path / FOLDER / 'args.yaml').read_text())['overwrite'] is False  # it is a recipe
