@@ -43,3 +43,19 @@ def test_unknown_names(name, hint):
         check_dataset(name)
     with pytest.raises(ValueError, match=hint):  # before a grid starts a run, too
         TrainConfig(dataset=name, data_dir='.')
+
+
+@pytest.mark.parametrize(
+    ('splits', 'taken'), [(('train', 'validation', 'test'), 'validation'), (('train', 'test'), 'test')]
+)
+def test_the_test_set_of_timms_is_validation_where_there_is_one(monkeypatch, splits, taken):
+    def create(name, root, split):
+        if split not in splits:
+            raise ValueError(f'no split {split}')
+        return [split]
+
+    monkeypatch.setattr('timm.data.create_dataset', create)
+    assert open_dataset('hfds/a/b', None, 'test') == [taken]
+    assert open_dataset('hfds/a/b', None, 'train') == ['train']
+    with pytest.raises(ValueError, match=r'cannot open data set .*: no split other'):
+        open_dataset('hfds/a/b', None, 'other')
