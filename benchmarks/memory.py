@@ -4,7 +4,7 @@
 
 Each of the two is a process of its own: one step of two images first (it allocates gradients and momentum), then one of
 the batch. On a CPU the peak is that of the whole process, and the part that grows with the batch is its peak less what
-it held after the first step; on CUDA it is what the allocator gave out.
+it held after the first step; on CUDA it is what torch held.
 """
 
 import argparse

@@ -96,14 +96,14 @@ def open_dataset(name: str, data_dir: str | None, split: str, in_chans: int = 3)
         splits, kwargs = [folder_split(data_dir, split)], dict(input_img_mode='RGB' if in_chans == 3 else 'L')
     else:  # often the labels of `test` are kept back
         splits, kwargs = ['validation', 'test'] if split == 'test' else [split], {}
-    failed, dataset = [], None
+    failed = []
     for part in splits:
         try:
             dataset = create_dataset(name, root=data_dir, split=part, **kwargs)
             break
         except (RuntimeError, AssertionError, OSError, KeyError, ImportError, ValueError) as error:
             failed.append(error)
-    if dataset is None:
+    else:
         raise ValueError(f'cannot open data set {name!r} in {data_dir!r}: {first_line(failed[0])}') from failed[0]
     if isinstance(dataset, IterableDataset):
         raise ValueError(f'data set {name!r} can only be read in sequence (use one with random access)')
