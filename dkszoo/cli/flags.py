@@ -7,7 +7,8 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import get_args, get_origin
 
-from dkszoo.engine.config import TrainConfig, field_kinds, flag, negation
+from dkszoo.engine.config import TrainConfig, flag, negation
+from dkszoo.engine.kinds import field_kinds
 from dkszoo.papers import list_recipes
 from dkszoo.weights import parse_yaml
 

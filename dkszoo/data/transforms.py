@@ -1,5 +1,6 @@
 """Transforms of training images, one at a time; evaluation uses timm's own."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -55,20 +56,24 @@ def train_transform(
     no_aug: bool = False,
     auto_augment: str | None = None,
     color_jitter: float = 0.4,
+    crop_mode: str = 'rrc',
+    crop_pct: float = 0.875,
 ) -> Callable:
     """PIL image -> normalised tensor [C, img_size, img_size].
 
     Up to 64 px: resize where needed, pad, random crop, flip, as every CIFAR paper does. Above, or with timm's
-    `auto_augment`: its random resized crop and, without a policy, its colour jitter. `no_aug` leaves only resizing and
-    normalising.
+    `auto_augment`: its training crop `crop_mode` and, without a policy, its colour jitter. The crop 'squash' (above 64
+    px) is DKS's for ImageNet (section 4.2): resize to a square of img_size / crop_pct whatever the aspect ratio, random
+    crop, flip. `no_aug` leaves only resizing and normalising.
 
     Raises:
         ValueError: timm has no such policy.
     """
     if no_aug:
         augmentation = Augmentation()
-    if img_size > SMALL or auto_augment:
-        how = dict(interpolation=interpolation, mean=mean, std=std, no_aug=no_aug)
+    squash = crop_mode == 'squash' and img_size > SMALL and not no_aug
+    if auto_augment or (img_size > SMALL and not squash):
+        how = dict(interpolation=interpolation, mean=mean, std=std, no_aug=no_aug, train_crop_mode=crop_mode)
         own = dict(hflip=augmentation.hflip, color_jitter=color_jitter or None, re_prob=augmentation.re_prob)
         try:
             size = (len(mean), img_size, img_size)
@@ -78,9 +83,15 @@ def train_transform(
                 raise
             raise ValueError(f'--aa {auto_augment!r} is no policy of timm: {error} ({POLICIES})') from error
     else:
+        if squash:
+            side = math.floor(img_size / crop_pct)
+            sized = [transforms.Resize((side, side), transforms.InterpolationMode(interpolation))]
+            pad = None
+        else:
+            sized, pad = resize(img_size, interpolation), augmentation.pad or None
         steps = [
-            *resize(img_size, interpolation),
-            transforms.RandomCrop(img_size, padding=augmentation.pad or None, padding_mode=augmentation.pad_mode),
+            *sized,
+            transforms.RandomCrop(img_size, padding=pad, padding_mode=augmentation.pad_mode),
             transforms.RandomHorizontalFlip(augmentation.hflip),
             transforms.ToTensor(),
             transforms.Normalize(mean, std),

@@ -43,7 +43,7 @@ def describe_model(setup: Setup) -> dict:
             'std': list(config.std),
             'interpolation': config.interpolation,
             'crop_pct': config.crop_pct,
-            'crop_mode': 'center',
+            'crop_mode': config.crop_mode,
         },
     }
 

@@ -3,14 +3,13 @@
 import dataclasses
 import difflib
 from dataclasses import dataclass
-from types import UnionType
-from typing import get_args, get_origin
 
 from dkszoo.data import check_dataset
 from dkszoo.tasks import METHODS, LossSettings, get_method
 from dkszoo.tasks.settings import check_value, setting
 
-from .ranges import RANGES, check_range, flag, shorten
+from .kinds import coerce
+from .ranges import RANGES, check_range, flag
 
 CUDA_GRAPHS = ('reduce-overhead', 'max-autotune')
 COMPILE_MODES = ('default', *CUDA_GRAPHS, 'max-autotune-no-cudagraphs')
@@ -63,8 +62,22 @@ class DataSettings:
     workers: int = setting(2, 'loading processes of loader timm', short='-j')
     mean: tuple[float, ...] | None = setting(None, "channel means (default: the data set's, else the model's)")
     std: tuple[float, ...] | None = setting(None, 'channel standard deviations')
-    interpolation: str = setting('bilinear', 'resizing', choices=('bilinear', 'bicubic'))
-    crop_pct: float | None = setting(None, 'share of the image the evaluation crop keeps (default: 1 up to 64 px)')
+    interpolation: str | None = setting(
+        None, "resizing (default: bilinear up to 64 px, else the model's)", choices=('bilinear', 'bicubic')
+    )
+    crop_pct: float | None = setting(
+        None, "share of the image the evaluation crop keeps (default: 1 up to 64 px, else the model's)"
+    )
+    crop_mode: str | None = setting(
+        None,
+        "evaluation crop; squash: whatever the aspect ratio (default: center up to 64 px, else the model's)",
+        choices=('center', 'squash', 'border'),
+    )
+    train_crop_mode: str = setting(
+        'rrc',
+        "training crop above 64 px: timm's three, or squash: resize as --crop-mode squash does, random crop, no jitter",
+        choices=('rrc', 'rkrc', 'rkrr', 'squash'),
+    )
     pad: int | None = setting(None, "padding of the random crop up to 64 px (default: the data set's)")
     pad_mode: str = setting('constant', 'what the padding holds', choices=('constant', 'reflect'))
     hflip: float | None = setting(None, "probability of a horizontal flip (default: the data set's)")
@@ -154,6 +167,8 @@ class TrainConfig(RunSettings, OptimSettings, DataSettings, LossSettings, Method
             check_range(name, getattr(self, name))
         if self.val_split == 0 and self.best_on == 'val':
             raise ValueError('--val-split 0 leaves nothing to choose the best epoch on (add --best-on test)')
+        if self.train_crop_mode == 'squash' and self.aa:
+            raise ValueError("--train-crop-mode squash takes no --aa (it is none of timm's crops)")
         if self.torchcompile_mode and not self.torchcompile:
             raise ValueError('--torchcompile-mode without --torchcompile (add it)')
         if self.torchcompile_mode in CUDA_GRAPHS and self.grad_accum_steps > 1:
@@ -203,41 +218,3 @@ def negation(name: str) -> str:
 def plain(value):
     """Tuples to lists, all the way down."""
     return [plain(v) for v in value] if isinstance(value, tuple | list) else value
-
-
-def coerce(field: dataclasses.Field, value):
-    """`value` as the type the field is annotated with: lists become tuples, integers floats where floats are meant.
-
-    Raises:
-        ValueError: It is of another type.
-    """
-    kinds = field_kinds(field)
-    for kind in kinds:
-        try:
-            return as_kind(kind, value)
-        except (TypeError, OverflowError):
-            continue
-    names = ' or '.join(getattr(kind, '__name__', str(kind)) for kind in kinds if kind is not type(None))
-    raise ValueError(f'{field.name} must be {names}, got {shorten(value)}')
-
-
-def as_kind(kind, value):
-    """`value` as one type: a class, a tuple of one item type, or a tuple of indices and names.
-
-    Raises:
-        TypeError: It is of another type.
-        OverflowError: It is too large for a float.
-    """
-    if (get_origin(kind) or kind) is tuple and isinstance(value, list | tuple):
-        item, *_ = get_args(kind) or (int | str,)
-        return tuple(as_kind(item, v) for v in value)
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) not in (get_args(kind) if isinstance(kind, UnionType) else (kind,)):
-        raise TypeError(value)
-    return value
-
-
-def field_kinds(field: dataclasses.Field) -> tuple:
-    """The types a field may have, NoneType included."""
-    return get_args(field.type) if isinstance(field.type, UnionType) else (field.type,)

@@ -12,7 +12,23 @@ from dkszoo.branches import DeeplySupervised
 from dkszoo.data import MemoryEvalLoader, View, is_small, read_pixels
 
 from .calibration import CalibrationError
+from .config import TrainConfig
 from .signals import hidden_signals
+
+SMALL_CROP = {'interpolation': 'bilinear', 'crop_pct': 1.0, 'crop_mode': 'center'}
+LARGE_CROP = {'interpolation': 'bicubic', 'crop_pct': 0.875, 'crop_mode': 'center'}  # timm's, of a model without one
+
+
+def evaluation_crop(config: TrainConfig, img_size: int, cfg: dict) -> dict:
+    """How images are resized and cropped: what was given, else all of it up to 64 px, else the model's own way."""
+    crop = SMALL_CROP if img_size <= 64 else LARGE_CROP | cfg
+    return {key: getattr(config, key) or crop[key] for key in SMALL_CROP}
+
+
+def best_by(config: TrainConfig) -> str:
+    """The figure that the best epoch is chosen by: that of the main head, unless only branches learn (DKS, table 5)."""
+    head = 'branch0_' if config.method == 'ds' and config.ce_weight == 0 else ''
+    return f'{"test_" if config.best_on == "test" else ""}{head}top1'
 
 
 def eval_loader(

@@ -37,6 +37,7 @@ from dkszoo.weights import check_arguments, read_any, weighted_name
 from .compiled import compile_task
 from .config import TrainConfig
 from .create import WRONG_ARGUMENTS, check_name, create_model, load_body, read_design, weights_for
+from .evaluate import evaluation_crop
 from .optim import build_optimizer, build_scheduler
 from .rng import seed_all
 from .teacher import build_teacher, recorded_data
@@ -124,10 +125,10 @@ def fit_data(config: TrainConfig, train: Dataset, test: Dataset) -> tuple[TrainC
         config,
         num_classes=num_classes,
         img_size=img_size,
-        crop_pct=config.crop_pct or (1.0 if img_size <= 64 else cfg.get('crop_pct', 0.875)),
         pad=facts.pad if config.pad is None else config.pad,
         hflip=facts.hflip if config.hflip is None else config.hflip,
         branches=read_design(config.branches or default_branches(config)),
+        **evaluation_crop(config, img_size, cfg),
         **stats,
     )
     mode, targets = 'L' if in_chans == 1 else 'RGB', class_targets(train)
@@ -241,8 +242,7 @@ def train_stream(config: TrainConfig, view: View, world: World):
         images, targets = read_pixels(view, pixel_transform(config.img_size, config.interpolation))
         augmentation = Augmentation() if config.no_aug else augmentation
         return sampler, MemoryLoader(images, targets, sampler, augmentation, config.mean, config.std, world.device)
-    own = {'auto_augment': config.aa, 'color_jitter': config.color_jitter}
-    view.transform = train_transform(
-        config.img_size, config.mean, config.std, augmentation, config.interpolation, config.no_aug, **own
-    )
+    how = [augmentation, config.interpolation, config.no_aug, config.aa, config.color_jitter]
+    crop = config.train_crop_mode, config.crop_pct
+    view.transform = train_transform(config.img_size, config.mean, config.std, *how, *crop)
     return sampler, stream_loader(view, sampler, config.workers, pin_memory=world.device.type == 'cuda')

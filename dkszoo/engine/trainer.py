@@ -5,7 +5,7 @@ import time
 import torch
 
 from .contents import Progress
-from .evaluate import eval_loader, evaluate
+from .evaluate import best_by, eval_loader, evaluate
 from .finite import NonFinite
 from .folder import RunFolder
 from .keeper import Keeper, RunFailed
@@ -46,8 +46,7 @@ class Trainer:
             config.std,
             config.validation_batch_size,
             config.workers,
-            config.interpolation,
-            config.crop_pct,
+            *(config.interpolation, config.crop_pct, config.crop_mode),
             device=self.world.device,
             distributed=distributed and self.world.size > 1,
         )
@@ -211,7 +210,7 @@ class Trainer:
         figures = self.evaluate('val') if 'val' in self.loaders else {}
         if config.best_on == 'test' or config.eval_test_every_epoch:
             figures |= {f'test_{key}': value for key, value in self.evaluate('test').items()}
-        metric = figures['test_top1' if config.best_on == 'test' else 'top1']
+        metric = figures[best_by(config)]
         means = Sums(progress.sums, torch.device('cpu')).reduced_means(self.world)
         rates = [group['lr'] for group in self.setup.optimizer.param_groups]
         row = dict(epoch=progress.epoch, lr=max(rates), train=means, eval=figures)

@@ -42,8 +42,19 @@ def kd_loss_per_sample(student: Tensor, teacher: Tensor, tau: float = 4.0, scale
     student, teacher = promote(student, teacher.detach())
     log_p_student = F.log_softmax(student / tau, dim=-1)
     log_p_teacher = F.log_softmax(teacher / tau, dim=-1)
-    loss = (log_p_teacher.exp() * (log_p_teacher - log_p_student)).sum(-1)
+    loss = kl_terms(log_p_teacher, log_p_student).sum(-1)
     return loss * tau**2 if scale_tau2 else loss
+
+
+def kl_terms(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """p log(p / q) - p + q of each class. They add up to KL(p, q), as p and q both add up to 1.
+
+    None is below 0, unlike p log(p / q), whose sum cancels: distributions close to each other keep their digits.
+    """
+    p, log_ratio = log_p.exp(), log_p - log_q
+    near = log_ratio.abs() < 1
+    small = torch.where(near, log_ratio, 0)
+    return torch.where(near, p * (small + torch.expm1(-small)), p * log_ratio + (log_q.exp() - p))
 
 
 def loss_weights(per_sample_losses: Tensor | Sequence[Tensor]) -> Tensor:

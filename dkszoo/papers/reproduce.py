@@ -104,7 +104,7 @@ def scaled_recipe(name: str, budget: str) -> dict:
         settings['decay_milestones'] = [max(1, round(e * factor)) for e in settings['decay_milestones']]
     if 'decay_epochs' in settings:
         settings['decay_epochs'] = max(1, round(settings['decay_epochs'] * factor))
-    for key in ('mean', 'std'):
+    for key in ('mean', 'std', 'train_crop_mode'):
         settings.pop(key, None)
     return {**settings, 'epochs': scale['epochs'], 'dataset': scale['dataset'], **scale['settings']}
 

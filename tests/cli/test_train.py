@@ -105,6 +105,16 @@ def test_best_on_test_is_stamped(run_cli, tmp_path):
     assert json.loads((tmp_path / 'runs/tiny/run.json').read_text())['best_on'] == 'test'
 
 
+def test_where_only_a_branch_learns_the_best_epoch_is_its_own(run_cli, tmp_path):
+    alone = ('--method', 'ds', '--taps', '1', '--ce-weight', '0', '--epochs', '4', '--lr', '0.3')
+    assert run_cli(*TINY, *alone)[0] == 0
+    with open(tmp_path / 'runs/tiny/summary.csv', newline='') as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    last_of_equals = max(rows, key=lambda row: (row['eval_branch0_top1'], row['epoch']))
+    assert json.loads((tmp_path / 'runs/tiny/run.json').read_text())['result']['best_epoch'] == last_of_equals['epoch']
+    assert len({row['eval_branch0_top1'] for row in rows}) > 1
+
+
 @pytest.mark.parametrize('method', ['baseline', 'ds'])
 def test_other_methods_train(run_cli, tmp_path, method):
     code, _, err = run_cli(*TINY, '--method', method, '--epochs', '1', '--export', 'o.safetensors')

@@ -163,3 +163,28 @@ def test_choices_move():
 def test_colour_jitter_of_large_images(strength, policy, jitter):
     transform = train_transform(96, MEAN, STD, Augmentation(), auto_augment=policy, color_jitter=strength)
     assert any(isinstance(step, transforms.ColorJitter) for step in transform.transforms[0].transforms) is jitter
+
+
+def test_squash_is_a_random_crop_of_the_whole_image_resized():
+    image = Image.fromarray(images(1, size=300)[0].permute(1, 2, 0).numpy()[:150])  # twice as wide as high
+    transform = train_transform(96, (0, 0, 0), (1, 1, 1), Augmentation(hflip=0.5), crop_mode='squash', crop_pct=0.75)
+    resized = functional.to_tensor(functional.resize(image, (128, 128)))
+    windows = torch.stack((resized, resized.flip(-1))).unfold(2, 96, 1).unfold(3, 96, 1)  # [flip, C, top, left, H, W]
+    seen = set()
+    for seed in range(12):
+        seed_everything(seed)
+        equal = (windows == transform(image)[:, None, None]).all(-1).all(-1).all(1)
+        assert equal.sum() == 1
+        seen.add(tuple(equal.nonzero()[0].tolist()))
+    assert {flipped for flipped, _, _ in seen} == {0, 1}
+    assert len({top for _, top, _ in seen}) > 6
+
+
+@pytest.mark.parametrize('mode', ['rrc', 'rkrc', 'rkrr'])
+def test_timms_training_crops(mode):
+    names = [
+        type(step).__name__
+        for step in train_transform(96, MEAN, STD, Augmentation(), crop_mode=mode).transforms[0].transforms
+    ]
+    crops = {'rrc': 'RandomResizedCropAndInterpolation', 'rkrc': 'CenterCropOrPad', 'rkrr': 'RandomCropOrPad'}
+    assert {name for name in names if 'Crop' in name} == {crops[mode]}
