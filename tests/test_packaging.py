@@ -60,7 +60,18 @@ def test_wheel_and_sdist_hold_every_file(built):
     assert {'dkszoo/py.typed', 'dkszoo/papers/recipes/quickstart.yaml', 'dkszoo/papers/tables/dks-table1.csv'} <= names
     with tarfile.open(next(built.glob('*.tar.gz'))) as sdist:
         names = {name.partition('/')[2] for name in sdist.getnames()}
-    tops = ('dkszoo', 'tests', 'docs', 'benchmarks', 'README.md', 'LICENSE', 'CITATION.cff', 'train.py', 'hubconf.py')
+    tops = (
+        'dkszoo',
+        'tests',
+        'docs',
+        'benchmarks',
+        'examples',
+        'README.md',
+        'LICENSE',
+        'CITATION.cff',
+        'train.py',
+        'hubconf.py',
+    )
     assert sources(*tops) <= names
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from .build import build_branch, check_halvings
 from .designs import AUTO, DESIGNS, BranchSpec, named_design
-from .probe import Probe
+from .probe import Probe, skeleton
 from .supervised import DeeplySupervised
 from .taps import resolve_taps
 from .user_design import read_specs, write_specs
@@ -106,11 +106,12 @@ def list_designs(model: str | nn.Module) -> list[str]:
     Raises:
         ValueError: No such name, or the network cannot carry branches at all.
     """
-    probe = Probe(empty_model(model) if isinstance(model, str) else model)
+    probe = Probe(empty_model(model) if isinstance(model, str) else skeleton(model))
     found = []
     for name in DESIGNS:
         try:
-            named_design(name, probe, None)
+            specs = [spec for spec in named_design(name, probe, None) if spec.kind in ('conv', 'sepconv')]
+            build(probe, specs, max(1, probe.backbone.num_classes), strict=True)  # the others follow the stages
         except ValueError:
             continue
         found.append(name)

@@ -52,6 +52,11 @@ class DeeplySupervised(nn.Module):
         maps = dict(zip(wanted, maps, strict=True))
         stages = [maps[tap] for tap in self.taps]
         logits = self.backbone.forward_head(final)
+        if not isinstance(logits, torch.Tensor):
+            raise ValueError(
+                f'{type(self.backbone).__name__} gives several logits in training, the method needs one '
+                '(set_distilled_training(False))'
+            )
         branch_outputs = [branch(stage) for branch, stage in zip(self.branches, stages, strict=True)]
         output = DeepOutput(
             logits=logits,

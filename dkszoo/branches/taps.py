@@ -11,6 +11,8 @@ def feature_list(backbone: nn.Module) -> list[dict]:
     Raises:
         ValueError: The network has no `feature_info` or no `forward_intermediates`.
     """
+    if hasattr(backbone, 'branches') and hasattr(backbone, 'backbone'):
+        raise ValueError(f'the {type(backbone.backbone).__name__} has branches already (dkszoo.strip takes them off)')
     info = getattr(backbone, 'feature_info', None)
     if info is None or not hasattr(backbone, 'forward_intermediates') or not hasattr(backbone, 'forward_head'):
         raise ValueError(

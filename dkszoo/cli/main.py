@@ -54,12 +54,16 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('--version', action='version', version=f'dkszoo {dkszoo.__version__}')
-    parser.add_argument('command', metavar='COMMAND', choices=COMMANDS, help=f'one of {", ".join(COMMANDS)}')
+    parser.add_argument('command', metavar='COMMAND', help=f'one of {", ".join(COMMANDS)}')
     rest = parser.add_argument('arguments', nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     rest.required = False  # or an error would name them beside COMMAND
     prog = parser.prog
     try:
         args = parser.parse_args(argv)
+        if args.command not in COMMANDS:
+            near = difflib.get_close_matches(args.command, COMMANDS, 1)
+            hint = f'did you mean {near[0]}?' if near else f'commands: {", ".join(COMMANDS)}'
+            raise ValueError(f'unknown command {args.command!r} ({hint})')
         prog = prog_name(args.command)
         command = importlib.import_module(f'dkszoo.cli.{args.command}')
         return command.main(args.arguments)

@@ -8,7 +8,7 @@ import timm
 from torch import nn
 
 from dkszoo import deploy, engine
-from dkszoo.data import View, class_names, data_facts, open_dataset
+from dkszoo.data import View, class_names, compare_classes, data_facts, open_dataset
 from dkszoo.engine.ranges import flag
 from dkszoo.weights import read_card, read_pickle
 
@@ -104,7 +104,7 @@ def open_view(args, subject: Subject) -> View:
     if classes and len(classes) > subject.net.num_classes:
         raise ValueError(f'data set {dataset!r} has {len(classes)} classes, the model {subject.net.num_classes}')
     if classes and subject.classes and list(subject.classes) != classes:
-        raise ValueError(f'data set {dataset!r} has other classes than the model was trained for (choose its own)')
+        raise ValueError(f'data set {dataset!r} has other classes: {compare_classes(subject.classes, classes)}')
     if data_facts(dataset).in_chans > in_chans:
         raise ValueError(f'data set {dataset!r} has colour images, the model takes {in_chans} channel')
     return View(base, None, 'L' if in_chans == 1 else 'RGB')

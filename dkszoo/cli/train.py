@@ -7,6 +7,7 @@ import yaml
 from timm.utils import setup_default_logging
 
 from dkszoo import deploy, engine, papers
+from dkszoo.data import UnreadableImage
 from dkszoo.engine import TrainConfig
 
 from .flags import add_config, add_flags
@@ -62,6 +63,8 @@ def execute(run: engine.Run) -> None:
     """Train to the end; a ValueError that late is no mistake in the settings."""
     try:
         engine.execute(run)
+    except UnreadableImage as error:
+        raise engine.RunFailed(error) from error
     except ValueError as error:
         traceback.print_exc()
         raise engine.RunFailed('training failed, see above (the same command goes on from what is saved)') from error

@@ -120,9 +120,10 @@ def validate(args, name: str, device: torch.device, header: list[str] | None = N
         calibration, start = engine.CalibrationError(), time.perf_counter()
         try:
             figures = engine.evaluate(subject.net, loader, device, channels_last, calibration=calibration)
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:
             if not any(words in str(error) for words in MEMORY):
-                raise
+                side = f'{size}x{size}'
+                raise ValueError(f'{subject.name} does not take {side} images: {error} (see --img-size)') from error
             if batch_size == 1:
                 raise ValueError(f'{subject.name}: a single image is too much for the memory of {device}') from error
             print(f'{subject.name}: out of memory with {batch_size} images, trying half as many', file=sys.stderr)

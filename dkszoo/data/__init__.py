@@ -1,7 +1,16 @@
 """Data sets, splits and the sample stream."""
 
 from .augment import Augmentation
-from .datasets import View, check_dataset, class_names, class_targets, open_dataset
+from .datasets import (
+    UnreadableImage,
+    View,
+    check_dataset,
+    class_names,
+    class_targets,
+    compare_classes,
+    open_dataset,
+    read_sample,
+)
 from .facts import DataFacts, data_facts
 from .images import ArrayImages
 from .memory import MemoryEvalLoader, MemoryLoader, choose_loader, is_small, read_pixels
@@ -18,12 +27,14 @@ __all__ = [
     'MemoryEvalLoader',
     'MemoryLoader',
     'StreamSampler',
+    'UnreadableImage',
     'View',
     'balanced_subset',
     'check_dataset',
     'choose_loader',
     'class_names',
     'class_targets',
+    'compare_classes',
     'corrupt_labels',
     'data_facts',
     'is_small',
@@ -31,6 +42,7 @@ __all__ = [
     'open_dataset',
     'pixel_transform',
     'read_pixels',
+    'read_sample',
     'split_indices',
     'stream_loader',
     'train_transform',

@@ -4,6 +4,7 @@ import difflib
 import os
 from collections.abc import Callable, Sequence
 
+from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
 from .cifar import LAYOUTS, open_cifar
@@ -37,12 +38,42 @@ class View(Dataset):
         return len(self.indices)
 
     def __getitem__(self, index: int):
-        image, target = self.base[self.indices[index]]
+        image, target = read_sample(self.base, self.indices[index])
         if image.mode != self.mode:
             image = image.convert(self.mode)
         if self.targets is not None:
             target = self.targets[index]
         return self.transform(image) if self.transform is not None else image, int(target)
+
+
+class UnreadableImage(ValueError):
+    """An image file is damaged. Says which, also where a loading process met it."""
+
+    def __init__(self, text: str):
+        super().__init__(text.rpartition(f'{type(self).__name__}: ')[2].strip())  # behind the process's traceback
+
+
+def read_sample(base: Dataset, index: int) -> tuple[Image.Image, int]:
+    """Image and class of one sample.
+
+    timm's data sets of files put the next image in the place of one they cannot read: another class may be its own,
+    and it may belong to another part of a split.
+
+    Raises:
+        UnreadableImage: The file is no image, or is damaged.
+    """
+    reader = getattr(base, 'reader', None)
+    if reader is None:
+        return base[index]
+    file, target, *_ = reader[index]
+    mode = base.input_img_mode
+    try:
+        with file, Image.open(file) as opened:
+            image = opened.convert(mode) if mode else opened.copy()
+    except Exception as error:  # whatever Pillow makes of a damaged file
+        name = base.filename(index, absolute=True)
+        raise UnreadableImage(f'cannot read image {name!r}: {first_line(error)} (mend or remove it)') from error
+    return image, -1 if target is None else target
 
 
 def check_dataset(name: str) -> None:
@@ -146,6 +177,16 @@ def class_names(dataset: Dataset) -> list[str] | None:
     if names is None and reader is not None and getattr(reader, 'class_to_idx', None):
         names = sorted(reader.class_to_idx, key=reader.class_to_idx.get)
     return [str(name) for name in names] if names else None
+
+
+def compare_classes(trained: Sequence[str], found: Sequence[str]) -> str:
+    """In words, what two lists of classes have that the other lacks."""
+    parts = []
+    for where, names, others in (('in training', trained, found), ('here', found, trained)):
+        only = [name for name in names if name not in set(others)]
+        if only:
+            parts.append(f'only {where} {", ".join(map(repr, only[:3]))}{" ..." if len(only) > 3 else ""}')
+    return f'{"; ".join(parts) or "another order"} (check the folders)'
 
 
 def class_targets(dataset: Dataset) -> list[int] | None:

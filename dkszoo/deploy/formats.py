@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,12 +115,16 @@ def check_target(out: str | os.PathLike) -> Path:
     if missing:
         needs = ' '.join(FORMATS[out.suffix].needs)
         raise ValueError(f'{out.suffix} files need {", ".join(missing)}, not installed here (pip install {needs})')
-    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        raise ValueError(f'cannot write into folder {str(out.parent)!r} (make it, or choose another)')
+    try:
+        tempfile.TemporaryFile(dir=out.parent).close()
+    except OSError as error:
+        raise ValueError(f'cannot write into folder {str(out.parent)!r} (make it, or choose another)') from error
     card = card_path(out)
     for path in (out, card):
         if path.is_dir():
             raise ValueError(f'{str(path)!r} is a folder (choose another name)')
+    if out.exists() and not card.exists():
+        raise ValueError(f'{str(out)!r} would be overwritten, which is not from an export (choose another name)')
     if card.exists() and not is_card(card):
         raise ValueError(f'{str(card)!r} would be overwritten, which is not from an export (choose another name)')
     return out

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import os
 from dataclasses import dataclass
 
 from dkszoo.data import check_dataset
@@ -150,6 +151,16 @@ FREE = (
     *('workers', 'log_interval', 'recovery_interval', 'skip_nonfinite', 'export'),
     *('output', 'experiment', 'resume', 'overwrite'),
 )
+
+
+PATHS = ('data_dir', 'initial_checkpoint', 'kd_checkpoint')
+
+
+def same_setting(name: str, one, other) -> bool:
+    """Whether two values are one: a path can be written in several ways."""
+    if name in PATHS and one and other:
+        return os.path.realpath(one) == os.path.realpath(other)
+    return one == other
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ def create_model(
     Args:
         name: Model name, with or without a tag. With `pretrained=True` an untagged name of dkszoo means its `dks_*`
             tag, else its only one; channels and classes are the tag's unless given.
-        branches: Branch design ('dks', 'auto'), or one's own as a dict or YAML file; None: the plain backbone.
+        branches: Branch design ('dks', 'auto'), or one's own as a dict or YAML file; None or 'none': the plain
+            backbone.
         taps: Where branches leave, see `attach_branches`.
         checkpoint_path: Weights of the backbone, in any format `convert` knows, loaded strictly before branches are
             attached. What they need and `timm_kwargs` do not say (num_classes, in_chans, shortcut) is taken from the
@@ -48,7 +49,7 @@ def create_model(
             does not fit, pretrained weights of dkszoo's that are damaged or cannot be downloaded.
     """
     check_name(name)
-    if taps is not None and branches is None:
+    if taps is not None and branches in (None, 'none'):
         raise ValueError("taps without branches (give branches=, such as 'auto')")
     if isinstance(timm_kwargs.get('pretrained_cfg'), str):  # a tag, in timm's other spelling
         name = f'{timm.models.split_model_name_tag(name)[0]}.{timm_kwargs.pop("pretrained_cfg")}'
@@ -58,13 +59,14 @@ def create_model(
             check_source(cfg)
         else:
             name = weighted_name(name)
+            check_weights(name)
             overlay = pretrained_overlay(name, timm_kwargs.get('cache_dir'))
             timm_kwargs['pretrained_cfg_overlay'] = {**overlay, **(timm_kwargs.get('pretrained_cfg_overlay') or {})}
     state, needed = weights_for(name, checkpoint_path, timm_kwargs) if checkpoint_path else (None, {})
     model = timm.create_model(name, **timm_kwargs, **needed)
     if state is not None:
         load_strictly(model, state, f'checkpoint {os.fspath(checkpoint_path)!r}')
-    return model if branches is None else attach_branches(model, read_design(branches), taps)
+    return model if branches in (None, 'none') else attach_branches(model, read_design(branches), taps)
 
 
 def load_body(model: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
@@ -110,6 +112,13 @@ def weights_for(name: str, checkpoint_path: str | os.PathLike, given: dict) -> t
     # How much a file of ours was trained to drop out is no matter of its weights.
     needed = {k: v for k, v in converted.model_kwargs.items() if k not in given and 'drop' not in k}
     return converted.backbone, needed
+
+
+def check_weights(name: str) -> None:
+    """Raise a ValueError where neither timm nor dkszoo has weights of this name."""
+    cfg = None if ':' in name.split('/')[0] else timm.models.get_pretrained_cfg(name)
+    if cfg is not None and not cfg.has_weights:
+        raise ValueError(f'model {name!r} has no pretrained weights (dkszoo models lists tags)')
 
 
 def check_name(name: str) -> None:

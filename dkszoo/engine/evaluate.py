@@ -103,6 +103,7 @@ def evaluate(
     evaluators = [ClassificationEvaluator(device, max_samples=limit) for _ in range(heads)]
     was_training = net.training
     net.eval()
+    batches = iter(())
     try:
         with hidden_signals():  # from loading processes, which start here
             batches = iter(loader)
@@ -119,6 +120,8 @@ def evaluate(
             between()
     finally:
         net.train(was_training)
+        # An error keeps the iterator alive, whose processes know no SIGTERM: Python would wait for them at its exit.
+        getattr(batches, '_shutdown_workers', lambda: None)()
     main, *branches = [evaluator.compute(distributed=distributed) for evaluator in evaluators]
     named = {f'branch{i}_{key}': branch[key] for i, branch in enumerate(branches) for key in ('top1', 'top5')}
     return {**main, **named}

@@ -13,7 +13,8 @@ from timm.utils import update_summary
 from dkszoo.data import Flip
 from dkszoo.weights import parse_json, parse_yaml, write_durably, write_text
 
-from .config import TrainConfig, flag
+from .checkpoint import BEST, LAST, recovery_files
+from .config import TrainConfig, flag, same_setting
 from .lock import FolderLock
 from .record import check_record, parse_record
 from .setup import open_data
@@ -43,6 +44,8 @@ class RunFolder:
         """The folder a run's settings name: OUTPUT/EXPERIMENT."""
         dataset = (config.dataset or Path(config.data_dir or 'folder').name).replace('/', '_')
         name = config.experiment or f'{config.model}-{config.method}-{dataset}'
+        if not name.strip('.'):
+            raise ValueError(f'--experiment {name!r} is no name of a folder (choose another)')
         return RunFolder(Path(config.output) / name.replace('/', '_'))
 
     def open(self, config: TrainConfig) -> None:
@@ -109,7 +112,7 @@ class RunFolder:
         if config.to_dict().keys() - stored.keys():  # settings that are newer than the run: it had their default
             stored = open_data(TrainConfig.from_dict(stored))[0].to_dict()
         for key, value in config.fixed().items():
-            if value != stored[key]:
+            if not same_setting(key, value, stored[key]):
                 raise ValueError(
                     f'{str(self.path)!r} holds a run with {flag(key)} {stored[key]}, not {value} '
                     '(--overwrite starts anew, --experiment names another folder)'
@@ -121,7 +124,8 @@ class RunFolder:
         The result goes first and the settings last, so that what a crash leaves is still a run with its settings.
         """
         first, *rest = [self.path / name for name in RECORDS]
-        for path in [first, *self.path.glob('*.pth.tar'), *rest]:
+        checkpoints = [self.path / name for name in (LAST, BEST)]
+        for path in [first, *checkpoints, *recovery_files(self.path), *rest]:
             path.unlink(missing_ok=True)
 
     def read_record(self) -> dict:

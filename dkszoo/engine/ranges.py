@@ -49,7 +49,7 @@ RANGES = {
     **dict.fromkeys(('seed', 'noise_seed'), SEED),
     **dict.fromkeys(('hflip', 'reprob', 'label_noise', 'model_ema_decay'), SHARE),
     **dict.fromkeys(('drop', 'drop_path', 'val_split', 'smoothing', 'momentum'), SHARE_BELOW),
-    'crop_pct': Range(0.01, 1),
+    'crop_pct': Range(0.01, 10),  # timm has 1.15
     'layer_decay': Range(0, 1, above=True),
     **dict.fromkeys(('lr', 'min_lr', 'warmup_lr', 'weight_decay', 'mixup', 'cutmix', 'color_jitter'), NOT_NEGATIVE),
     **dict.fromkeys(('branch_lr_scale', 'clip_grad', 'decay_epochs', 'decay_rate', 'std'), POSITIVE),

@@ -13,7 +13,7 @@ import torch
 import torchvision
 
 import dkszoo
-from dkszoo.data import class_targets
+from dkszoo.data import class_targets, read_sample
 from dkszoo.weights import parse_json, sha256
 
 from .contents import is_count, is_finite, is_number
@@ -53,7 +53,7 @@ def fingerprint(data: Data) -> str:
     for dataset in (data.train.base, data.test.base):
         digest.update(f'{len(dataset)} {class_targets(dataset)}'.encode())
         for index in np.linspace(0, len(dataset) - 1, min(64, len(dataset)), dtype=int):
-            image, target = dataset[int(index)]
+            image, target = read_sample(dataset, int(index))
             digest.update(f'{image.size} {image.mode} {int(target)}'.encode() + image.tobytes())
     return digest.hexdigest()
 

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
+from .config import same_setting
 from .contents import Progress
 from .optim import load_optimizer, load_schedule
 from .rng import set_rng_state
@@ -40,7 +41,8 @@ def restore(setup: Setup, checkpoint: dict) -> Progress:
         with loading('averaged weights'):
             task.load_checkpoint_state(checkpoint['state_dict_ema'], checkpoint.get('task_state_ema'), ema=True)
     with loading('settings'):
-        same = all(checkpoint['args'].get(key, value) == value for key, value in setup.config.fixed().items())
+        given = checkpoint['args']
+        same = all(same_setting(key, given.get(key, value), value) for key, value in setup.config.fixed().items())
     with loading('optimizer'):
         load_optimizer(setup.optimizer, checkpoint['optimizer'], keep_settings=not same)
     if same and setup.scheduler is not None:  # else the schedule is another: that of the new settings

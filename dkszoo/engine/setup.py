@@ -1,7 +1,6 @@
 """From settings to the things a run is made of: data, task, optimizer, schedule."""
 
 import dataclasses
-import logging
 from dataclasses import dataclass
 
 import timm
@@ -22,11 +21,13 @@ from dkszoo.data import (
     choose_loader,
     class_names,
     class_targets,
+    compare_classes,
     corrupt_labels,
     data_facts,
     open_dataset,
     pixel_transform,
     read_pixels,
+    read_sample,
     split_indices,
     stream_loader,
     train_transform,
@@ -42,8 +43,6 @@ from .optim import build_optimizer, build_scheduler
 from .rng import seed_all
 from .teacher import build_teacher, recorded_data
 from .world import World
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -105,9 +104,10 @@ def fit_data(config: TrainConfig, train: Dataset, test: Dataset) -> tuple[TrainC
         raise ValueError(f'data set {config.dataset!r} does not say how many classes it has (give --num-classes)')
     if classes and num_classes < len(classes):
         raise ValueError(f'--num-classes {num_classes} is too few for the {len(classes)} classes of the data set')
-    if classes and class_names(test) not in (None, classes):
-        raise ValueError('the test set has other classes than the training set (check the folders)')
-
+    if num_classes == 1 and not config.num_classes:
+        raise ValueError('the data set has one class (a folder of images has a sub-folder a class)')
+    if classes and (found := class_names(test)) not in (None, classes):
+        raise ValueError(f'the test set has other classes than the training set: {compare_classes(classes, found)}')
     name = weighted_name(config.model) if config.pretrained else config.model
     cfg = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
     cfg = cfg.to_dict() if cfg is not None else {}
@@ -138,7 +138,7 @@ def fit_data(config: TrainConfig, train: Dataset, test: Dataset) -> tuple[TrainC
     val = View(train, held, mode) if held else None
     data = Data(View(train, kept, mode), val, View(test, None, mode), classes)
     if config.label_noise:
-        targets = [int(train[i][1]) for i in kept] if targets is None else [targets[i] for i in kept]
+        targets = [int(read_sample(train, i)[1]) for i in kept] if targets is None else [targets[i] for i in kept]
         labels = corrupt_labels(targets, config.label_noise, len(classes or ()) or num_classes, config.noise_seed, kept)
         data.train.targets, flips = labels
         data = dataclasses.replace(data, flips=flips)
@@ -191,6 +191,8 @@ def build_net(config: TrainConfig, pretrained: bool = False) -> DeeplySupervised
     except WRONG_ARGUMENTS as error:
         raise ValueError(f'cannot make model {config.model!r}: {error}') from error
     if config.branches in ('', 'none'):
+        if default_branches(config) != 'none':
+            raise ValueError(f'method {config.method!r} needs branches (leave --branches {config.branches} out)')
         if config.taps:
             raise ValueError(f'--taps without branches (method {config.method!r} has none; add --branches)')
         return DeeplySupervised(model)

@@ -23,13 +23,19 @@ class Snapshot:
 
     @torch.no_grad()
     def take(self) -> None:
-        torch._foreach_copy_(self.copies, self.buffers)
+        copy(self.buffers, self.copies)
         self.gradients = [None if p.grad is None else p.grad.clone() for p in self.parameters]
         self.rng = rng_state(self.device)
 
     @torch.no_grad()
     def put_back(self) -> None:
-        torch._foreach_copy_(self.buffers, self.copies)
+        copy(self.copies, self.buffers)
         for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
             parameter.grad = gradient
         set_rng_state(self.rng, self.device)
+
+
+def copy(source: list[torch.Tensor], target: list[torch.Tensor]) -> None:
+    """All values of some tensors into others, of which there may be none: transformers have no buffers."""
+    if source:
+        torch._foreach_copy_(target, source)

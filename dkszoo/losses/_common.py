@@ -4,6 +4,8 @@ No loss uses a matrix product. Autocast lowers only those (and convolutions), so
 or float64 whatever autocast says, and TF32 cannot touch them either.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,6 @@ def check_same_shape(got: Tensor, expected: Tensor, name: str) -> None:
 
 
 def check_tau(tau: float) -> None:
-    """Raise ValueError unless the temperature is above zero."""
-    if not tau > 0:
-        raise ValueError(f'tau: expected a temperature above 0, got {tau}')
+    """Raise ValueError unless the temperature is above zero and finite."""
+    if not 0 < tau < math.inf:
+        raise ValueError(f'tau: expected a finite temperature above 0, got {tau}')

@@ -14,9 +14,9 @@ COLUMNS = 4
 
 
 def draw_groups(plans: list[Plan], results: dict[str, Result], folder: Path, path: Path) -> None:
-    """Draw the error (100 - top-1 of the main head, in percent) over the epochs, the mean over the seeds.
+    """Draw the error that each row is about over the epochs, in percent, the mean over the seeds.
 
-    It is the error of the images that the best epoch is chosen on. Does nothing without matplotlib.
+    It is that of the images that the best epoch is chosen on. Does nothing without matplotlib.
 
     Args:
         plans: The rows, of which those with finished runs are drawn.
@@ -34,7 +34,8 @@ def draw_groups(plans: list[Plan], results: dict[str, Result], folder: Path, pat
         lines = groups.setdefault(plan.record.group, [])
         titles.setdefault(plan.record.group, f'{plan.record.group}: {network(plan)}')
         for cells in plan.cells:
-            lines.append((plan.record.row, mean_errors([folder / cell.name for cell in cells if cell.name in results])))
+            done = [folder / cell.name for cell in cells if cell.name in results]
+            lines.append((plan.record.row, mean_errors(done, plan.record.metric.removesuffix('_err'))))
     groups = {name: found for name, lines in groups.items() if (found := [line for line in lines if line[1]])}
     if not groups:
         return
@@ -54,14 +55,14 @@ def draw_groups(plans: list[Plan], results: dict[str, Result], folder: Path, pat
     write_durably(path, lambda temporary: figure.savefig(temporary, format='png', dpi=100))
 
 
-def mean_errors(folders: list[Path]) -> list[float]:
-    """Error after each epoch, the mean over finished runs of one length; empty without any."""
+def mean_errors(folders: list[Path], metric: str) -> list[float]:
+    """Error (100 minus the metric) after each epoch, the mean over finished runs of one length; empty without any."""
     runs = []
     for folder in folders:
         with open(folder / 'summary.csv', newline='', encoding='utf-8') as file:
-            runs.append([100 - float(row[key(row)]) for row in csv.DictReader(file)])
+            runs.append([100 - float(row[key(row, metric)]) for row in csv.DictReader(file)])
     return [math.fsum(values) / len(values) for values in zip(*runs, strict=True)]
 
 
-def key(row: dict) -> str:
-    return 'eval_top1' if row.get('eval_top1') else 'eval_test_top1'
+def key(row: dict, metric: str) -> str:
+    return f'eval_{metric}' if row.get(f'eval_{metric}') else f'eval_test_{metric}'

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import dkszoo
-from dkszoo.engine.config import FREE, TrainConfig, flag, negation
+from dkszoo.engine.config import FREE, TrainConfig, flag, negation, same_setting
 from dkszoo.engine.contents import is_finite
 from dkszoo.engine.create import read_design
 from dkszoo.engine.record import read_record
@@ -131,7 +131,7 @@ def check_settings(cell: Cell, folder: Path) -> None:
     asked, stored = TrainConfig.from_dict(cell.settings).to_dict(), result.record['settings']
     asked['branches'] = read_design(asked['branches'])
     for key in cell.settings.keys() - {*FREE, 'loader'}:
-        if asked[key] != stored.get(key):
+        if not same_setting(key, asked[key], stored.get(key)):
             raise ValueError(
                 f'{str(folder)!r} holds a run with {flag(key)} {stored.get(key)}, not {asked[key]} '
                 '(--output names another folder)'

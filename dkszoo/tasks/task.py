@@ -110,6 +110,15 @@ class DeepSupervisionTask(TrainingTask):
         for term in self._trainable().terms.values():
             term.set_progress(epoch / epochs)
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that are not decayed, for timm's optimizers."""
+        return {f'trainable_module.{name}' for name in self._trainable().no_weight_decay()}
+
+    def group_matcher(self, coarse: bool = False):
+        """The layer of a parameter by its name, for timm's layer-wise learning rates."""
+        matcher = self._trainable().group_matcher(coarse)
+        return lambda name: matcher(name.removeprefix('trainable_module.'))
+
     def _trainable(self, ema: bool = False) -> TrainableModule | None:
         """The `TrainableModule` behind DDP, compile and EMA wrappers."""
         module = self.get_trainable_module(ema=ema)

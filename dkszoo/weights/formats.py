@@ -122,7 +122,7 @@ WRAPPERS = {
     'params': 'official DKS',
 }
 # What torch and timm put before every key.
-PREFIXES = ('module.', '_orig_mod.')
+PREFIXES = ('module.', '_orig_mod.', 'trainable_module.net.')
 # mdistiller's networks, beside whatever else its distiller holds.
 NETWORKS = ('student', 'teacher')
 

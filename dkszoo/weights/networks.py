@@ -11,6 +11,7 @@ from .formats import FORMATS, NETWORKS, PREFIXES, WRAPPERS, branch_key, recognis
 from .read import backbone_state
 
 State = dict[str, torch.Tensor]
+LEFT_OUT = ' (without its branches: the file does not say their design)'
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,17 @@ def find_networks(contents: dict) -> list[Network]:
         raise ValueError(f'it holds no state dict of tensors (its keys: {", ".join(map(str, list(contents)[:8]))})')
     state = strip_prefixes(given)
     if backbone := own_backbone(state):
-        return [Network('DeeplySupervised', backbone, {}, {key: f'backbone.{key}' for key in backbone}, '', {}, None)]
+        theirs = {key: f'backbone.{key}' for key in backbone}
+        return [Network(f'DeeplySupervised{LEFT_OUT}', backbone, {}, theirs, '', {}, None)]
     if inner := [(name, part) for name in NETWORKS if (part := below(state, name))]:
         return [renamed(part, f'mdistiller checkpoint, {name}') for name, part in inner]
     if 'version' in contents and isinstance(contents.get('arch'), str):  # timm's; DHM's arch comes without a version
         settings = contents.get('args')
         settings = vars(settings) if isinstance(settings, argparse.Namespace) else settings
         kwargs = settings.get('model_kwargs') if isinstance(settings, dict) else None
-        return [renamed(state, 'timm checkpoint', contents['arch'], check_arguments(kwargs or {}, 'it'))]
+        task_state = contents.get('task_state')
+        origin = f'timm checkpoint{LEFT_OUT if isinstance(task_state, dict) and task_state.get("branches") else ""}'
+        return [renamed(state, origin, contents['arch'], check_arguments(kwargs or {}, 'it'))]
     if wrapper is not None:
         return [renamed(state, f'{WRAPPERS[wrapper]} checkpoint')]
     return [renamed(state, 'bare state dict' if state.keys() == given.keys() else 'DKS or DHM release')]

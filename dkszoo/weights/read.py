@@ -44,6 +44,8 @@ def read_pickle(path: str | os.PathLike, legacy: bool = True):
         raise ValueError(f'checkpoint {path!r} is empty (a copy or download that broke off?)')
     if zipped := is_zip(path):
         verify_zip(path)
+    elif path.endswith('.safetensors'):
+        raise ValueError(f'{path!r} has weights, but no training state (start from it with --initial-checkpoint)')
     elif not legacy or looks_like_zip(path):
         raise ValueError(f'checkpoint {path!r} is truncated or no checkpoint at all (take another copy)')
     try:

@@ -191,6 +191,7 @@ def test_list_designs():
     assert list_designs('cifar_resnet20') == list(DESIGNS) == list_designs(timm.create_model('cifar_resnet20'))
     assert list_designs('convnext_atto') == ['mirror', 'conv', 'linear', 'ap_conv_2fc', 'ap_2fc', 'bottleneck']
     assert list_designs('vit_tiny_patch16_224') == ['linear', 'ap_conv_2fc', 'ap_2fc']
+    assert 'conv' not in list_designs('crossvit_tiny_240')  # its path has other down-samplings
     assert dkszoo.list_designs is list_designs
     with pytest.raises(ValueError, match=r'did you mean .*cifar_resnet20'):
         list_designs('cifar_resnt20')

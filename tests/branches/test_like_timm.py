@@ -226,3 +226,28 @@ def test_designs_differ_from_branch_to_branch():
     first, second = (branch.net.state_dict() for branch in net.branches)
     key = 'stages.3.blocks.0.conv_dw.weight'
     assert not torch.equal(first[key], second[key])
+
+
+def test_a_task_is_grouped_as_its_network():
+    """timm's optimizers are given the task as often as the network."""
+    net = make('swin_tiny_patch4_window7_224')
+    task = DeepSupervisionTask(net, 'dks')
+
+    def settings(model):
+        groups = create_optimizer_v2(model, 'sgd', lr=0.1, weight_decay=0.1, layer_decay=0.5).param_groups
+        return {id(p): (group['lr_scale'], group['weight_decay']) for group in groups for p in group['params']}
+
+    assert settings(task) == settings(net)
+
+
+def test_branches_are_attached_once():
+    with pytest.raises(ValueError, match='has branches already'):
+        attach_branches(make('cifar_resnet8'))
+
+
+def test_distilled_training_is_named():
+    backbone = timm.create_model('deit_tiny_distilled_patch16_224', num_classes=3, depth=3, img_size=64)
+    net = attach_branches(backbone)
+    backbone.set_distilled_training(True)
+    with pytest.raises(ValueError, match='set_distilled_training'):
+        net.train()(torch.randn(2, 3, 64, 64))

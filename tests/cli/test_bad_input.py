@@ -107,11 +107,12 @@ def test_recipes(run_cli, tmp_path):
 
 
 def test_commands(run_cli, tmp_path):
-    assert 'invalid choice' in refused(run_cli, tmp_path, 'trian')
+    assert 'did you mean train' in refused(run_cli, tmp_path, 'trian')
+    assert 'commands: train,' in refused(run_cli, tmp_path, 'xyz')
     assert 'COMMAND' in refused(run_cli, tmp_path)
     assert 'nothing to measure' in refused(run_cli, tmp_path, 'validate')
     assert 'without weights' in refused(run_cli, tmp_path, 'validate', '--model', 'cifar_resnet8')
-    assert 'No pretrained weights exist' in refused(
+    assert 'has no pretrained weights' in refused(
         run_cli, tmp_path, 'validate', '--model', 'cifar_resnet14', '--pretrained', '--dataset', 'digits'
     )
     assert 'no checkpoint file' in refused(run_cli, tmp_path, 'export', 'a.pth.tar', 'b.safetensors')
@@ -145,3 +146,20 @@ def test_help_needs_no_more_than_a_terminal(run_cli):
         code, out, _ = run_cli(*command, '--help')
         assert code == 0
         assert 'usage' in out
+
+
+@pytest.mark.parametrize('name', ['.', '..'])
+def test_a_run_stays_below_its_output_folder(run_cli, tmp_path, name):
+    (tmp_path / 'mine.pth.tar').write_text('mine')
+    code, _, err = run_cli('train', '--experiment', name, '--overwrite')
+    assert code == 2
+    assert 'is no name of a folder' in err
+    assert [path.name for path in tmp_path.iterdir()] == ['mine.pth.tar']
+
+
+def test_only_the_files_of_a_run_are_overwritten(run_cli, tmp_path):
+    argv = ('train', '--config', 'quickstart', '--epochs', '1', '--train-num-samples', '64', '--device', 'cpu')
+    assert run_cli(*argv)[0] == 0
+    (tmp_path / 'runs/quickstart/mine.pth.tar').write_text('mine')
+    assert run_cli(*argv, '--overwrite')[0] == 0
+    assert (tmp_path / 'runs/quickstart/mine.pth.tar').read_text() == 'mine'

@@ -34,14 +34,23 @@ def test_an_export_is_not_exported_again(checkpoint, run_cli):
 def test_nothing_else_is_overwritten(checkpoint, tmp_path):
     path, _ = checkpoint
     (tmp_path / 'run.json').write_text('{"result": {}}')
+    (tmp_path / 'mine.safetensors').write_text('precious')
     (tmp_path / 'a.safetensors').mkdir()
     (tmp_path / 'b.json').mkdir()
     before = sorted(tmp_path.iterdir())
-    for name, says in (('run', 'not from an export'), ('a', 'is a folder'), ('b', 'is a folder')):
+    for name, says in (
+        ('run', 'not from an export'),
+        ('mine', 'not from an export'),
+        ('a', 'is a folder'),
+        ('b', 'is a folder'),
+    ):
         with pytest.raises(ValueError, match=says):
             dkszoo.export(path, tmp_path / f'{name}.safetensors')
     assert sorted(tmp_path.iterdir()) == before
     assert (tmp_path / 'run.json').read_text() == '{"result": {}}'
+    assert (tmp_path / 'mine.safetensors').read_text() == 'precious'
+    with pytest.raises(TypeError, match='file of a training checkpoint, got Linear'):
+        dkszoo.export(torch.nn.Linear(1, 1), tmp_path / 'o.safetensors')
     for _ in range(2):  # its own card may be replaced
         dkszoo.export(path, tmp_path / 'o.safetensors')
 

@@ -38,6 +38,7 @@ def ramp() -> Image.Image:
             {'interpolation': 'bilinear', 'crop_pct': 1.0, 'crop_mode': 'center'},
         ),
         ({'model': 'resnet18', 'crop_mode': 'squash', 'crop_pct': 0.875}, SQUASH),
+        ({'model': 'volo_d4_448'}, {'interpolation': 'bicubic', 'crop_pct': 1.15, 'crop_mode': 'center'}),
     ],
 )
 def test_what_was_given_else_the_models_own(folder, settings, expected):

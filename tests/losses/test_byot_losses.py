@@ -69,7 +69,7 @@ def test_bad_arguments():
             loss_function([], z)
         with pytest.raises(ValueError, match=r'\[1\]: shapes differ, got \(2, 4\), expected \(2, 3\)'):
             loss_function([z, torch.zeros(2, 4)], z)
-    with pytest.raises(ValueError, match='tau: expected a temperature above 0, got -1'):
+    with pytest.raises(ValueError, match='tau: expected a finite temperature above 0, got -1'):
         byot_self_kd_loss([z], z, tau=-1)
     with pytest.raises(ValueError, match=r'main_logits: .* got \(3,\)'):
         byot_self_kd_loss([z[0]], z[0])

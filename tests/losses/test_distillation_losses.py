@@ -110,8 +110,10 @@ def test_loss_weights_of_extreme_losses(dtype, extreme):
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match='tau: expected a temperature above 0, got 0'):
+    with pytest.raises(ValueError, match='tau: expected a finite temperature above 0, got 0'):
         kd_loss(torch.zeros(2, 3), torch.zeros(2, 3), tau=0)
+    with pytest.raises(ValueError, match='above 0, got inf'):
+        kd_loss(torch.zeros(2, 3), torch.zeros(2, 3), tau=float('inf'))
     with pytest.raises(ValueError, match=r'got \(2, 3\), expected \(2, 4\)'):
         kd_loss(torch.zeros(2, 3), torch.zeros(2, 4))
     with pytest.raises(ValueError, match=r'\(B, K\), got \(3,\)'):

@@ -66,3 +66,10 @@ def test_kinds_of_target():
 def test_bad_arguments(branches, target, alpha, message):
     with pytest.raises(ValueError, match=message):
         deep_supervision_loss(branches, target, alpha)
+
+
+def test_weights_do_not_change_the_precision():
+    logits, alpha = torch.zeros(5, 7), torch.tensor([1.0, 0.5], dtype=torch.float64)
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        loss = deep_supervision_loss([logits.to(dtype)] * 2, TARGET, alpha)
+        assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from peers import NETWORKS, filled, fixture, hollow, recipe
+from timm.utils import CheckpointSaver
 
 import dkszoo
 from dkszoo.weights import sha256
@@ -321,6 +322,22 @@ def test_the_state_dict_of_a_network_with_branches():
     converted = dkszoo.convert(net.state_dict())
     assert (converted.model, converted.design, converted.branches) == ('cifar_resnet8', None, {})
     assert all(torch.equal(value, converted.backbone[key]) for key, value in net.backbone.state_dict().items())
+
+
+def test_timms_saver_of_a_task(tmp_path, caplog):
+    """What one's own loop saves; the branches stay out, and it is said."""
+    net = dkszoo.create_model('cifar_resnet8', num_classes=10, branches='dks')
+    task = dkszoo.DeepSupervisionTask(net)
+    optimizer = torch.optim.SGD(task.parameters(), lr=0.1)
+    args = argparse.Namespace(model='cifar_resnet8')
+    saver = CheckpointSaver(net.backbone, optimizer, args, task=task, checkpoint_dir=str(tmp_path))
+    saver.save_checkpoint(0, metric=1.0)
+    for contents in (tmp_path / 'last.pth.tar', task.state_dict(), net.state_dict()):
+        with caplog.at_level(logging.INFO, 'dkszoo.weights'):
+            converted = dkszoo.convert(contents)
+        assert (converted.model, converted.design) == ('cifar_resnet8', None)
+        assert equal(converted.backbone, net.backbone.state_dict())
+        assert 'without its branches' in caplog.records[-1].getMessage()
 
 
 def test_safetensors_with_and_without_card(tmp_path):

@@ -1,0 +1,100 @@
+"""Folders of images as people have them: damaged files, classes that differ, a folder level forgotten."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from dkszoo.data import UnreadableImage, View, open_dataset, read_sample
+
+TRAIN = (
+    *('train', '--dataset', '', '--data-dir', '.', '--model', 'cifar_resnet8', '--img-size', '32', '--device', 'cpu'),
+    *('--model-kwargs', 'channels=[4,8,16]', 'stem_chs=4', '--epochs', '1', '--batch-size', '8', '--experiment', 'r'),
+)
+
+
+def make(folder, total: int, classes=('a', 'b'), splits=('train', 'test')):
+    """Gray images, each of a level of its own."""
+    for split in splits:
+        for i, name in enumerate(classes):
+            (folder / split / name).mkdir(parents=True, exist_ok=True)
+            for n in range(total):
+                image = Image.new('L', (32, 32), (n + i * total) % 256)
+                image.save(folder / split / name / f'{n:03}.png')
+
+
+def damage(path):
+    path.write_bytes(path.read_bytes()[:50])
+
+
+def test_a_damaged_image_is_no_other_one(tmp_path):
+    make(tmp_path, 4)
+    damage(tmp_path / 'train/a/003.png')
+    dataset = open_dataset('', str(tmp_path), 'train')
+    view = View(dataset, [2, 3, 4])
+    assert [view[i][0].getpixel((0, 0))[0] for i in (0, 2)] == [2, 4]
+    for read in (lambda: view[1], lambda: read_sample(dataset, 3)):
+        with pytest.raises(UnreadableImage, match='003'):
+            read()
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_training_ends_with_one_line_that_names_it(run_cli, tmp_path, workers):
+    make(tmp_path, 90)
+    damage(tmp_path / 'train/b/001.png')  # not among those that are looked at first
+    code, _, err = run_cli(*TRAIN, '--val-split', '0', '--best-on', 'test', '--workers', str(workers))
+    assert code == 1
+    (line,) = [line for line in err.splitlines() if 'error' in line]
+    assert line.startswith("dkszoo: error: cannot read image './train/b/001.png'")
+    assert 'Traceback' not in err
+
+
+def test_validate_ends_too(run_cli, tmp_path):
+    make(tmp_path, 20)
+    assert run_cli(*TRAIN, '--workers', '0')[0] == 0
+    damage(tmp_path / 'test/b/001.png')
+    command = [sys.executable, '-m', 'dkszoo', 'validate', '--checkpoint', 'runs/r/last.pth.tar', '-b', '4', '-j', '2']
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert 'test/b/001.png' in done.stderr
+    assert 'Traceback' not in done.stderr
+
+
+def test_images_a_model_does_not_take(run_cli, tmp_path):
+    make(tmp_path, 8)
+    fixed = ('--model-kwargs', 'img_size=64', 'dynamic_img_size=False')
+    vit = ('--model', 'test_vit', '--img-size', '64', *fixed, '--method', 'baseline')
+    assert run_cli(*TRAIN, *vit, '--workers', '0')[0] == 0
+    code, _, err = run_cli('validate', '--checkpoint', 'runs/r/last.pth.tar', '--img-size', '96')
+    assert code == 2
+    assert 'does not take 96x96 images' in err
+
+
+def test_a_folder_level_forgotten(run_cli, tmp_path):
+    make(tmp_path, 12, classes=('.',))
+    code, _, err = run_cli(*TRAIN)
+    assert code == 2
+    assert 'one class' in err
+
+
+def test_other_classes_are_named(run_cli, tmp_path):
+    make(tmp_path, 6, ('ant', 'bee', 'cat', 'dog', 'eel'), ('train',))
+    make(tmp_path, 6, ('bee', 'fox'), ('test',))
+    err = run_cli(*TRAIN)[2]
+    assert "only in training 'ant', 'cat', 'dog' ...; only here 'fox'" in err
+
+
+def test_a_folder_may_be_written_otherwise(run_cli, tmp_path):
+    make(tmp_path, 12)
+    assert run_cli(*TRAIN, '--workers', '0')[0] == 0
+    for way in ('./', str(tmp_path)):
+        code, out, _ = run_cli(*TRAIN, '--data-dir', way)
+        assert code == 0
+        assert 'finished already' in out
+    make(tmp_path / 'other', 12)
+    code, _, err = run_cli(*TRAIN, '--data-dir', 'other')
+    assert code == 2
+    assert 'holds a run with --data-dir' in err
+    assert json.loads((tmp_path / 'runs/r/run.json').read_text())['settings']['data_dir'] == '.'
