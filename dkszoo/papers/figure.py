@@ -2,6 +2,7 @@
 
 import csv
 import math
+import textwrap
 from pathlib import Path
 
 from dkszoo.weights import write_durably
@@ -47,9 +48,10 @@ def draw_groups(plans: list[Plan], results: dict[str, Result], folder: Path, pat
         axes.set_visible(False)
     for axes, (name, lines) in zip(panels, groups.items(), strict=False):
         for row, errors in lines:
-            axes.plot(range(1, len(errors) + 1), errors, label=row.removeprefix(f'{name}-'), marker='.')
-        axes.set(xlabel='epoch', ylabel='error (%)')
-        axes.set_title(titles[name], fontsize='small', wrap=True)
+            label = row.removesuffix('-top5').removeprefix(f'{name.removesuffix("-top5")}-')
+            axes.plot(range(1, len(errors) + 1), errors, label=label, marker='.')
+        axes.set(xlabel='epoch', ylabel='top-5 error (%)' if name.endswith('top5') else 'error (%)')
+        axes.set_title(textwrap.fill(titles[name], 48), fontsize='small')
         axes.grid(alpha=0.3)
         axes.legend(fontsize='small')
     write_durably(path, lambda temporary: figure.savefig(temporary, format='png', dpi=100))
