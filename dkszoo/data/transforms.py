@@ -42,6 +42,12 @@ def resize(img_size: int, interpolation: str) -> list[Callable]:
     ]
 
 
+def resize_to_square(img_size: int, crop_pct: float, interpolation: str) -> list[Callable]:
+    """PIL image -> PIL image with a side of img_size / crop_pct, whatever the aspect ratio."""
+    side = math.floor(img_size / crop_pct)
+    return [transforms.Resize((side, side), transforms.InterpolationMode(interpolation))]
+
+
 def pixel_transform(img_size: int, interpolation: str) -> Callable:
     """PIL image -> bytes [C, img_size, img_size], before any augmentation."""
     return transforms.Compose([*resize(img_size, interpolation), transforms.PILToTensor()])
@@ -74,24 +80,13 @@ def train_transform(
     squash = crop_mode == 'squash' and img_size > SMALL and not no_aug
     if auto_augment or (img_size > SMALL and not squash):
         how = dict(interpolation=interpolation, mean=mean, std=std, no_aug=no_aug, train_crop_mode=crop_mode)
-        own = dict(hflip=augmentation.hflip, color_jitter=color_jitter or None, re_prob=augmentation.re_prob)
-        try:
-            size = (len(mean), img_size, img_size)
-            steps = [create_transform(size, is_training=True, auto_augment=auto_augment, **how, **own)]
-        except (AssertionError, ValueError, LookupError, TypeError) as error:
-            if not auto_augment:
-                raise
-            raise ValueError(f'--aa {auto_augment!r} is no policy of timm: {error} ({POLICIES})') from error
+        how |= dict(hflip=augmentation.hflip, color_jitter=color_jitter or None, re_prob=augmentation.re_prob)
+        steps = [timms_transform((len(mean), img_size, img_size), auto_augment, **how)]
     else:
-        if squash:
-            side = math.floor(img_size / crop_pct)
-            sized = [transforms.Resize((side, side), transforms.InterpolationMode(interpolation))]
-            pad = None
-        else:
-            sized, pad = resize(img_size, interpolation), augmentation.pad or None
+        pad = None if squash else augmentation.pad or None
         steps = [
-            *sized,
-            transforms.RandomCrop(img_size, padding=pad, padding_mode=augmentation.pad_mode),
+            *(resize_to_square(img_size, crop_pct, interpolation) if squash else resize(img_size, interpolation)),
+            transforms.RandomCrop(img_size, pad, padding_mode=augmentation.pad_mode),
             transforms.RandomHorizontalFlip(augmentation.hflip),
             transforms.ToTensor(),
             transforms.Normalize(mean, std),
@@ -101,3 +96,17 @@ def train_transform(
     if augmentation.cutout:
         steps.append(Cutout(augmentation.cutout))
     return transforms.Compose(steps)
+
+
+def timms_transform(size: tuple[int, int, int], auto_augment: str | None, **how) -> Callable:
+    """timm's own transform of training images.
+
+    Raises:
+        ValueError: It has no such policy.
+    """
+    try:
+        return create_transform(size, is_training=True, auto_augment=auto_augment, **how)
+    except (AssertionError, ValueError, LookupError, TypeError) as error:
+        if not auto_augment:
+            raise
+        raise ValueError(f'--aa {auto_augment!r} is no policy of timm: {error} ({POLICIES})') from error

@@ -101,9 +101,8 @@ def evaluate(
     heads = 1 + (len(net.branches) if isinstance(net, DeeplySupervised) else 0)
     limit = evaluation_sample_limit(loader) if distributed else None
     evaluators = [ClassificationEvaluator(device, max_samples=limit) for _ in range(heads)]
-    was_training = net.training
+    was_training, batches = net.training, iter(())
     net.eval()
-    batches = iter(())
     try:
         with hidden_signals():  # from loading processes, which start here
             batches = iter(loader)
@@ -120,7 +119,7 @@ def evaluate(
             between()
     finally:
         net.train(was_training)
-        # An error keeps the iterator alive, whose processes know no SIGTERM: Python would wait for them at its exit.
+        # After an error Python would wait at its exit for these processes, which know no SIGTERM.
         getattr(batches, '_shutdown_workers', lambda: None)()
     main, *branches = [evaluator.compute(distributed=distributed) for evaluator in evaluators]
     named = {f'branch{i}_{key}': branch[key] for i, branch in enumerate(branches) for key in ('top1', 'top5')}
