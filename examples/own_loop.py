@@ -13,15 +13,15 @@ from timm.utils import CheckpointSaver
 from torch.utils.data import DataLoader
 
 import dkszoo
-from dkszoo.data import Augmentation, View, open_dataset, train_transform
+from dkszoo.data import Augmentation, View, data_facts, open_dataset, train_transform
 
 MODEL = dict(num_classes=10, in_chans=1)
-MEAN, STD = (0.3052,), (0.3234,)
+FACTS = data_facts('digits')
 
 
 def digits(split: str, augmentation: Augmentation, batch_size: int) -> DataLoader:
     view = View(open_dataset('digits', None, split), mode='L')
-    view.transform = train_transform(32, MEAN, STD, augmentation)
+    view.transform = train_transform(32, FACTS.mean, FACTS.std, augmentation)
     return DataLoader(view, batch_size, shuffle=split == 'train', drop_last=split == 'train')
 
 

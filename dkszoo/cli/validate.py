@@ -122,8 +122,8 @@ def validate(args, name: str, device: torch.device, header: list[str] | None = N
             figures = engine.evaluate(subject.net, loader, device, channels_last, calibration=calibration)
         except (RuntimeError, AssertionError) as error:
             if not any(words in str(error) for words in MEMORY):
-                side = f'{size}x{size}'
-                raise ValueError(f'{subject.name} does not take {side} images: {error} (see --img-size)') from error
+                engine.check_images(subject.net, subject.name, (len(subject.data['mean']), size, size), device)
+                raise
             if batch_size == 1:
                 raise ValueError(f'{subject.name}: a single image is too much for the memory of {device}') from error
             print(f'{subject.name}: out of memory with {batch_size} images, trying half as many', file=sys.stderr)

@@ -17,9 +17,10 @@ from .memory import MemoryEvalLoader, MemoryLoader, choose_loader, is_small, rea
 from .noise import Flip, corrupt_labels
 from .splits import balanced_subset, split_indices
 from .stream import StreamSampler, mix, stream_loader
-from .transforms import pixel_transform, train_transform
+from .transforms import SMALL, pixel_transform, train_transform
 
 __all__ = [
+    'SMALL',
     'ArrayImages',
     'Augmentation',
     'DataFacts',

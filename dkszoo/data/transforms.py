@@ -10,7 +10,7 @@ from torchvision import transforms
 
 from .augment import Augmentation
 
-SMALL = 64
+SMALL = 64  # pixels; larger images are cropped as on ImageNet
 POLICIES = 'such as rand-m9-mstd0.5, augmix-m3-w3, 3a, original or v0'
 
 

@@ -3,7 +3,7 @@
 from .calibration import CalibrationError
 from .config import TrainConfig
 from .create import create_model, list_models
-from .evaluate import eval_loader, evaluate
+from .evaluate import check_images, eval_loader, evaluate
 from .keeper import RunFailed
 from .record import differences
 from .run import Run, execute, prepare, resolve
@@ -16,6 +16,7 @@ __all__ = [
     'StopRequest',
     'Stopped',
     'TrainConfig',
+    'check_images',
     'create_model',
     'differences',
     'eval_loader',

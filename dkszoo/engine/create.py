@@ -116,7 +116,7 @@ def weights_for(name: str, checkpoint_path: str | os.PathLike, given: dict) -> t
 
 def check_weights(name: str) -> None:
     """Raise a ValueError where neither timm nor dkszoo has weights of this name."""
-    cfg = None if ':' in name.split('/')[0] else timm.models.get_pretrained_cfg(name)
+    cfg = timm.models.get_pretrained_cfg(name)  # None of what has a source of timm's own, such as hf-hub:
     if cfg is not None and not cfg.has_weights:
         raise ValueError(f'model {name!r} has no pretrained weights (dkszoo models lists tags)')
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from dkszoo.branches import DeeplySupervised
-from dkszoo.data import MemoryEvalLoader, View, is_small, read_pixels
+from dkszoo.data import SMALL, MemoryEvalLoader, View, is_small, read_pixels
 
 from .calibration import CalibrationError
 from .config import TrainConfig
@@ -21,7 +21,7 @@ LARGE_CROP = {'interpolation': 'bicubic', 'crop_pct': 0.875, 'crop_mode': 'cente
 
 def evaluation_crop(config: TrainConfig, img_size: int, cfg: dict) -> dict:
     """How images are resized and cropped: what was given, else all of it up to 64 px, else the model's own way."""
-    crop = SMALL_CROP if img_size <= 64 else LARGE_CROP | cfg
+    crop = SMALL_CROP if img_size <= SMALL else LARGE_CROP | cfg
     return {key: getattr(config, key) or crop[key] for key in SMALL_CROP}
 
 
@@ -71,6 +71,24 @@ def eval_loader(
         device=torch.device(device),
         persistent_workers=False,
     )
+
+
+@torch.inference_mode()
+def check_images(net: nn.Module, name: str, input_size: tuple[int, int, int], device: torch.device) -> None:
+    """Look whether a network takes one image [C, H, W].
+
+    Raises:
+        ValueError: It does not.
+    """
+    was_training = net.training
+    net.eval()
+    try:
+        net(torch.zeros(1, *input_size, device=device))
+    except Exception as error:  # whatever a foreign forward raises
+        side = 'x'.join(map(str, input_size[1:]))
+        raise ValueError(f'{name!r} does not take {side} images: {error} (see --img-size)') from error
+    finally:
+        net.train(was_training)
 
 
 @torch.inference_mode()

@@ -4,13 +4,12 @@ import dataclasses
 import logging
 from datetime import datetime, timezone
 
-import torch
-
 from dkszoo.branches import cost
 
 from .checkpoint import LAST, read_checkpoint, state_hash
 from .config import TrainConfig
 from .curves import draw_curves
+from .evaluate import check_images
 from .folder import RunFolder
 from .record import differences, start_record
 from .setup import Setup, build, open_data
@@ -112,29 +111,11 @@ def log_cost(setup: Setup) -> None:
     try:
         lines = cost(setup.task.get_net(), img_size=config.img_size, batch_size=config.batch_size).lines()
     except ValueError as error:
-        check_images(setup)  # else no reason not to train
+        size = (config.in_chans, config.img_size, config.img_size)
+        check_images(setup.task.get_net(), config.model, size, setup.world.device)  # else no reason not to train
         lines = [f'cost: not known ({error})']
     for line in lines:
         _logger.info('%s', line)
-
-
-@torch.inference_mode()
-def check_images(setup: Setup) -> None:
-    """Look whether the network takes one image.
-
-    Raises:
-        ValueError: It does not.
-    """
-    net, config = setup.task.get_net(), setup.config
-    image = torch.zeros(1, config.in_chans, config.img_size, config.img_size, device=setup.world.device)
-    net.eval()
-    try:
-        net(image)
-    except Exception as error:  # whatever a foreign forward raises
-        side = f'{config.img_size}x{config.img_size}'
-        raise ValueError(f'{config.model!r} does not take {side} images: {error} (see --img-size)') from error
-    finally:
-        net.train()
 
 
 def execute(run: Run) -> dict:

@@ -33,12 +33,11 @@ def deep_supervision_loss(
     if len(branch_logits) == 0:
         raise ValueError('branch_logits: expected at least one branch, got none')
     weights = _branch_weights(alpha, len(branch_logits))
-    if isinstance(alpha, Tensor):
-        weights = [weight.to(promote(z)[0]) for weight, z in zip(weights, branch_logits, strict=True)]
     losses = []
     for i, (weight, logits) in enumerate(zip(weights, branch_logits, strict=True)):
         check_logits(logits, f'branch_logits[{i}]')
         (logits,) = promote(logits)
+        weight = weight.to(logits) if isinstance(weight, Tensor) else weight
         losses.append(weight * F.cross_entropy(logits, _fit_target(target, logits)))
     return sum(losses)
 
