@@ -77,7 +77,7 @@ def parse(argv: list[str]):
     add('-j', '--workers', type=int, default=None, metavar='N', help='loading processes of a run')
     add('--output', default='runs', metavar='DIR', help='where reproduce-BUDGET goes (default runs)')
     add('--no-equal-time', action='store_true', help='leave out the baselines trained as long as the other rows take')
-    add('--dry-run', action='store_true', help='print the commands and the hours they would take, and stop')
+    add('--dry-run', action='store_true', help='print the commands and the core hours they would take, and stop')
     args = parser.parse_args(argv)
     if args.seeds < 1 or args.jobs < 1:
         raise ValueError('--seeds and --jobs must be at least 1')
@@ -107,7 +107,5 @@ def dry_run(cells: list, folder: Path) -> int:
         print(shlex.join(['python', 'train.py', *cell.command(folder)]))
         total += cell_work(cell)
     hours = total * seconds_per_work() / 3600
-    print(
-        f"# {len(everything)} runs, about {hours:.1f} hours one after the other on this machine's CPU", file=sys.stderr
-    )
+    print(f"# {len(everything)} runs, about {hours:.1f} core hours on this machine's CPU", file=sys.stderr)
     return 0

@@ -53,17 +53,25 @@ def _cost(key: str) -> Cost:
 
 
 def seconds_per_work(model: str = 'cifar_resnet20', batch_size: int = 64) -> float:
-    """Measure this machine's CPU: seconds a unit of work, from the median of five steps of a small network."""
+    """Measure this machine's CPU: seconds a unit of work on one core, the median of five steps of a small network.
+
+    On one thread, for threads that wait for cores other work holds take up to twenty times as long.
+    """
     net = create_model(model, branches='dks')
     task = DeepSupervisionTask(net, 'dks', verbose=False)
     optimizer = torch.optim.SGD(task.parameters(), lr=0.01, momentum=0.9)
     images, labels = torch.randn(batch_size, 3, 32, 32), torch.randint(0, 100, (batch_size,))
     times = []
-    for _ in range(6):
-        began = time.perf_counter()
-        task(images, labels)['loss'].backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        times.append(time.perf_counter() - began)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for _ in range(6):
+            began = time.perf_counter()
+            task(images, labels)['loss'].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            times.append(time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(threads)
     own = cost(net, batch_size=batch_size)
     return statistics.median(times[1:]) / sum(map(own.step_work, (own.backbone, *own.branches)))
