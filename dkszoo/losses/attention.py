@@ -20,7 +20,8 @@ def attention_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor
         sum_pairs 1/(B H W) sum_b sum_hw (a(F_S) - sg a(F_T))^2
 
     where sg is the stop gradient. The paper has the L2 norm of the difference and no mean; this is the form of the
-    public implementations, whose weight of 1000 goes with it.
+    public implementations, whose weight of 1000 goes with it; they leave the modulus out, which only an even p allows
+    where maps have both signs.
 
     Args:
         student_maps: (B, C, H, W) each.

@@ -1,7 +1,8 @@
 """Self-distillation: the branches learn from the main head's predictions and features.
 
-Paper: Be Your Own Teacher (Zhang et al., ICCV 2019), loss sources 2 and 3, in the form of its authors' code: a soft
-cross-entropy without tau^2 where the paper has a KL divergence, and a norm where it has a squared one.
+Paper: Be Your Own Teacher (Zhang et al., ICCV 2019), loss sources 2 and 3, in the form of its authors' code,
+which is that of the journal version: a soft cross-entropy without tau^2 where the paper has a KL divergence, and a norm
+where it has a squared one.
 """
 
 from collections.abc import Sequence

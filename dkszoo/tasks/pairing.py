@@ -31,7 +31,8 @@ def stage_indices(backbone: nn.Module) -> list[int]:
 def pair_stages(student: nn.Module, teacher: nn.Module) -> tuple[list[int], list[int]]:
     """The stages that are matched, as `feature_info` indices of each: from the first on, as many as both have.
 
-    So do the public implementations; the second stage of one is the partner of the second of the other.
+    So do the public implementations, where the second stage of one is the partner of the second of the other; but they
+    count VGG's first block as the stem, and its last two, here one stage, as two.
     """
     own, other = stage_indices(student), stage_indices(teacher)
     count = min(len(own), len(other))

@@ -7,7 +7,7 @@ from numpy_losses import FIXTURES, fixture_input, fixture_labels
 from dkszoo.losses import attention_loss, deep_supervision_loss, kd_loss, synergy_loss
 
 # The recorded numbers have seven digits; float32 runs also carry their own rounding.
-TOLERANCES = {torch.float64: {'rel': 2e-6, 'abs': 1e-12}, torch.float32: {'rel': 2e-4, 'abs': 1e-8}}
+TOLERANCES = {torch.float64: {'rel': 2e-6, 'abs': 1e-12}, torch.float32: {'rel': 2e-5, 'abs': 1e-8}}
 DTYPES = pytest.mark.parametrize('dtype', TOLERANCES, ids=str)
 
 
