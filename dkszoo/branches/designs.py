@@ -51,6 +51,8 @@ DKS_BLOCKS = {
     ('CifarResNet', (200, 200, 200)): ((100, 100), (200,)),
     ('CifarDenseNet', (32, 32, 32)): ((16, 16), (32,)),
     ('CifarDenseNet', (16, 16, 16)): ((16, 16), (32,)),
+    ('CifarDenseNet', (31, 31, 31)): ((16, 16), (31,)),
+    ('CifarDenseNet', (41, 41, 41)): ((22, 22), (41,)),
     **{(family, depths): blocks for family in RESNETS for depths, blocks in _RESNETS.items()},
     **{(family, depths): blocks for family in RESNETS[:2] for depths, blocks in _RESNET18.items()},
 }

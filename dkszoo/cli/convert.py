@@ -5,7 +5,7 @@ from timm.utils import setup_default_logging
 from dkszoo import deploy
 from dkszoo.engine.ranges import check_range
 
-from .flags import Listing, reader
+from .flags import KeyValues, Listing, reader
 from .main import Parser, fail
 from .train import print_card
 
@@ -21,6 +21,7 @@ def main(argv: list[str]) -> int:
     add('checkpoint', metavar='IN', help='the file to read; its format is recognised')
     add('out', metavar='OUT', help='the file to write: OUT.safetensors, OUT.onnx or OUT.pt2; a .json comes beside it')
     add('--model', metavar='NAME', help='the dkszoo or timm model it has to fit (default: the dkszoo model it fits)')
+    add('--model-kwargs', nargs='+', default={}, action=KeyValues, metavar='KEY=VALUE', help='its further arguments')
     numbers = dict(nargs='+', action=Listing, type=reader([tuple[float, ...]]), metavar='X')
     add('--mean', **numbers, help="channel means it was trained with (default: the model's)")
     add('--std', **numbers, help='their standard deviations')
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> int:
         check_range(name, getattr(args, name))
     setup_default_logging()
     try:
-        card = deploy.convert_file(args.checkpoint, args.out, args.model, args.mean, args.std)
+        card = deploy.convert_file(args.checkpoint, args.out, args.model, args.mean, args.std, args.model_kwargs)
     except deploy.VerificationFailed as error:
         return fail(error, 1)
     print_card(args.out, card)

@@ -21,6 +21,7 @@ def convert_file(
     model: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    model_kwargs: dict | None = None,
 ) -> dict:
     """Write the network of a checkpoint of any known format to a file, and what it is to a JSON beside it.
 
@@ -33,6 +34,7 @@ def convert_file(
         model: The name it has to fit; default: as in `convert`.
         mean: Channel means of the images it was trained on, in [0, 1], where they are not the model's own.
         std: Their standard deviations.
+        model_kwargs: Arguments the model is to be made with, beyond those the file tells.
 
     Returns:
         The contents of that JSON.
@@ -44,7 +46,7 @@ def convert_file(
     """
     out, source = check_target(out), f'checkpoint {os.fspath(checkpoint)!r}'
     contents = read_any(checkpoint)
-    converted = identify(contents, source, model)
+    converted = identify(contents, source, model, **(model_kwargs or {}))
     known = described(contents, source) or {}
     net = timm.create_model(converted.model, **converted.model_kwargs)
     load_strictly(net, converted.backbone, source)

@@ -61,7 +61,8 @@ def convert(checkpoint: str | os.PathLike | dict, model: str | None = None, **mo
     Returns:
         `backbone` loads strictly into `net.backbone`, and `branches` into `net.branches`, of
         `create_model(model, branches=design, **model_kwargs)` (with the taps of the training, where they were not the
-        default); without branches `design` is None and `backbone` loads into `create_model(model, **model_kwargs)`.
+        default; branches built unlike those of the public code are no design and do not load); without branches
+        `design` is None and `backbone` loads into `create_model(model, **model_kwargs)`.
         A missing num_batches_tracked is 0. Tensors are on the CPU and share memory with a dict given.
 
     Raises:
@@ -183,11 +184,16 @@ def refusal(network: Network, model: str | None, model_kwargs: dict) -> str:
         alike = overlap(wanted.items(), state.items())  # other depths of a family have the same kinds of entries
         ranks[name] = (-overlap(kinds(wanted), kinds(state)), -alike, abs(len(wanted) - len(state)))
     nearest = sorted(ranks, key=ranks.get)[:3]
+    size = 'another depth or width is an argument of the model, as depth=22'
     if model or network.arch:
         name, asked = model or network.arch, {**network.model_kwargs, **model_kwargs}
-        return f'does not fit {name}: {differences(name, asked, network)} (nearest to it: {", ".join(nearest)})'
+        said = ', '.join(near for near in nearest if near != name)
+        return f'does not fit {name}: {differences(name, asked, network)} (nearest to it: {said}; {size})'
     listed = '; '.join(f'{name}: {differences(name, {}, network)}' for name in nearest)
-    return f"({network.origin}) fits no model of dkszoo, nearest are {listed} (name the model, if it is one of timm's)"
+    return (
+        f'({network.origin}) fits no model of dkszoo, nearest are {listed} '
+        f"(name the model, if it is one of timm's or of another size; {size})"
+    )
 
 
 def kinds(keys: Iterable[str]) -> set[str]:

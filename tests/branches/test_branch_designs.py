@@ -72,6 +72,8 @@ DKS = {
     'cifar_densenet40_12': ((12, 6), (12,), 3.0),
     'cifar_densenet100_12': ((16, 16), (32,), 3.0),
     'cifar_densenetbc100_12': ((16, 16), (32,), 3.0),
+    'cifar_densenetbc100_12 depth=190 growth_rate=40': ((16, 16), (31,), 3.0),
+    'cifar_densenetbc100_12 depth=250 growth_rate=24': ((22, 22), (41,), 3.0),
     'cifar_resnet18': ((1, 2), (2,), 2.0),
     'cifar_resnet50': ((3, 2), (3,), 2.0),
     'cifar_shufflenet_v2': ((8, 2), (4,), 2.0),
@@ -90,7 +92,8 @@ DKS = {
 @pytest.mark.parametrize('name', DKS)
 def test_dks_blocks(name):
     early, late, width = DKS[name]
-    backbone = meta(name)
+    name, *given = name.split()
+    backbone = meta(name, **{key: int(value) for key, value in (pair.split('=') for pair in given)})
     first, second = named_design('dks', Probe(backbone), None)
     assert (first.stages, second.stages) == (tuple((b, 1.0) for b in early), tuple((b, width) for b in late))
     assert second.tap == first.tap + 1 == len(backbone.feature_info) - 2

@@ -66,6 +66,17 @@ def test_convert_of_other_channels(run_cli, tmp_path):
     assert (code, 'takes 1 channels' in err) == (2, True)
 
 
+def test_convert_of_another_size(run_cli, tmp_path):
+    model = dkszoo.create_model('cifar_wrn16_2', depth=10, widen_factor=1, num_classes=4)
+    torch.save(model.state_dict(), tmp_path / 'wrn10.pth')
+    code, _, err = run_cli('convert', 'wrn10.pth', 'w.safetensors')
+    assert (code, 'another depth or width is an argument' in err) == (2, True)
+    size = ('--model-kwargs', 'depth=10', 'widen_factor=1')
+    assert run_cli('convert', 'wrn10.pth', 'w.safetensors', '--model', 'cifar_wrn16_2', *size)[0] == 0
+    with open('w.json') as file:
+        assert json.load(file)['model_args'] == {'num_classes': 4, 'in_chans': 3, 'depth': 10, 'widen_factor': 1}
+
+
 def test_mistakes(run_cli, tmp_path, dhm_file):
     for argv, says in (
         (('nothing.pth', 'w.safetensors'), 'no checkpoint file'),

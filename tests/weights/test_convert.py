@@ -362,7 +362,7 @@ def test_timm_files(tmp_path):
     assert converted[:2] == ('mobilenetv3_small_050', {'num_classes': 5, 'in_chans': 3, 'drop_rate': 0.1})
     assert equal(converted.backbone, model.state_dict())
     assert dkszoo.convert(model.state_dict(), 'mobilenetv3_small_050').model_kwargs['num_classes'] == 5
-    with pytest.raises(ValueError, match="name the model, if it is one of timm's"):
+    with pytest.raises(ValueError, match="name the model, if it is one of timm's or of another size"):
         dkszoo.convert(model.state_dict())
 
 
@@ -435,7 +435,9 @@ def test_files_that_fit_nothing_name_the_nearest():
     assert re.search(r'nearest are cifar_wrn16_2: .*; cifar_wrn\d+_\d+: .*; cifar_wrn\d+_\d+: ', text)
     assert "it lacks 'bn1.bias'" in text
     assert "'fc.weight' has shape [100, 77], expected [100, 128]" in text
-    with pytest.raises(ValueError, match=r'does not fit cifar_wrn40_2: it lacks .*nearest to it: cifar_wrn16_2'):
+    with pytest.raises(
+        ValueError, match=r'does not fit cifar_wrn40_2: it lacks .*nearest to it: cifar_wrn16_2, .*depth=22'
+    ):
         dkszoo.convert(hollow(keys), 'cifar_wrn40_2')
     with pytest.raises(ValueError, match=r'unknown model .*did you mean cifar_wrn16_2'):
         dkszoo.convert(hollow(keys), 'cifar_wrn16-2')
