@@ -120,6 +120,7 @@ WRAPPERS = {
     'state_dict': 'timm or DHM',
     'model': 'RepDistiller, SemCKD or mdistiller',
     'params': 'official DKS',
+    'net': 'pytorch-cifar or HSAKD',
 }
 # What torch and timm put before every key.
 PREFIXES = ('module.', '_orig_mod.', 'trainable_module.net.')

@@ -48,7 +48,8 @@ def find_networks(contents: dict) -> list[Network]:
     wrapper = next((key for key in WRAPPERS if isinstance(contents.get(key), dict)), None)
     given = on_cpu(contents if wrapper is None else contents[wrapper])
     if not given:
-        raise ValueError(f'it holds no state dict of tensors (its keys: {", ".join(map(str, list(contents)[:8]))})')
+        there, under = (', '.join(map(str, keys)) for keys in (list(contents)[:8], WRAPPERS))
+        raise ValueError(f'it holds no state dict of tensors (its keys: {there}; looked for under: {under})')
     state = strip_prefixes(given)
     if backbone := own_backbone(state):
         theirs = {key: f'backbone.{key}' for key in backbone}

@@ -247,6 +247,13 @@ def test_repdistiller_resnet50():
         assert_near(net.train(train)(x), theirs.train(train)(x), tolerance)
 
 
+def test_pytorch_cifar_wraps_the_same_network():
+    state = hollow((f'module.{key}', shape) for key, shape in NETWORKS['RepDistiller ResNet18'][0])
+    converted = dkszoo.convert({'net': state, 'acc': 95.1, 'epoch': 199})
+    assert converted[:3] == ('cifar_resnet18', {'num_classes': 100, 'in_chans': 3}, None)
+    built(converted)
+
+
 @torch.no_grad()
 def test_imagenet_resnet_with_heads():
     """DHM's ImageNet heads are stages of torchvision's ResNet of other depth and width."""
@@ -444,7 +451,7 @@ def test_files_that_fit_nothing_name_the_nearest():
 
 
 def test_files_that_are_refused(tmp_path):
-    with pytest.raises(ValueError, match='holds no state dict'):
+    with pytest.raises(ValueError, match=r'holds no state dict .*looked for under: .*model'):
         dkszoo.convert({'epoch': 3})
     torch.save([torch.ones(2)], tmp_path / 'list.pth')
     with pytest.raises(ValueError, match=r'list\.pth.* holds a list'):
