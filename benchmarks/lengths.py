@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from dkszoo.papers.grid import Result, read_result
-from dkszoo.papers.stats import mean_std, paired_gain, show, table
+from dkszoo.papers.stats import mean_std, show, show_gain, table
 
 QUIET = 0.1  # the share of epochs that a shared machine left alone
 HEADER = ('method', 'epochs', 'runs', 'error, last', 'gain, equal epochs', 'gain, equal time', 'time')
@@ -78,8 +78,7 @@ def report(points: dict[str, dict[int, Point]]) -> str:
             if method != 'baseline':
                 if epochs in base:
                     seeds = sorted(set(point.errors) & set(base[epochs].errors))
-                    mean, width = paired_gain(*([p.errors[s] for s in seeds] for p in (base[epochs], point)))
-                    equal[0] = f'{mean:+.2f}' if width is None else f'{mean:+.2f} +- {width:.2f}'
+                    equal[0] = show_gain(*([p.errors[s] for s in seeds] for p in (base[epochs], point)))
                 other = at_time(base, point.seconds)
                 equal[1] = '' if other is None else f'{other - point.error[0]:+.2f}'
             runs = str(len(point.errors))

@@ -158,7 +158,8 @@ class Record:
     """
 
     def __init__(self, model: nn.Module, size: tuple[int, int, int], table: dict):
-        image = torch.empty(1, *size, device='meta')
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+        image = torch.empty(1, *size, device='meta', dtype=dtype)
         trace = Trace(table, named_tensors(model), {trace_input(table): image})
         with torch.no_grad(), trace:
             self.final, self.taps = model.forward_intermediates(image)

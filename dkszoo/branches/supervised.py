@@ -100,8 +100,15 @@ class DeeplySupervised(nn.Module):
         return lambda name: groups.get(name.removeprefix('backbone.'), top) if name.startswith('backbone.') else top
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the blocks of backbone and branches in the backward pass."""
-        self.backbone.set_grad_checkpointing(enable)
+        """Recompute the blocks of backbone and branches in the backward pass.
+
+        Raises:
+            ValueError: The backbone cannot.
+        """
+        try:
+            self.backbone.set_grad_checkpointing(enable)
+        except (AssertionError, AttributeError) as error:  # timm's networks assert that they are not asked
+            raise ValueError(f'{type(self.backbone).__name__} has no gradient checkpointing (leave it out)') from error
         for branch in self.branches:
             branch.set_grad_checkpointing(enable)
 

@@ -1,12 +1,13 @@
 """`dkszoo compare`: several methods with the same settings, on one's own data."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 from dkszoo.engine import TrainConfig
 from dkszoo.papers import read_recipe
 from dkszoo.papers.grid import Cell, Result, run_grid
-from dkszoo.papers.stats import mean_std, paired_gain, show, table
+from dkszoo.papers.stats import mean_std, show, show_gain, table
 from dkszoo.tasks import METHODS, TERMS, LossSettings, get_method
 
 from .flags import add_config, add_flags, setting_from_text
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> int:
     add_config(parser)
     add_flags(parser, leave_out=('method', 'seed', 'experiment', 'export', 'resume', 'overwrite'))
     values = vars(parser.parse_args(argv))
-    methods, seeds, jobs = values.pop('methods').split(','), values.pop('seeds'), values.pop('jobs')
+    methods, seeds, jobs = split_methods(values.pop('methods')), values.pop('seeds'), values.pop('jobs')
     recipe = values.pop('config')
     if seeds < 1 or jobs < 1:
         raise ValueError('--seeds and --jobs must be at least 1')
@@ -43,6 +44,17 @@ def main(argv: list[str]) -> int:
     name = settings.pop('experiment', None) or TrainConfig.from_dict(settings).model
     cells = {method: [make_cell(method, seed, settings) for seed in range(seeds)] for method in methods}
     return until_stopped(lambda stop: run_and_report(cells, output / f'compare-{name}', jobs))
+
+
+def split_methods(text: str) -> list[str]:
+    """'baseline,dks:taps=0,1' -> ['baseline', 'dks:taps=0,1']: what is no method goes on with a list of numbers."""
+    methods: list[str] = []
+    for part in text.split(','):
+        if methods and ':' in methods[-1] and part[:1] in '0123456789.-;':
+            methods[-1] += f',{part}'
+        else:
+            methods.append(part)
+    return methods
 
 
 def run_and_report(cells: dict[str, list[Cell]], folder: Path, jobs: int) -> int:
@@ -65,6 +77,8 @@ def make_cell(text: str, seed: int, settings: dict) -> Cell:
     reads = {key for term in spec.terms for key in TERMS[term].settings}
     loss = {f.name for f in dataclasses.fields(LossSettings)}
     own = {key: value for key, value in settings.items() if key not in loss or key in reads}
+    if spec.uses_teacher and not (own.get('kd_model_name') or own.get('kd_checkpoint')):
+        raise ValueError(f'method {method!r} needs a teacher (give --kd-model-name NAME, --kd-checkpoint FILE or both)')
     if not spec.uses_teacher:
         own = {key: value for key, value in own.items() if not key.startswith('kd_')}
     for extra in extras:
@@ -76,27 +90,27 @@ def make_cell(text: str, seed: int, settings: dict) -> Cell:
         own = {key: value for key, value in own.items() if key not in ('branches', 'taps')}
     own = {**own, 'method': method, 'seed': seed}
     TrainConfig.from_dict(own)
-    name = text.replace(':', '-').replace('=', '_')
+    name = re.sub(r'[=/\\]', '_', text.replace(':', '-'))
     return Cell(f'{name}-seed{seed}', {k: v for k, v in own.items() if k not in ('export', 'resume', 'overwrite')})
 
 
 def report(results: dict[str, list[Result]]) -> str:
     """The table of all methods that have results."""
     header = ('method', 'runs', 'last top-1 %', 'best top-1 %', 'gain, last (95 %)', 'gain, best (95 %)', 'time')
-    rows, first = [], None
+    groups = {method: {run.record['seed']: run for run in runs} for method, runs in results.items()}
+    rows, first = [], next(iter(groups.values()), {})
     for method, runs in results.items():
         if not runs:
             continue
-        seeds = {run.record['seed']: run for run in runs}
-        first = first or seeds
+        seeds = groups[method]
         columns = [method, str(len(runs))]
         for which in ('last', 'best'):
             columns.append(show(*mean_std([run.metric('top1', which) for run in runs])))
         for which in ('last', 'best'):
             columns.append(gain(seeds, first, which))
         seconds = mean_std([run.seconds for run in runs])[0]
-        ratio = seconds / mean_std([run.seconds for run in first.values()])[0]
-        rows.append((*columns, f'{seconds:.0f} s ({ratio:.2f}x)'))
+        ratio = f' ({seconds / mean_std([run.seconds for run in first.values()])[0]:.2f}x)' if first else ''
+        rows.append((*columns, f'{seconds:.0f} s{ratio}'))
     return table(header, rows)
 
 
@@ -105,5 +119,4 @@ def gain(runs: dict[int, Result], first: dict[int, Result], which: str) -> str:
     both = [seed for seed in runs if seed in first]
     if runs is first or not both:
         return ''
-    mean, width = paired_gain(*([group[seed].metric('top1', which) for seed in both] for group in (runs, first)))
-    return f'{mean:+.2f}' if width is None else f'{mean:+.2f} +- {width:.2f}'
+    return show_gain(*([group[seed].metric('top1', which) for seed in both] for group in (runs, first)))

@@ -13,14 +13,19 @@ def main(argv: list[str]) -> int:
     parser = Parser(prog='dkszoo cost', description='What a model and its branches cost, before training.')
     add = parser.add_argument
     add('model', metavar='MODEL', help='a dkszoo or timm name')
-    add('--branches', default='auto', metavar='NAME_OR_FILE', help="design, a YAML file with one's own, or 'none'")
+    add(
+        '--branches',
+        default='auto',
+        metavar='NAME_OR_FILE',
+        help="design, a YAML file with one's own, or 'none' (default auto)",
+    )
     add(
         '--taps',
         nargs='+',
         action=Listing,
         type=reader([tuple]),
         metavar='T',
-        help='where branches leave: feature indices or module names',
+        help="where branches leave: feature indices or module names (default: the design's)",
     )
     add('--img-size', type=int, metavar='N', help="side of the images (default: the model's)")
     add(

@@ -9,8 +9,10 @@ from torch import nn
 
 from dkszoo import deploy, engine
 from dkszoo.data import View, class_names, compare_classes, data_facts, open_dataset
+from dkszoo.engine.evaluate import LARGE_CROP
 from dkszoo.engine.ranges import flag
 from dkszoo.weights import read_card, read_pickle
+from dkszoo.weights.card import GRAPHS
 
 
 @dataclass
@@ -38,7 +40,7 @@ def read_subject(args, name: str) -> Subject:
     """The model the arguments name, in one of its three forms; `name` is the one of --model."""
     if not args.checkpoint:
         return read_pretrained(args, name)
-    if args.checkpoint.endswith('.safetensors'):
+    if Path(args.checkpoint).suffix in ('.safetensors', *GRAPHS):
         card = read_card(args.checkpoint)
         model, _ = deploy.load(args.checkpoint)
         subject = recorded(model, card)
@@ -63,7 +65,8 @@ def read_training_checkpoint(args) -> Subject:
 def recorded(net: nn.Module, model: dict, data_dir: str | None = None) -> Subject:
     """A network of ours, by what its checkpoint or the JSON of its export says."""
     evaluation, dataset = model.get('evaluation') or {}, model.get('dataset')
-    return Subject(net, model['arch'], model['data'], model.get('class_names'), evaluation, (dataset, data_dir))
+    data = LARGE_CROP | {key: value for key, value in model['data'].items() if value is not None}
+    return Subject(net, model['arch'], data, model.get('class_names'), evaluation, (dataset, data_dir))
 
 
 def read_pretrained(args, name: str) -> Subject:

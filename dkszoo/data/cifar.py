@@ -101,7 +101,9 @@ def read_cifar_pickle(path: Path) -> dict:
             integers; nothing in it was run.
     """
     if not path.is_file():
-        raise ValueError(f'no file {path.name} in {str(path.parent)!r} (choose another --data-dir)')
+        raise ValueError(
+            f"no file {path.name} in {str(path.parent)!r} (--data-dir: torchvision's root, or the pickles' folder)"
+        )
     try:
         contents = ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding='latin1').load()
     except Exception as error:  # a damaged pickle can raise anything

@@ -195,4 +195,6 @@ def class_targets(dataset: Dataset) -> list[int] | None:
     reader = getattr(dataset, 'reader', None)
     if targets is None and reader is not None and isinstance(getattr(reader, 'samples', None), list | tuple):
         targets = [sample[1] for sample in reader.samples]
+    if getattr(targets, 'ndim', 1) > 1:  # QMNIST's, whose first column is the class
+        targets = targets[:, 0]
     return [int(t) for t in targets] if targets is not None else None

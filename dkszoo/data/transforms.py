@@ -43,8 +43,8 @@ def resize(img_size: int, interpolation: str) -> list[Callable]:
 
 
 def resize_to_square(img_size: int, crop_pct: float, interpolation: str) -> list[Callable]:
-    """PIL image -> PIL image with a side of img_size / crop_pct, whatever the aspect ratio."""
-    side = math.floor(img_size / crop_pct)
+    """PIL image -> PIL image with a side of img_size / crop_pct, at least img_size, whatever the aspect ratio."""
+    side = max(math.floor(img_size / crop_pct), img_size)
     return [transforms.Resize((side, side), transforms.InterpolationMode(interpolation))]
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import dkszoo
 from dkszoo.branches import DeeplySupervised
-from dkszoo.weights import Converted, described, identify, load_strictly, read_any, sha256, write_card
+from dkszoo.weights import Converted, check_arguments, described, identify, load_strictly, read_any, sha256, write_card
 
 from .export import write_network
 from .formats import check_target
@@ -46,7 +46,7 @@ def convert_file(
     """
     out, source = check_target(out), f'checkpoint {os.fspath(checkpoint)!r}'
     contents = read_any(checkpoint)
-    converted = identify(contents, source, model, **(model_kwargs or {}))
+    converted = identify(contents, source, model, check_arguments(model_kwargs or {}, '--model-kwargs'))
     known = described(contents, source) or {}
     net = timm.create_model(converted.model, **converted.model_kwargs)
     load_strictly(net, converted.backbone, source)

@@ -1,6 +1,7 @@
 """The files an export can be: how each is written, and how logits are had from it again."""
 
 import importlib.util
+import logging
 import os
 import tempfile
 from collections.abc import Callable
@@ -65,7 +66,13 @@ def read_pt2(path: Path, model: dict) -> Classifier:
 def write_onnx(net: nn.Module, images: torch.Tensor, path: Path) -> None:
     """The network as an ONNX graph with input 'images' and output 'logits', for batches of any size."""
     names = dict(input_names=['images'], output_names=['logits'])
-    program = graph(torch.onnx.export, net, images, dynamo=True, verbose=False, **names)
+    logger = logging.getLogger('onnxscript')
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # it tells of every node
+    try:
+        program = graph(torch.onnx.export, net, images, dynamo=True, verbose=False, **names)
+    finally:
+        logger.setLevel(level)
     program.save(path, external_data=False)
 
 

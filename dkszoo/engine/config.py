@@ -94,7 +94,7 @@ class DataSettings:
 @dataclass(frozen=True)
 class OptimSettings:
     epochs: int = setting(200, 'epochs in all')
-    opt: str = setting('sgd', "timm's optimizer name")
+    opt: str = setting('sgd', "timm's optimizer name; its sgd has Nesterov momentum, momentum has not")
     lr: float = setting(0.1, 'learning rate')
     momentum: float = setting(0.9, 'momentum')
     weight_decay: float = setting(5e-4, 'weight decay')
@@ -180,6 +180,8 @@ class TrainConfig(RunSettings, OptimSettings, DataSettings, LossSettings, Method
             raise ValueError('--val-split 0 leaves nothing to choose the best epoch on (add --best-on test)')
         if self.train_crop_mode == 'squash' and self.aa:
             raise ValueError("--train-crop-mode squash takes no --aa (it is none of timm's crops)")
+        if self.batch_size == 1 and (self.mixup or self.cutmix):
+            raise ValueError('--mixup and --cutmix mix images of one batch (give --batch-size 2 or more)')
         if self.torchcompile_mode and not self.torchcompile:
             raise ValueError('--torchcompile-mode without --torchcompile (add it)')
         if self.torchcompile_mode in CUDA_GRAPHS and self.grad_accum_steps > 1:
@@ -219,6 +221,11 @@ class TrainConfig(RunSettings, OptimSettings, DataSettings, LossSettings, Method
                 near = difflib.get_close_matches(str(key), fields, 1)
                 raise ValueError(f'unknown setting {key!r}' + (f' (did you mean {near[0]!r}?)' if near else ''))
         return cls(**{key: coerce(fields[key], value) for key, value in values.items()})
+
+
+def say(value) -> str:
+    """A setting in a message: one that was not given has an empty value."""
+    return 'its default' if value is None or value == '' else str(value)
 
 
 def negation(name: str) -> str:

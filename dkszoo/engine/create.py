@@ -85,15 +85,16 @@ def load_body(model: nn.Module, state: dict[str, torch.Tensor], source: str) -> 
 
 
 def read_design(design: str | dict) -> str | dict:
-    """A branch design: the contents of a file, if `design` names a YAML file; else `design` itself.
+    """A branch design: what a YAML file says, if `design` names one or is its text in braces; else `design` itself.
 
     Raises:
         ValueError: There is no such file, or it holds no design.
     """
-    if isinstance(design, dict) or not str(design).endswith(('.yaml', '.yml')):
+    if isinstance(design, dict) or not (str(design).endswith(('.yaml', '.yml')) or str(design).startswith('{')):
         return design
     try:
-        contents = parse_yaml(Path(design).read_text(encoding='utf-8'))
+        text = str(design) if str(design).startswith('{') else Path(design).read_text(encoding='utf-8')
+        contents = parse_yaml(text)
     except (OSError, ValueError) as error:
         raise ValueError(f'cannot read branch design {str(design)!r}: {error} (see docs/branches.md)') from error
     if not isinstance(contents, dict):
@@ -128,7 +129,7 @@ def check_name(name: str) -> None:
     arch, tag = timm.models.split_model_name_tag(name)
     if not timm.is_model(arch):
         near = difflib.get_close_matches(arch, timm.list_models(), 3)
-        hint = f'did you mean {" or ".join(near)}?' if near else 'dkszoo.list_models() names ours'
+        hint = f'did you mean {" or ".join(near)}?' if near else 'dkszoo models lists ours'
         raise ValueError(f'unknown model {name!r} ({hint})')
     if tag and name not in (tags := timm.list_pretrained(f'{arch}.*')):
         raise ValueError(f'model {arch!r} has no tag {tag!r} (it has {", ".join(tags) or "none"})')

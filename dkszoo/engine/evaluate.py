@@ -86,7 +86,8 @@ def check_images(net: nn.Module, name: str, input_size: tuple[int, int, int], de
         net(torch.zeros(1, *input_size, device=device))
     except Exception as error:  # whatever a foreign forward raises
         side = 'x'.join(map(str, input_size[1:]))
-        raise ValueError(f'{name!r} does not take {side} images: {error} (see --img-size)') from error
+        cure = f'give another --img-size; if the size is built in, train with --model-kwargs img_size={input_size[-1]}'
+        raise ValueError(f'{name!r} does not take {side} images: {error} ({cure})') from error
     finally:
         net.train(was_training)
 

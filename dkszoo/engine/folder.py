@@ -14,7 +14,7 @@ from dkszoo.data import Flip
 from dkszoo.weights import parse_json, parse_yaml, write_durably, write_text
 
 from .checkpoint import BEST, LAST, recovery_files
-from .config import TrainConfig, flag, same_setting
+from .config import TrainConfig, flag, same_setting, say
 from .lock import FolderLock
 from .record import check_record, parse_record
 from .setup import open_data
@@ -114,7 +114,7 @@ class RunFolder:
         for key, value in config.fixed().items():
             if not same_setting(key, value, stored[key]):
                 raise ValueError(
-                    f'{str(self.path)!r} holds a run with {flag(key)} {stored[key]}, not {value} '
+                    f'{str(self.path)!r} holds a run with {flag(key)} {say(stored[key])}, not {say(value)} '
                     '(--overwrite starts anew, --experiment names another folder)'
                 )
 

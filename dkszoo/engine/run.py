@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from dkszoo.branches import cost
 
@@ -139,4 +139,4 @@ def execute(run: Run) -> dict:
 
 
 def now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec='seconds')
+    return datetime.now(UTC).isoformat(timespec='seconds')

@@ -112,7 +112,8 @@ def fit_data(config: TrainConfig, train: Dataset, test: Dataset) -> tuple[TrainC
     cfg = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
     cfg = cfg.to_dict() if cfg is not None else {}
     if config.initial_checkpoint:
-        cfg |= {key: value for key, value in recorded_data(read_any(config.initial_checkpoint)).items() if value}
+        said = recorded_data(read_any(config.initial_checkpoint), f'checkpoint {config.initial_checkpoint!r}')
+        cfg |= {key: value for key, value in said.items() if value}
     input_size = cfg.get('input_size', (3, 224, 224))
     img_size = config.img_size or facts.img_size or input_size[-1]
     own = config.pretrained or bool(config.initial_checkpoint) or facts.mean is None
@@ -140,8 +141,7 @@ def fit_data(config: TrainConfig, train: Dataset, test: Dataset) -> tuple[TrainC
     if config.label_noise:
         targets = [int(read_sample(train, i)[1]) for i in kept] if targets is None else [targets[i] for i in kept]
         labels = corrupt_labels(targets, config.label_noise, len(classes or ()) or num_classes, config.noise_seed, kept)
-        data.train.targets, flips = labels
-        data = dataclasses.replace(data, flips=flips)
+        data.train.targets, data.flips[:] = labels
     loader = choose_loader(config.loader, data.train, img_size, in_chans, config.pad, config.aa)
     return dataclasses.replace(config, loader=loader), data
 
@@ -212,7 +212,7 @@ def build(config: TrainConfig, data: Data, world: World) -> Setup:
     criterion = create_classification_loss(
         'bce' if config.bce_loss else None, smoothing=config.smoothing, soft_targets=mixup is not None
     )
-    teacher = build_teacher(config, world.device)
+    teacher = build_teacher(config, world.device, data.classes)
     seed_all(config.seed)  # the terms' parameters do not depend on the teacher
     task = DeepSupervisionTask(net, config.method, criterion, teacher, world.device, **config.loss_settings())
     seed_all(config.seed + 1 + world.rank)  # what is drawn in training: dropout

@@ -7,9 +7,9 @@ import timm
 import torch
 from torch import nn
 
+from dkszoo.data import compare_classes
 from dkszoo.tasks import Teacher, get_method
-from dkszoo.weights import convert, load_strictly, weighted_name
-from dkszoo.weights.convert import read_any
+from dkszoo.weights import described, identify, load_strictly, read_any, weighted_name
 
 from .config import TrainConfig
 from .create import check_name, create_model
@@ -19,8 +19,8 @@ _logger = logging.getLogger(__name__)
 REMEDY = 'give --kd-checkpoint FILE of a teacher trained on this data set'
 
 
-def build_teacher(config: TrainConfig, device: torch.device) -> Teacher | None:
-    """The teacher, on the device; None for a method without one.
+def build_teacher(config: TrainConfig, device: torch.device, classes: list[str] | None = None) -> Teacher | None:
+    """The teacher, on the device; None for a method without one. `classes` are the names of the data's.
 
     Raises:
         ValueError: A teacher is missing or not wanted, its weights cannot be had, or it is of other classes, channels
@@ -39,6 +39,9 @@ def build_teacher(config: TrainConfig, device: torch.device) -> Teacher | None:
         model, data = from_checkpoint(config)
     else:
         model, data = from_name(config)
+    known = data.get('label_names')
+    if classes and known and list(known) != classes:
+        raise ValueError(f'teacher {named!r} learned other classes: {compare_classes(known, classes)} ({REMEDY})')
     cfg = getattr(model, 'pretrained_cfg', None) or {}
     stats = {key: data.get(key) or cfg.get(key) for key in ('mean', 'std')}
     if any(value is None or len(value) != config.in_chans for value in stats.values()):
@@ -62,7 +65,7 @@ def from_name(config: TrainConfig) -> tuple[nn.Module, dict]:
     name = weighted_name(config.kd_model_name)
     cfg = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
     cfg = cfg.to_dict() if cfg is not None else {}
-    data = {key: cfg.get(key) for key in ('input_size', 'mean', 'std')}
+    data = {key: cfg.get(key) for key in ('input_size', 'mean', 'std', 'label_names')}
     check_fit(config, name, cfg.get('num_classes'), data['input_size'])
     try:
         model = create_model(name, pretrained=True)
@@ -75,19 +78,24 @@ def from_name(config: TrainConfig) -> tuple[nn.Module, dict]:
 def from_checkpoint(config: TrainConfig) -> tuple[nn.Module, dict]:
     """A teacher with the weights of a file, and what the file says of its data."""
     path = config.kd_checkpoint
-    converted = convert(path, config.kd_model_name or None)
-    data = recorded_data(read_any(path))
+    contents, source = read_any(path), f'checkpoint {path!r}'
+    converted, data = identify(contents, source, config.kd_model_name or None), recorded_data(contents, source)
     model = create_model(converted.model, **converted.model_kwargs)
     check_fit(config, path, model.num_classes, data.get('input_size') or (model.in_chans,))
     load_strictly(model, converted.backbone, f'teacher {path!r}')
     return model, data
 
 
-def recorded_data(contents: dict) -> dict:
-    """Input size, mean and std in a checkpoint of ours or of timm's train.py; empty where it does not say."""
-    own = contents.get('dkszoo')
-    if isinstance(own, dict):
-        return own.get('model', {}).get('data') or {}
+def recorded_data(contents: dict, source: str) -> dict:
+    """Input size, mean and std in a checkpoint of ours or of timm's train.py; empty where it does not say.
+
+    Ours say 'label_names', too: the names of the classes.
+
+    Raises:
+        ValueError: What it says cannot be; `source` is what messages call the file.
+    """
+    if own := described(contents, source):
+        return {**(own.get('data') or {}), 'label_names': own.get('class_names')}
     args = contents.get('args')
     args = vars(args) if isinstance(args, argparse.Namespace) else args if isinstance(args, dict) else {}
     return {key: args.get(key) for key in ('input_size', 'mean', 'std')}

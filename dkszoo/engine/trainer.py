@@ -97,14 +97,15 @@ class Trainer:
                 self.train_step(images, targets, sums, updated)
                 if progress.step % config.log_interval == 0:
                     self.look_at_losses()
-                if bar.due(progress.step):
-                    figures = sums.means()
+                if bar.due(progress.step) and (figures := sums.means()):
                     bar.update(progress.step, figures['loss'], figures.get('top1', 0.0))
                 if self.at_update():
                     self.save_if_due(sums)
         self.look_at_losses()
         progress.sums = sums.to_dict()
         bar.close()
+        if not progress.sums:
+            raise RunFailed(f'every step of epoch {progress.epoch + 1} was passed over (start again with a lower --lr)')
 
     def train_step(self, images: torch.Tensor, targets: torch.Tensor, sums: Sums, updated: tuple[int, Sums]) -> None:
         """One step; `updated` is the step at which the parameters were last updated, and the sums then."""

@@ -43,7 +43,7 @@ def deep_supervision_loss(
 
 
 def _branch_weights(alpha, num_branches: int) -> Sequence[float] | Tensor:
-    if alpha is None or isinstance(alpha, int | float) or (isinstance(alpha, Tensor) and alpha.ndim == 0):
+    if alpha is None or (hasattr(alpha, '__float__') and getattr(alpha, 'ndim', 0) == 0):
         return [1.0 if alpha is None else alpha] * num_branches
     if len(alpha) != num_branches:
         raise ValueError(f'alpha: expected {num_branches} weights, one a branch, got {len(alpha)}')

@@ -130,6 +130,8 @@ class CifarResNet(CifarNet):
         super().__init__()
         if shortcut not in ('projection', 'pad'):
             raise ValueError(f"shortcut must be 'projection' or 'pad', got {shortcut!r}")
+        if len(layers) not in (3, 4) or len(channels) != len(layers):
+            raise ValueError(f'expected 3 or 4 stages, got layers {tuple(layers)} and channels {tuple(channels)}')
         dd = dict(device=device, dtype=dtype)
         self.block, self.shortcut, self.channels = block, shortcut, channels
         self.zero_init_last = zero_init_last

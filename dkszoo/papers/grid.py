@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import dkszoo
-from dkszoo.engine.config import FREE, TrainConfig, flag, negation, same_setting
+from dkszoo.data import open_dataset
+from dkszoo.engine.config import FREE, TrainConfig, flag, negation, same_setting, say
 from dkszoo.engine.contents import is_finite
 from dkszoo.engine.create import read_design
 from dkszoo.engine.record import read_record
@@ -73,6 +74,8 @@ def to_flags(settings: dict) -> list[str]:
             continue
         if isinstance(value, bool):
             flags.append(flag(name) if value else negation(name))
+        elif name == 'branches' and isinstance(value, dict):
+            flags += [flag(name), json.dumps(value)]
         elif isinstance(value, dict):
             flags += [flag(name), *(f'{key}={json.dumps(v)}' for key, v in value.items())]
         elif isinstance(value, list | tuple):
@@ -133,9 +136,17 @@ def check_settings(cell: Cell, folder: Path) -> None:
     for key in cell.settings.keys() - {*FREE, 'loader'}:
         if not same_setting(key, asked[key], stored.get(key)):
             raise ValueError(
-                f'{str(folder)!r} holds a run with {flag(key)} {stored.get(key)}, not {asked[key]} '
+                f'{str(folder)!r} holds a run with {flag(key)} {say(stored.get(key))}, not {say(asked[key])} '
                 '(--output names another folder)'
             )
+
+
+def check_data(cells: Sequence[Cell]) -> None:
+    """Open the data sets of the runs to come: what every run would fail for is said once."""
+    for dataset, data_dir in {
+        (c.dataset, c.data_dir) for c in (TrainConfig.from_dict(cell.settings) for cell in cells)
+    }:
+        open_dataset(dataset, data_dir, 'train')
 
 
 def run_grid(cells: Sequence[Cell], output: Path, jobs: int, say: Callable[[str], None]) -> dict[str, Result]:
@@ -151,11 +162,12 @@ def run_grid(cells: Sequence[Cell], output: Path, jobs: int, say: Callable[[str]
         The result of every cell that ended well, by name.
 
     Raises:
-        ValueError: A finished run has other settings than its cell, or its files are damaged.
+        ValueError: A finished run has other settings than its cell, or its files are damaged; a data set cannot be had.
     """
     first = list(dict.fromkeys(need for cell in cells for need in cell.needs))
     for cell in (*first, *cells):
         check_settings(cell, output / cell.name)
+    check_data([cell for cell in (*first, *cells) if read_result(output / cell.name) is None])
     output.mkdir(parents=True, exist_ok=True)
     results: dict[str, Result] = {}
     processes = Processes(output, max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None)

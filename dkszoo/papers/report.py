@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from .grid import Cell, Result
 from .records import Record
 from .reproduce import TEMPERATURES, Plan
-from .stats import mean_std, paired_gain, show, table
+from .stats import mean_std, show, show_gain, table
 
 HEADER = (
     *('row', 'network run', 'paper', 'paper gain', 'runs', 'last', 'best', 'gain, last (95 %)', 'gain, best (95 %)'),
@@ -50,14 +50,14 @@ def report(plans: list[Plan], results: dict[str, Result]) -> str:
     for plan in plans:
         record, measured = plan.record, measure(plan, results)
         paper = (show(record.value, record.std), '' if record.gain is None else f'{record.gain:+.2f}')
+        base_record, base = first.setdefault(record.group, (record, measured))
         if measured is None:
             rows.append((record.row, network(plan), *paper, '0', *[''] * 6))
             continue
-        base_record, base = first.setdefault(record.group, (record, measured))
         runs = measured.runs
         figures = [show(*mean_std([run.metric(record.metric, w) for run in runs.values()])) for w in ('last', 'best')]
         gains = [''] * 2
-        if base is not measured:
+        if base is not None and base is not measured:
             gains = [gain(record, runs, base_record, base.runs, which) for which in ('last', 'best')]
         equal = by_seed(plan.equal_time, results)
         at_equal_time = gain(record, runs, base_record, equal, 'best') if equal else ''
@@ -80,5 +80,4 @@ def gain(record: Record, runs: dict, base_record: Record, base: dict, which: str
     if not seeds:
         return ''
     values = [accuracy(record, runs[seed], which) for seed in seeds]
-    mean, width = paired_gain(values, [accuracy(base_record, base[seed], which) for seed in seeds])
-    return f'{mean:+.2f}' if width is None else f'{mean:+.2f} +- {width:.2f}'
+    return show_gain(values, [accuracy(base_record, base[seed], which) for seed in seeds])

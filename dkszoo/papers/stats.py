@@ -33,10 +33,15 @@ def paired_gain(values: Sequence[float], baseline: Sequence[float]) -> tuple[flo
     return mean, T975[min(len(values) - 1, len(T975)) - 1] * std / math.sqrt(len(values))
 
 
-def show(value: float, spread: float | None, sign: bool = False) -> str:
+def show(value: float, spread: float | None) -> str:
     """'26.81(0.36)', or '26.81' where there is no spread."""
-    text = f'{value:+.2f}' if sign else f'{value:.2f}'
-    return text if spread is None else f'{text}({spread:.2f})'
+    return f'{value:.2f}' if spread is None else f'{value:.2f}({spread:.2f})'
+
+
+def show_gain(values: Sequence[float], baseline: Sequence[float]) -> str:
+    """'+0.35 +- 0.29', see `paired_gain`, or '+0.35' from a single run."""
+    mean, width = paired_gain(values, baseline)
+    return f'{mean:+.2f}' if width is None else f'{mean:+.2f} +- {width:.2f}'
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -12,9 +12,7 @@ from dkszoo.data import data_facts
 from dkszoo.engine import TrainConfig, create_model
 from dkszoo.tasks import DeepSupervisionTask, LossSettings, get_method
 
-# Training images of the sets whose number is not in the settings.
-TRAIN_IMAGES = {'torch/cifar10': 50_000, 'torch/cifar100': 50_000, 'digits': 1_438, '': 1_281_167}
-MNIST_IMAGES = 60_000
+IMAGENET_IMAGES = 1_281_167  # what a set of unknown size counts as; the papers' other one
 
 
 def work(settings: dict, teacher: dict | None = None) -> float:
@@ -25,7 +23,8 @@ def work(settings: dict, teacher: dict | None = None) -> float:
         teacher: Settings of the run that trained its teacher; its forward pass is a third of a training step.
     """
     config = TrainConfig.from_dict(settings)
-    images = config.train_num_samples or TRAIN_IMAGES.get(config.dataset, MNIST_IMAGES) * (1 - config.val_split)
+    images = data_facts(config.dataset).num_train or IMAGENET_IMAGES
+    images = config.train_num_samples or images * (1 - config.val_split)
     steps = config.epochs * images / config.batch_size
     step = sum(map((own := run_cost(config)).step_work, (own.backbone, *own.branches)))
     if teacher is not None:

@@ -23,9 +23,14 @@ def stage_indices(backbone: nn.Module) -> list[int]:
     if info is None or not hasattr(backbone, 'forward_intermediates'):
         raise ValueError(f'{type(backbone).__name__} does not show its stages (use a timm classifier)')
     names = [entry['module'] for entry in (info.get_dicts() if hasattr(info, 'get_dicts') else info)]
-    first = backbone.get_submodule(names[0])
-    has_stem = len(names) > 1 and (not list(first.children()) or 'stem' in names[0])
+    has_stem = len(names) > 1 and ('stem' in names[0] or is_layer(backbone.get_submodule(names[0])))
     return list(range(int(has_stem), len(names)))
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Whether it is a single layer, with its norm and activation or without."""
+    layers = sum(isinstance(part, nn.Conv2d | nn.Linear) for part in module.modules())
+    return layers <= 1 and not isinstance(module, nn.Sequential)
 
 
 def pair_stages(student: nn.Module, teacher: nn.Module) -> tuple[list[int], list[int]]:

@@ -1,6 +1,5 @@
 """The settings of the losses: one frozen dataclass, whose fields are flags of train.py and keywords of the task."""
 
-import difflib
 from dataclasses import dataclass, field, fields
 
 
@@ -92,9 +91,10 @@ def check_value(name: str, value, choices: tuple[str, ...] | None, label: str = 
         return
     if choices:
         if value not in choices:
-            near = difflib.get_close_matches(str(value), choices, 1)
-            raise ValueError(f'{label} {value!r} is unknown (choose {" or ".join(near or choices)})')
+            raise ValueError(f'{label} {value!r} is unknown (choose {" or ".join(choices)})')
         return
+    if name == 'hint_stage' and type(value) is not int:
+        raise ValueError(f'{label} must be a whole number, got {value!r}')
     numbers = [value]
     for _ in range(DEPTHS.get(name, 0)):
         numbers = [n for v in numbers for n in (v if isinstance(v, tuple | list) else (v,))]

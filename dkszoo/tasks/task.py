@@ -54,7 +54,7 @@ class DeepSupervisionTask(TrainingTask):
         verbose: bool = True,
         **settings,
     ):
-        super().__init__(device=device, dtype=dtype, verbose=verbose)
+        super().__init__(device=device or next(model.parameters()).device, dtype=dtype, verbose=verbose)
         self.method = method
         spec, settings = get_method(method), make_settings(settings)
         net = model if isinstance(model, DeeplySupervised) else DeeplySupervised(model)
@@ -210,7 +210,8 @@ def make_settings(settings: dict) -> LossSettings:
     for name in settings:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            raise ValueError(f'unknown setting {name!r} (settings: {", ".join(near or known)})')
+            hint = f'did you mean {near[0]!r}?' if near else f'settings: {", ".join(known)}'
+            raise ValueError(f'unknown setting {name!r} ({hint})')
     return LossSettings(**{k: v.tolist() if hasattr(v, 'tolist') else v for k, v in settings.items()})
 
 

@@ -56,8 +56,8 @@ class Teacher(nn.Module):
         self.dtype = dtype
         self.input_size = None if input_size is None else tuple(input_size)
         described = own_statistics(self.model)
-        own = mean or described[0], std or described[1]
-        given = input_mean or own[0], input_std or own[1]
+        own = described[0] if mean is None else mean, described[1] if std is None else std
+        given = own[0] if input_mean is None else input_mean, own[1] if input_std is None else input_std
         self.renormalises = None not in own + given and tuple(map(tuple, own)) != tuple(map(tuple, given))
         if self.renormalises:
             if len({len(values) for values in own + given}) > 1:

@@ -1,9 +1,9 @@
 """Weights on disk: reading them safely, in any known format, and writing them durably."""
 
 from .card import card_path, is_card, read_card, read_card_file, write_card
-from .convert import Converted, check_fit, convert, identify, read_any
 from .description import check_arguments, check_description, described
 from .files import sha256, sync, write_durably, write_text
+from .identify import Converted, check_fit, convert, identify, read_any
 from .pretrained import check_source, pretrained_overlay, weighted_name
 from .read import backbone_state, load_strictly, read_pickle, read_safetensors, read_tensors
 from .texts import parse_json, parse_yaml

@@ -17,8 +17,8 @@ import torch
 from tqdm import tqdm
 
 from .card import check_tag, read_card, read_own_card, write_card
-from .convert import identify, read_any
 from .files import sha256, write_durably
+from .identify import identify, read_any
 from .texts import with_hint
 
 _logger = logging.getLogger(__name__)

@@ -129,7 +129,13 @@ NETWORKS = ('student', 'teacher')
 
 
 def recognise(keys: Collection[str]) -> Format:
-    """The format a network's keys are in."""
+    """The format a network's keys are in.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if not keys:
+        raise ValueError('it has branches, but no network')
     return next(f for f in FORMATS if any(re.fullmatch(f.mark, key) for key in keys))
 
 

@@ -45,7 +45,7 @@ def find_networks(contents: dict) -> list[Network]:
     """
     if own := described(contents, 'it'):
         return [own_network(contents, own)]
-    wrapper = next((key for key in WRAPPERS if isinstance(contents.get(key), dict)), None)
+    wrapper = next((key for key in WRAPPERS if isinstance(contents.get(key), dict) and contents[key]), None)
     given = on_cpu(contents if wrapper is None else contents[wrapper])
     if not given:
         there, under = (', '.join(map(str, keys)) for keys in (list(contents)[:8], WRAPPERS))

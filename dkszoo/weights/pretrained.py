@@ -6,8 +6,8 @@ from pathlib import Path
 import timm
 
 from .card import card_path, check_tag, read_card
-from .convert import own_names
 from .download import cached
+from .identify import own_names
 from .texts import with_hint
 
 

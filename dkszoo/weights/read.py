@@ -96,7 +96,7 @@ def verify_zip(path: str) -> None:
     except Exception as error:
         raise ValueError(f'checkpoint {path!r} is damaged ({error})') from error
     if bad is not None:
-        raise ValueError(f'checkpoint {path!r} is damaged (checksum of {bad} does not fit)')
+        raise ValueError(f'checkpoint {path!r} is damaged (checksum of {bad!r} does not fit)')
     if fault is not None:
         raise ValueError(f'checkpoint {path!r} is damaged ({fault})')
 
@@ -105,14 +105,15 @@ def find_fault(records: list[zipfile.ZipInfo], size: int) -> str | None:
     """What is wrong with the records of a zip file of `size` bytes, if they are not such as torch writes."""
     for record in records:
         name = record.filename
-        if name.startswith('/') or '..' in name.split('/') or not name.isprintable() or set(name) & set('\\:'):
+        inside = name.partition('/')[2]  # before it stands what the file was called when it was written
+        if name.startswith('/') or '..' in name.split('/') or not inside.isprintable() or set(inside) & set('\\:'):
             return f'{name!r} is no place inside the file'
         if record.is_dir() or record.external_attr & DIRECTORY:
-            return f'{name} is marked as a folder'
+            return f'{name!r} is marked as a folder'
         if stat.S_ISLNK(record.external_attr >> 16):
-            return f'{name} is a link'
+            return f'{name!r} is a link'
         if record.compress_type != zipfile.ZIP_STORED or record.compress_size != record.file_size:
-            return f'{name} is packed, which torch never does'
+            return f'{name!r} is packed, which torch never does'
     if len({record.filename for record in records}) < len(records):
         return 'a record stands twice in it'
     if sum(record.file_size for record in records) > size:

@@ -161,3 +161,17 @@ def test_front_modules():
 @pytest.mark.parametrize(('size', 'smaller', 'halvings'), [(149, 73, 1), (224, 7, 5), (8, 8, 0), (7, 4, 1), (5, 3, 1)])
 def test_halvings_do_not_mind_borders(size, smaller, halvings):
     assert count_halvings((size, size), (smaller, smaller)) == halvings
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize('name', ['test_convnext', 'test_efficientnet', 'cifar_resnet8'])
+def test_other_types_than_float32(name, dtype):
+    net = attach_branches(timm.create_model(name, num_classes=4).to(dtype))
+    assert net.design == attach_branches(timm.create_model(name, num_classes=4)).design
+    assert {p.dtype for p in net.parameters()} == {dtype}
+
+
+def test_a_backbone_that_cannot_checkpoint():
+    net = attach_branches(timm.create_model('dla34', num_classes=4), 'linear')
+    with pytest.raises(ValueError, match='no gradient checkpointing'):
+        net.set_grad_checkpointing()

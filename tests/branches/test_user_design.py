@@ -74,6 +74,7 @@ def test_rows_of_mobilenet():
         ({'tap': 0, 'stages': [0]}, 'at least 1'),
         ({'tap': 0, 'stages': ['two']}, 'at least 1'),
         ({'tap': 0, 'stages': [{'blocks': 1, 'width': -1}]}, 'positive factor'),
+        ({'tap': 0, 'stages': [{'blocks': 1, 'width': 0.01}]}, 'leaves a stage without channels'),
         ({'tap': 0, 'stages': [{'blocks': 10**9}]}, 'at most 10000'),
         ({'tap': 0, 'stages': [{'blocks': 1, 'width': float('inf')}]}, 'at most 100'),
         ({'tap': 0, 'kind': ['own'], 'stages': [1]}, 'unknown kind'),

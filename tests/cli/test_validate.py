@@ -9,6 +9,7 @@ import torch
 
 import dkszoo
 from dkszoo import engine
+from dkszoo.cli.subject import recorded
 from dkszoo.engine import CalibrationError
 
 TIMM_COLUMNS = [
@@ -137,3 +138,9 @@ def test_patterns(run_cli, monkeypatch, tmp_path):
     *reasons, last = err.splitlines()
     assert [line.partition(' was not measured: no file ')[0] for line in reasons] == names
     assert last == f'dkszoo: error: 3 of 3 models were not measured: {", ".join(names)} (see above why)'
+
+
+def test_a_description_that_says_little_of_its_images():
+    data = {'input_size': [3, 224, 224], 'mean': [0.5] * 3, 'std': [0.5] * 3, 'crop_pct': None}
+    subject = recorded(None, {'arch': 'resnet18', 'data': data})
+    assert (subject.data['crop_pct'], subject.data['interpolation']) == (0.875, 'bicubic')

@@ -1,9 +1,12 @@
 """Names of data sets: what timm knows is opened, anything else is refused and never read as an image folder."""
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 from PIL import Image
 
-from dkszoo.data import check_dataset, open_dataset
+from dkszoo.data import check_dataset, class_targets, open_dataset
 from dkszoo.engine import TrainConfig
 
 
@@ -59,3 +62,9 @@ def test_the_test_set_of_timms_is_validation_where_there_is_one(monkeypatch, spl
     assert open_dataset('hfds/a/b', None, 'train') == ['train']
     with pytest.raises(ValueError, match=r'cannot open data set .*: no split other'):
         open_dataset('hfds/a/b', None, 'other')
+
+
+def test_targets_in_a_table():
+    """QMNIST's: the class is the first column."""
+    dataset = SimpleNamespace(targets=torch.tensor([[3, 0, 7], [5, 1, 7]]))
+    assert class_targets(dataset) == [3, 5]

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 import dkszoo
+from dkszoo.data import Augmentation, train_transform
 from dkszoo.engine import TrainConfig
 from dkszoo.engine.setup import open_data
 
@@ -60,6 +61,13 @@ def test_a_run_and_its_export_look_at_the_same_part_of_an_image(run_cli, folder)
     assert code == 0, err
     figures = json.loads((folder / 'runs/r/run.json').read_text())['result']['last']
     assert json.loads(out.splitlines()[-1])['loss'] == pytest.approx(figures['loss'], rel=1e-6)
+
+
+def test_squash_never_falls_below_the_crop():
+    """timm has models of crop_pct 1.15."""
+    image = Image.new('RGB', (120, 90))
+    transform = train_transform(96, (0.5,) * 3, (0.5,) * 3, Augmentation(), crop_mode='squash', crop_pct=1.15)
+    assert transform(image).shape == (3, 96, 96)
 
 
 def test_squash_takes_no_policy():

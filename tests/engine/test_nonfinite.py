@@ -74,6 +74,13 @@ def test_some_may_be_passed_over(run_cli, tmp_path, at_step):
     assert err.count('step passed over') == 1
 
 
+def test_an_epoch_of_which_nothing_is_left(run_cli, tmp_path):
+    argv = (*PLAIN, '--method', 'ds', '--alpha', '1e39', '--skip-nonfinite', '100', '--log-interval', '1')
+    code, _, err = run_cli(*argv)
+    assert code == 1
+    assert err.splitlines()[-1].startswith('dkszoo: error: every step of epoch 1 was passed over')
+
+
 @pytest.mark.parametrize(('interval', 'message'), [('2', 'the weights are not finite any more'), ('9', 'nor are the')])
 def test_weights_that_are_ruined_are_not_saved(run_cli, tmp_path, at_step, interval, message):
     def ruin_weights(stepper, _):

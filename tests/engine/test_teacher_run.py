@@ -92,11 +92,15 @@ def test_its_images_are_normalised_as_the_file_says(tmp_path, teacher):
         (('--method', 'dks', '--kd-model-name', 'resnet18'), 'no use for a teacher (try --method dks+kd)'),
         (('--method', 'kd', '--kd-model-name', 'resnet18'), 'has 1000 classes, the data 10 (give --kd-checkpoint'),
         (('--method', 'kd', '--kd-model-name', 'resnt18'), "unknown model 'resnt18'"),
+        (
+            ('--method', 'kd', '--kd-model-name', 'cifar_resnet20'),
+            "learned other classes: only in training 'T-shirt/top'",
+        ),
         (('--method', 'kd', '--kd-model-name', 'cifar_resnet8', '--num-classes', '100'), 'takes 3 channels'),
         (('--method', 'kd', '--kd-checkpoint', 'no.pth'), 'no.pth'),
         (('--method', 'kd', '--kd-checkpoint', 'x.pth', '--kd-dtype', 'int8'), '--kd-dtype'),
         (('--label-noise', '1.5'), '--label-noise must be at least 0 and at most 1, got 1.5'),
-        (('--alpha-schedule', 'zero'), "--alpha-schedule 'zero' is unknown (choose zeroing)"),
+        (('--alpha-schedule', 'zero'), "--alpha-schedule 'zero' is unknown (choose fixed or linear or zeroing)"),
         (('--method', 'kd', '--kd-temperature', '0'), '--kd-temperature must be above 0'),
     ],
 )

@@ -79,6 +79,7 @@ DESCRIPTIONS = {
     'text of arguments': {'model_args': 'num_classes=3'},
     'unknown argument': {'model_args': {'num_classes': 3, 'colour': 'red'}},
     'argument of another type': {'model_args': {'num_classes': 'three'}},
+    'list of classes': {'model_args': {'num_classes': [10]}},
     'negative classes': {'model_args': {'num_classes': -3}},
     'too many classes': {'model_args': {'num_classes': 20_000_000}},
     'too many blocks': {'model_args': {'num_classes': 3, 'layers': [10**9] * 3}},

@@ -8,11 +8,15 @@ import time
 
 import pytest
 
-from dkszoo.cli.compare import make_cell
+from dkszoo.cli import compare
+from dkszoo.cli.compare import make_cell, split_methods
 from dkszoo.cli.reproduce import read_flags
 from dkszoo.engine import TrainConfig
-from dkszoo.papers.grid import Cell, read_result, to_flags
-from dkszoo.papers.reproduce import SCALE
+from dkszoo.engine.create import read_design
+from dkszoo.papers.grid import Cell, Result, read_result, to_flags
+from dkszoo.papers.records import read_table
+from dkszoo.papers.report import report
+from dkszoo.papers.reproduce import SCALE, plan_table
 
 THIN = ('--model', 'cifar_resnet8', '--model-kwargs', 'channels=[4,8,16]', 'stem_chs=4', '--device', 'cpu')
 TINY = (*THIN, '--dataset', 'digits', '--epochs', '1', '--batch-size', '256', '--workers', '0')
@@ -22,6 +26,7 @@ def test_flags_give_the_settings_back():
     settings = {
         'model': 'cifar_resnet8',
         'model_kwargs': {'channels': [4, 8, 16], 'shortcut': 'pad'},
+        'branches': {'branches': [{'tap': 1, 'stages': [1]}]},
         'amp': True,
         'model_ema': False,
         'alpha': [0.5, 1.0],
@@ -32,6 +37,7 @@ def test_flags_give_the_settings_back():
         'mean': [-0.5],
     }
     again = read_flags(to_flags(settings))
+    again['branches'] = read_design(again['branches'])
     assert TrainConfig.from_dict(again) == TrainConfig.from_dict(settings)
 
 
@@ -89,17 +95,56 @@ def test_compare_hands_on_what_it_is_given():
     assert 'branches' not in make_cell('kd', 0, settings).settings
 
 
-def test_compare_refuses_what_train_refuses(run_cli):
+def test_compare_refuses_what_train_refuses(run_cli, tmp_path):
     for argv, says in (
         (('--methods', 'baseline,dsk'), "unknown method 'dsk'"),
         (('--methods', 'dks:synergi=top-down'), "did you mean 'synergy'"),
         (('--methods', 'dks:synergy=sideways'), 'sideways'),
         (('--seeds', '0'), '--seeds'),
         (('--seed', '5'), '--seed 5'),
+        (('--methods', 'baseline,dskd'), "method 'dskd' needs a teacher (give --kd-model-name"),
+        (('--dataset', 'torch/cifar10'), 'give --data-dir'),
     ):
         code, _, err = run_cli('compare', *TINY, *argv)
         assert code == 2
         assert says in err.splitlines()[-1]
+        assert not list(tmp_path.rglob('*.log'))
+
+
+def test_lists_in_the_settings_of_a_method():
+    assert split_methods('baseline,dks:taps=0,1,ds:alpha=.5,1:lr=0.1,kd+ds') == [
+        'baseline',
+        'dks:taps=0,1',
+        'ds:alpha=.5,1:lr=0.1',
+        'kd+ds',
+    ]
+    cell = make_cell('dks:alpha=0.5,1:initial_checkpoint=a/b.pth', 0, {})
+    assert cell.settings['alpha'] == (0.5, 1.0)
+    assert '/' not in cell.name
+
+
+def result(top1: float, seed: int = 0) -> Result:
+    figures = {which: {'top1': top1, 'top5': 99.0} for which in ('last', 'best')}
+    return Result({'seed': seed, 'result': figures}, 10.0, None)
+
+
+def test_nobody_takes_the_place_of_a_baseline_that_failed():
+    def gains(text):
+        return [line.split('|')[-5:-1] for line in text.splitlines()[2:]]
+
+    text = compare.report({'baseline': [], 'ds': [result(71)], 'dks': [result(75)]})
+    assert [[cell.strip() for cell in row] for row in gains(text)] == [
+        ['71.00', '', '', '10 s'],
+        ['75.00', '', '', '10 s'],
+    ]
+    text = compare.report({'ds': [result(71)], 'dks': [result(75)]})
+    assert '+4.00' in text
+    records = [r for r in read_table('dks-table1') if r.group == 'resnet32']
+    plans = plan_table(records, 'small', 1, read_flags, {}, False)
+    runs = {plan.cells[0][0].name: result(70.0 + i) for i, plan in enumerate(plans)}
+    assert '+1.00' in report(plans, runs)
+    del runs[plans[0].cells[0][0].name]
+    assert '+1.00' not in report(plans, runs)
 
 
 def test_reproduce_dry_run_needs_no_data(run_cli, monkeypatch):

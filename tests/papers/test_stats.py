@@ -3,7 +3,7 @@ import statistics
 
 import pytest
 
-from dkszoo.papers.stats import mean_std, paired_gain, show, table
+from dkszoo.papers.stats import mean_std, paired_gain, show, show_gain, table
 
 
 def test_mean_and_sample_deviation():
@@ -24,7 +24,8 @@ def test_paired_interval_by_hand():
 
 def test_show_and_table():
     assert show(26.814, 0.361) == '26.81(0.36)'
-    assert show(1.0, None, sign=True) == '+1.00'
+    assert show_gain([2.0], [1.0]) == '+1.00'
+    assert show_gain([11.0, 22.0, 33.0], [10.0, 20.0, 30.0]) == '+2.00 +- 2.48'
     assert table(('a', 'bb'), [('1', '2'), ('333', '4')]).splitlines() == [
         '| a   | bb |',
         '|-----|----|',

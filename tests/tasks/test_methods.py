@@ -170,7 +170,7 @@ def test_unknown_names():
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        ({'kd_on': 'brances'}, "kd_on 'brances' is unknown .choose branches"),
+        ({'kd_on': 'brances'}, "kd_on 'brances' is unknown .choose main or branches or both"),
         ({'kd_temperature': 0}, 'kd_temperature must be above 0'),
         ({'kd_weight': -1.0}, 'kd_weight must be at least 0'),
         ({'beta': ((0.0, -1.0), (1.0, 0.0))}, 'beta must be at least 0'),
@@ -199,6 +199,8 @@ def test_what_a_method_needs():
         make_task('dks', beta=((0, 1), (1, 0)))
     with pytest.raises(ValueError, match='hint_stage must be 0 to 2 here, got 3'):
         make_task('fitnet', hint_stage=3)
+    with pytest.raises(ValueError, match='hint_stage must be a whole number'):
+        make_task('fitnet', hint_stage=1.0)
 
 
 def test_a_setting_that_does_nothing_is_named(caplog):

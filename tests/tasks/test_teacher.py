@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -179,3 +180,23 @@ def test_teacher_of_another_family(method, student, teacher):
     result = task(images[:4], labels[:4])
     result['loss'].backward()
     assert all(torch.isfinite(p.grad).all() for p in task.get_trainable_module().parameters())
+
+
+def test_it_stays_where_the_network_is():
+    """Also where no device was named: conversions of the task move it to the device the task says."""
+    net = network('dks').to('meta')
+    task = dkszoo.DeepSupervisionTask(net, 'kd', teacher=make_teacher().to('meta'))
+    assert task.device.type == 'meta'
+    task.float()
+    assert {p.device.type for p in task.teacher.parameters()} == {'meta'}
+
+
+def test_statistics_as_arrays():
+    teacher = Teacher(make_teacher(), np.array([0.5]), np.array([0.25]), input_mean=np.array([0.4]), input_std=(0.2,))
+    assert teacher.renormalises
+
+
+@pytest.mark.parametrize('name', ['densenet121', 'inception_v3', 'inception_v4', 'hrnet_w18_small', 'resnet50'])
+def test_the_first_stage_is_no_stem(name):
+    with torch.device('meta'):
+        assert stage_indices(timm.create_model(name)) == [1, 2, 3, 4]

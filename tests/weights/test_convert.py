@@ -453,6 +453,10 @@ def test_files_that_fit_nothing_name_the_nearest():
 def test_files_that_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r'holds no state dict .*looked for under: .*model'):
         dkszoo.convert({'epoch': 3})
+    with pytest.raises(ValueError, match='it has branches, but no network'):
+        dkszoo.convert({'ep1_bn.weight': torch.ones(3)})
+    with pytest.raises(ValueError, match='does not name its model'):
+        dkszoo.convert(hollow(NETWORKS['RepDistiller resnet20'][0]), depth=22)
     torch.save([torch.ones(2)], tmp_path / 'list.pth')
     with pytest.raises(ValueError, match=r'list\.pth.* holds a list'):
         dkszoo.convert(tmp_path / 'list.pth')

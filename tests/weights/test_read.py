@@ -96,3 +96,10 @@ def test_load_strictly_names_the_first_difference():
         load_strictly(model, {**state, 'extra': torch.ones(1)}, 'file')
     with pytest.raises(ValueError, match=r"'weight' has shape \[2, 2\], expected \[3, 2\]"):
         load_strictly(model, {**state, 'weight': torch.ones(2, 2)}, 'file')
+
+
+def test_a_name_with_colons_of_a_time(tmp_path):
+    """torch names the records of a file after the file."""
+    path = tmp_path / 'run-12:30:00.pth'
+    torch.save({'w': torch.ones(2)}, path)
+    assert torch.equal(read_pickle(path)['w'], torch.ones(2))

@@ -9,9 +9,6 @@ from dkszoo.losses import feature_loss_per_sample, kd_loss, kd_loss_per_sample, 
 
 from .base import Term, check_maps, zero_like
 
-HEADS = ('main', 'branches', 'both')
-WEIGHTINGS = ('sum', 'equal', 'loss')
-
 
 class Distillation(Term):
     """kd: tau^2 KL(softmax(z_T / tau), softmax(z_l / tau)) of the main head, the branches or both (DSKD eq. 1-3)."""

@@ -4,8 +4,6 @@ import torch
 
 from .base import Term, promote
 
-SCHEDULES = ('fixed', 'linear', 'zeroing')
-
 
 def judge(criterion, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """The criterion's loss of one head, a scalar.

@@ -69,16 +69,19 @@ def convert(checkpoint: str | os.PathLike | dict, model: str | None = None, **mo
         ValueError: The file cannot be read, holds no network, or fits no model: says the nearest and what differs.
     """
     if isinstance(checkpoint, dict):
-        return identify(checkpoint, 'checkpoint', model, **model_kwargs)
-    return identify(read_any(checkpoint), f'checkpoint {os.fspath(checkpoint)!r}', model, **model_kwargs)
+        return identify(checkpoint, 'checkpoint', model, model_kwargs)
+    return identify(read_any(checkpoint), f'checkpoint {os.fspath(checkpoint)!r}', model, model_kwargs)
 
 
-def identify(contents: dict, source: str, model: str | None = None, **model_kwargs) -> Converted:
+def identify(contents: dict, source: str, model: str | None = None, model_kwargs: dict | None = None) -> Converted:
     """`convert` for the contents of a file; `source` is what messages call it."""
+    model_kwargs = model_kwargs or {}
     try:
         networks = find_networks(contents)
     except ValueError as error:
         raise ValueError(f'{source}: {error}') from error
+    if model_kwargs and not (model or networks[0].arch):
+        raise ValueError(f'{source} does not name its model, whose arguments {model_kwargs} were given (name it)')
     for network in networks if model else networks[:1]:
         asked = {**network.model_kwargs, **model_kwargs}
         for name in candidates(model, network):
@@ -149,7 +152,7 @@ def expected(name: str, kwargs: dict) -> Shapes:
     Raises:
         ValueError: It does not take these arguments.
     """
-    usual = kwargs.keys() <= {'num_classes', 'in_chans', 'shortcut'}
+    usual = kwargs.keys() <= {'num_classes', 'in_chans', 'shortcut'} and all(map(is_plain, kwargs.values()))
     return (made if usual else made.__wrapped__)(name, tuple(kwargs.items()))
 
 
@@ -169,6 +172,10 @@ def made(name: str, kwargs: tuple) -> Shapes:
             return shapes(timm.create_model(name, **dict(kwargs)).state_dict())
     except Exception as error:  # whatever a foreign constructor raises
         raise ValueError(f'cannot make model {name!r} with {dict(kwargs)}: {error or type(error).__name__}') from error
+
+
+def is_plain(value) -> bool:
+    return isinstance(value, int | str)
 
 
 def shapes(state: State) -> Shapes:
