@@ -12,12 +12,11 @@ import torch
 
 from dkszoo import engine
 from dkszoo.branches import strip
-from dkszoo.data import View
 from dkszoo.engine.ranges import check_range
 from dkszoo.engine.world import join_world
 
 from .main import Parser, prog_name
-from .subject import Subject, open_view, read_subject
+from .subject import open_view, read_subject
 
 MEMORY = ('out of memory', "can't allocate memory")  # torch's words for a GPU and for a CPU
 COLUMNS = (  # of a results file, for a network without branches; timm's come first
@@ -109,20 +108,22 @@ def validate(args, name: str, device: torch.device, header: list[str] | None = N
     if header and header != [*COLUMNS, *branch_columns(branches)]:
         raise ValueError(f'{args.results_file!r} has other columns (choose another --results-file)')
     view = open_view(args, subject)
-    size = args.img_size or subject.data['input_size'][-1]
-    crop_pct = args.crop_pct or subject.data['crop_pct']
+    data = subject.data
+    size, crop_pct = args.img_size or data['input_size'][-1], args.crop_pct or data['crop_pct']
+    how = dict(img_size=size, crop_pct=crop_pct, crop_mode=data.get('crop_mode') or 'center')
+    how |= {key: data[key] for key in ('mean', 'std', 'interpolation')}
     batch_size = args.batch_size or subject.evaluation.get('batch_size', 256)
     channels_last = subject.evaluation.get('channels_last', False)
     subject.net.to(device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
     figures = None
     while figures is None:
-        loader = make_loader(view, subject, size, crop_pct, batch_size, args.workers, device)
+        loader = engine.eval_loader(view, **how, batch_size=batch_size, workers=args.workers, device=device)
         calibration, start = engine.CalibrationError(), time.perf_counter()
         try:
             figures = engine.evaluate(subject.net, loader, device, channels_last, calibration=calibration)
         except (RuntimeError, AssertionError) as error:
             if not any(words in str(error) for words in MEMORY):
-                engine.check_images(subject.net, subject.name, (len(subject.data['mean']), size, size), device)
+                engine.check_images(subject.net, subject.name, (len(data['mean']), size, size), device)
                 raise
             if batch_size == 1:
                 raise ValueError(f'{subject.name}: a single image is too much for the memory of {device}') from error
@@ -139,7 +140,7 @@ def validate(args, name: str, device: torch.device, header: list[str] | None = N
         'param_count': round(sum(p.numel() for p in strip(subject.net).parameters()) / 1e6, 2),
         'img_size': size,
         'crop_pct': crop_pct,
-        'interpolation': subject.data['interpolation'],
+        'interpolation': data['interpolation'],
         'loss': figures['loss'],
         'ece': calibration.compute(),
         'images': len(view),
@@ -147,25 +148,6 @@ def validate(args, name: str, device: torch.device, header: list[str] | None = N
         'images_per_second': round(len(view) / seconds, 1),
         **heads,
     }
-
-
-def make_loader(
-    view: View, subject: Subject, size: int, crop_pct: float, batch_size: int, workers: int, device: torch.device
-):
-    """The images as the model is to get them."""
-    data = subject.data
-    return engine.eval_loader(
-        view,
-        size,
-        data['mean'],
-        data['std'],
-        batch_size,
-        workers,
-        data['interpolation'],
-        crop_pct,
-        data.get('crop_mode') or 'center',
-        device,
-    )
 
 
 def print_table(result: dict) -> None:

@@ -13,7 +13,7 @@ from dkszoo.data import SMALL, MemoryEvalLoader, View, is_small, read_pixels
 
 from .calibration import CalibrationError
 from .config import TrainConfig
-from .signals import hidden_signals
+from .signals import batches_of
 
 SMALL_CROP = {'interpolation': 'bilinear', 'crop_pct': 1.0, 'crop_mode': 'center'}
 LARGE_CROP = {'interpolation': 'bicubic', 'crop_pct': 0.875, 'crop_mode': 'center'}  # timm's, of a model without one
@@ -33,6 +33,7 @@ def best_by(config: TrainConfig) -> str:
 
 def eval_loader(
     view: View,
+    *,
     img_size: int,
     mean: Sequence[float],
     std: Sequence[float],
@@ -120,26 +121,23 @@ def evaluate(
     heads = 1 + (len(net.branches) if isinstance(net, DeeplySupervised) else 0)
     limit = evaluation_sample_limit(loader) if distributed else None
     evaluators = [ClassificationEvaluator(device, max_samples=limit) for _ in range(heads)]
-    was_training, batches = net.training, iter(())
+    was_training = net.training
     net.eval()
     try:
-        with hidden_signals():  # from loading processes, which start here
-            batches = iter(loader)
-        for images, targets in batches:
-            memory_format = torch.channels_last if channels_last else torch.contiguous_format
-            images = images.to(device, memory_format=memory_format, non_blocking=True)
-            targets = targets.to(device, non_blocking=True)
-            output = net(images)
-            logits = (output.logits, *output.branch_logits) if heads > 1 or hasattr(output, 'logits') else (output,)
-            for evaluator, z in zip(evaluators, logits, strict=True):
-                evaluator.update(z, targets)
-            if calibration is not None:
-                calibration.update(logits[0], targets)
-            between()
+        with batches_of(loader) as batches:
+            for images, targets in batches:
+                memory_format = torch.channels_last if channels_last else torch.contiguous_format
+                images = images.to(device, memory_format=memory_format, non_blocking=True)
+                targets = targets.to(device, non_blocking=True)
+                output = net(images)
+                logits = (output.logits, *output.branch_logits) if heads > 1 or hasattr(output, 'logits') else (output,)
+                for evaluator, z in zip(evaluators, logits, strict=True):
+                    evaluator.update(z, targets)
+                if calibration is not None:
+                    calibration.update(logits[0], targets)
+                between()
     finally:
         net.train(was_training)
-        # After an error Python would wait at its exit for these processes, which know no SIGTERM.
-        getattr(batches, '_shutdown_workers', lambda: None)()
     main, *branches = [evaluator.compute(distributed=distributed) for evaluator in evaluators]
     named = {f'branch{i}_{key}': branch[key] for i, branch in enumerate(branches) for key in ('top1', 'top5')}
     return {**main, **named}

@@ -244,7 +244,7 @@ def train_stream(config: TrainConfig, view: View, world: World):
         images, targets = read_pixels(view, pixel_transform(config.img_size, config.interpolation))
         augmentation = Augmentation() if config.no_aug else augmentation
         return sampler, MemoryLoader(images, targets, sampler, augmentation, config.mean, config.std, world.device)
-    how = [augmentation, config.interpolation, config.no_aug, config.aa, config.color_jitter]
-    crop = config.train_crop_mode, config.crop_pct
-    view.transform = train_transform(config.img_size, config.mean, config.std, *how, *crop)
+    keys = ('img_size', 'mean', 'std', 'interpolation', 'no_aug', 'color_jitter', 'crop_pct')
+    how = dict(augmentation=augmentation, auto_augment=config.aa, crop_mode=config.train_crop_mode)
+    view.transform = train_transform(**{key: getattr(config, key) for key in keys}, **how)
     return sampler, stream_loader(view, sampler, config.workers, pin_memory=world.device.type == 'cuda')

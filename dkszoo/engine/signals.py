@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 SIGNALS = tuple(getattr(signal, name) for name in ('SIGTERM', 'SIGINT', 'SIGUSR1') if hasattr(signal, name))
 ECHO = 2.0  # seconds in which torchrun passes on a signal that its children have had already
@@ -84,3 +84,18 @@ def hidden_signals() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def batches_of(loader: Iterable) -> Iterator[Iterator]:
+    """The batches of a loader, whose processes see no signals.
+
+    After an error they are ended: Python would wait for them at its exit, and they know no SIGTERM.
+    """
+    with hidden_signals():
+        batches = iter(loader)
+    try:
+        yield batches
+    except BaseException:
+        getattr(batches, '_shutdown_workers', lambda: None)()
+        raise

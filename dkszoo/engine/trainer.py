@@ -13,7 +13,7 @@ from .optim import set_rates
 from .progress import ProgressBar, report_epoch
 from .rng import rng_state, set_rng_state
 from .setup import Setup
-from .signals import StopRequest, hidden_signals
+from .signals import StopRequest, batches_of
 from .step import Stepper
 from .sums import Sums
 
@@ -39,14 +39,11 @@ class Trainer:
 
     def eval_loader(self, view, distributed: bool = True):
         config = self.config
+        keys = ('img_size', 'mean', 'std', 'workers', 'interpolation', 'crop_pct', 'crop_mode')
         return eval_loader(
             view,
-            config.img_size,
-            config.mean,
-            config.std,
-            config.validation_batch_size,
-            config.workers,
-            *(config.interpolation, config.crop_pct, config.crop_mode),
+            **{key: getattr(config, key) for key in keys},
+            batch_size=config.validation_batch_size,
             device=self.world.device,
             distributed=distributed and self.world.size > 1,
         )
@@ -87,9 +84,7 @@ class Trainer:
             progress.epoch, config.epochs, sampler.steps, progress.step, sampler.global_batch, config.log_interval, show
         )
         sums = Sums(progress.sums, self.world.device)
-        if progress.step < sampler.steps:
-            with hidden_signals():  # from loading processes, which start here
-                batches = iter(setup.loader)
+        with batches_of(setup.loader if progress.step < sampler.steps else ()) as batches:
             for images, targets in batches:
                 if progress.step % config.grad_accum_steps == 0:
                     updated = progress.step, sums.copy()

@@ -1,6 +1,7 @@
 """Folders of images as people have them: damaged files, classes that differ, a folder level forgotten."""
 
 import json
+import multiprocessing
 import subprocess
 import sys
 
@@ -49,6 +50,7 @@ def test_training_ends_with_one_line_that_names_it(run_cli, tmp_path, workers):
     (line,) = [line for line in err.splitlines() if 'error' in line]
     assert line.startswith("dkszoo: error: cannot read image './train/b/001.png'")
     assert 'Traceback' not in err
+    assert not multiprocessing.active_children()  # Python would wait for them at its exit
 
 
 def test_validate_ends_too(run_cli, tmp_path):

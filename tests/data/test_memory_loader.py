@@ -135,7 +135,7 @@ def test_evaluation_batches_are_timms_to_the_bit(shape, mode, crop_pct, interpol
     stats = dict(mean=(0.2860,), std=(0.3530,)) if mode == 'L' else dict(mean=(0.51, 0.49, 0.44), std=(0.2, 0.3, 0.25))
     how = dict(interpolation=interpolation, crop_pct=crop_pct, crop_mode=crop_mode)
     size = (len(stats['mean']), 32, 32)
-    ours = eval_loader(samples, 32, *stats.values(), 8, 0, **how)
+    ours = eval_loader(samples, img_size=32, **stats, batch_size=8, workers=0, **how)
     theirs = create_loader(
         samples, size, 8, use_prefetcher=False, num_workers=0, persistent_workers=False, **stats, **how
     )
