@@ -44,6 +44,7 @@ def main() -> None:
 
     for epoch in range(args.epochs):
         task.train()
+        task.set_progress(epoch, args.epochs)  # for methods that change over the epochs (alpha_schedule)
         for images, labels in train:
             loss = task(images, labels)['loss']
             optimizer.zero_grad()

@@ -114,6 +114,8 @@ def cost(
     """
     if batch_size < 1 or (img_size is not None and img_size < 1):
         raise ValueError(f'images and their sides are counted from 1, got batch {batch_size}, side {img_size}')
+    if model_kwargs and not isinstance(model, str):
+        raise TypeError(f'cost() takes {", ".join(model_kwargs)} only with the name of a model')
     model = empty_model(model, **model_kwargs) if isinstance(model, str) else model
     if not isinstance(model, DeeplySupervised) and design not in (None, 'none'):
         model = attach_branches(skeleton(model), design, taps)

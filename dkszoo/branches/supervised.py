@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from timm.models import group_parameters
 from timm.optim import auto_group_layers
+from timm.utils import unwrap_model
 from torch import nn
 
 from .branch import classifiers
@@ -52,7 +53,7 @@ class DeeplySupervised(nn.Module):
         maps = dict(zip(wanted, maps, strict=True))
         stages = [maps[tap] for tap in self.taps]
         logits = self.backbone.forward_head(final)
-        if not isinstance(logits, torch.Tensor):
+        if isinstance(logits, tuple | list):
             raise ValueError(
                 f'{type(self.backbone).__name__} gives several logits in training, the method needs one '
                 '(set_distilled_training(False))'
@@ -114,5 +115,16 @@ class DeeplySupervised(nn.Module):
 
 
 def strip(net: nn.Module) -> nn.Module:
-    """Remove the branches: the backbone of a `DeeplySupervised`, the very module; a plain network is returned as is."""
-    return net.backbone if isinstance(net, DeeplySupervised) else net
+    """Remove the branches: the backbone of a `DeeplySupervised`, the very module; a plain network is returned as is.
+
+    Also of what is wrapped (DDP, `torch.compile`, an average), and of a task.
+
+    Raises:
+        ValueError: The network with branches is a part of another module.
+    """
+    inner = unwrap_model(net.get_net() if hasattr(net, 'get_net') else net)
+    if isinstance(inner, DeeplySupervised):
+        return inner.backbone
+    if any(isinstance(part, DeeplySupervised) for part in net.modules()):
+        raise ValueError(f'{type(net).__name__} has a network with branches inside (strip that)')
+    return net

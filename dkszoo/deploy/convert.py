@@ -1,5 +1,6 @@
 """Other people's checkpoints as exports."""
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from dkszoo.weights import Converted, check_arguments, described, identify, load
 
 from .export import write_network
 from .formats import check_target
+
+_logger = logging.getLogger(__name__)
 
 
 def convert_file(
@@ -51,6 +54,9 @@ def convert_file(
     net = timm.create_model(converted.model, **converted.model_kwargs)
     load_strictly(net, converted.backbone, source)
     data = known.get('data') or data_settings(net, converted)
+    if not known.get('data') and None in (mean, std):
+        own = f'mean {data["mean"]}, std {data["std"]}'
+        _logger.info("%s: it does not say how images are normalised; the model's own: %s (--mean, --std)", source, own)
     data |= {key: list(value) for key, value in (('mean', mean), ('std', std)) if value is not None}
     if {len(data['mean']), len(data['std'])} != {data['input_size'][0]}:
         raise ValueError(

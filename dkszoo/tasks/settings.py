@@ -1,5 +1,6 @@
 """The settings of the losses: one frozen dataclass, whose fields are flags of train.py and keywords of the task."""
 
+import difflib
 from dataclasses import dataclass, field, fields
 
 
@@ -82,6 +83,21 @@ class LossSettings:
     def given(self) -> dict:
         """The settings somebody has set."""
         return {f.name: getattr(self, f.name) for f in fields(LossSettings) if getattr(self, f.name) is not None}
+
+
+def make_settings(settings: dict) -> LossSettings:
+    """The settings from keywords, tensors and arrays as plain numbers.
+
+    Raises:
+        ValueError: An unknown setting (says the nearest), or a value out of its range.
+    """
+    known = [f.name for f in fields(LossSettings)]
+    for name in settings:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f'did you mean {near[0]!r}?' if near else f'settings: {", ".join(known)}'
+            raise ValueError(f'unknown setting {name!r} ({hint})')
+    return LossSettings(**{k: v.tolist() if hasattr(v, 'tolist') else v for k, v in settings.items()})
 
 
 def check_value(name: str, value, choices: tuple[str, ...] | None, label: str = '') -> None:

@@ -1,7 +1,6 @@
 """The training task: timm's contract, filled with the terms of a method."""
 
-import difflib
-from dataclasses import fields
+import logging
 
 import torch
 from timm.task import TrainingTask, resolve_classification_loss
@@ -12,10 +11,12 @@ from dkszoo.branches import DeeplySupervised, classifiers
 
 from .methods import get_method, warn_unread
 from .pairing import example_batch, pair_stages
-from .settings import LossSettings
-from .teacher import Teacher, own_statistics
+from .settings import make_settings
+from .teacher import adopt_teacher
 from .terms import TERMS, Context, Term
 from .trainable import TrainableModule
+
+_logger = logging.getLogger(__name__)
 
 
 class DeepSupervisionTask(TrainingTask):
@@ -57,7 +58,7 @@ class DeepSupervisionTask(TrainingTask):
         super().__init__(device=device or next(model.parameters()).device, dtype=dtype, verbose=verbose)
         self.method = method
         spec, settings = get_method(method), make_settings(settings)
-        net = model if isinstance(model, DeeplySupervised) else DeeplySupervised(model)
+        net = as_net(model)
         needs_branches = spec.needs_branches(settings)
         if needs_branches and not net.branches:
             raise ValueError(f'method {method!r} needs branches (use attach_branches, or create_model(branches=...))')
@@ -71,6 +72,8 @@ class DeepSupervisionTask(TrainingTask):
         warn_unread(spec, settings)
         teacher = None if teacher is None else adopt_teacher(teacher, net)
         self._hold('teacher', teacher)
+        if verbose and teacher is not None and teacher.renormalises:
+            _logger.info('teacher: its pretrained_cfg has other mean and std, so images are normalised anew for it')
         kinds = [TERMS[name] for name in spec.terms]
         uses_stages = any(kind.uses_stages for kind in kinds)
         own_stages, self.teacher_stages = pair_stages(net.backbone, teacher.model) if uses_stages else ((), ())
@@ -78,9 +81,11 @@ class DeepSupervisionTask(TrainingTask):
         if any(kind.uses_example for kind in kinds):
             example = example_batch(net, teacher, (own_stages, self.teacher_stages))
         criterion = resolve_classification_loss(criterion, self.device)
+        if not callable(criterion):
+            raise ValueError(f'criterion must be a loss (logits, target) -> scalar, got {criterion!r}')
         terms = make_terms(spec.resolve(settings), Context(net, criterion, example))
         idle_branches = len(net.branches) > 0 and not needs_branches
-        self.trainable_module = TrainableModule(net, terms, own_stages, idle_branches)
+        self.trainable_module = TrainableModule(net, terms, criterion, own_stages, idle_branches)
 
     def _hold(self, name: str, module: nn.Module | None) -> None:
         """Keep a module without making it a part: not in state_dict(), parameters() or train()."""
@@ -112,12 +117,22 @@ class DeepSupervisionTask(TrainingTask):
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that are not decayed, for timm's optimizers."""
-        return {f'trainable_module.{name}' for name in self._trainable().no_weight_decay()}
+        exempt = self._trainable().no_weight_decay()
+        return {name for name, plain in self._plain_names().items() if plain in exempt}
 
     def group_matcher(self, coarse: bool = False):
         """The layer of a parameter by its name, for timm's layer-wise learning rates."""
-        matcher = self._trainable().group_matcher(coarse)
-        return lambda name: matcher(name.removeprefix('trainable_module.'))
+        matcher, names = self._trainable().group_matcher(coarse), self._plain_names()
+        return lambda name: matcher(names.get(name, name))
+
+    def _plain_names(self) -> dict[str, str]:
+        """A parameter's name in the task -> its name in the `TrainableModule`, whatever wraps that."""
+        plain = {id(p): name for name, p in self._trainable().named_parameters()}
+        return {name: plain[id(p)] for name, p in self.named_parameters() if id(p) in plain}
+
+    def setup_ema(self, *args, **kwargs) -> nn.Module:
+        """As timm's; the average takes no gradients, so DDP and an optimizer of the whole task do not wait for any."""
+        return super().setup_ema(*args, **kwargs).requires_grad_(False)
 
     def _trainable(self, ema: bool = False) -> TrainableModule | None:
         """The `TrainableModule` behind DDP, compile and EMA wrappers."""
@@ -165,7 +180,7 @@ class DeepSupervisionTask(TrainingTask):
         trainable = unwrap_model(module) if module is not None else self._trainable(ema)
         if trainable is None:
             return {}
-        return {'branches': trainable.net.branches.state_dict(), 'terms': trainable.terms.state_dict()}
+        return {name: part.state_dict() for name, part in trained_parts(trainable).items()}
 
     def load_task_state(
         self, state: dict | None, strict: bool = True, module: nn.Module | None = None, ema: bool = False
@@ -180,8 +195,7 @@ class DeepSupervisionTask(TrainingTask):
         if trainable is None:
             raise ValueError('there is no EMA to load into (call setup_ema first)')
         state = state or {}
-        parts = {'branches': trainable.net.branches, 'terms': trainable.terms}
-        for name, part in parts.items():
+        for name, part in trained_parts(trainable).items():
             if name not in state and part.state_dict():
                 raise ValueError(f'the checkpoint has no {name} in its task_state (was it saved by dkszoo?)')
             part.load_state_dict(state.get(name, {}), strict=strict)
@@ -190,29 +204,34 @@ class DeepSupervisionTask(TrainingTask):
 def make_terms(asked: dict[str, dict], context: Context) -> dict[str, Term]:
     """The terms, on the network's device and of its type; the criterion keeps the precision that `promote` gives it."""
     weight, criterion = next(context.net.parameters()), context.criterion
-    terms = {name: TERMS[name](context._replace(criterion=None), settings) for name, settings in asked.items()}
-    for term in terms.values():
-        term.to(weight.device, weight.dtype)
-        if hasattr(term, 'criterion'):
-            term.criterion = criterion
     if isinstance(criterion, nn.Module):
         criterion.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
-    return terms
+    return {name: TERMS[name](context, settings).to(weight.device, weight.dtype) for name, settings in asked.items()}
 
 
-def make_settings(settings: dict) -> LossSettings:
-    """The settings from keywords, tensors and arrays as plain numbers.
+def trained_parts(trainable: TrainableModule) -> dict[str, nn.Module]:
+    """What is trained beside the backbone; a criterion where it learns."""
+    parts = {'branches': trainable.net.branches, 'terms': trainable.terms}
+    criterion = trainable.criterion
+    learns = isinstance(criterion, nn.Module) and next(criterion.parameters(), None) is not None
+    return {**parts, 'criterion': criterion} if learns else parts
+
+
+def as_net(model: nn.Module) -> DeeplySupervised:
+    """The network, with its branches if it has any.
 
     Raises:
-        ValueError: An unknown setting (says the nearest), or a value out of its range.
+        ValueError: It is wrapped, or not a classifier of timm's kind.
     """
-    known = [f.name for f in fields(LossSettings)]
-    for name in settings:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f'did you mean {near[0]!r}?' if near else f'settings: {", ".join(known)}'
-            raise ValueError(f'unknown setting {name!r} ({hint})')
-    return LossSettings(**{k: v.tolist() if hasattr(v, 'tolist') else v for k, v in settings.items()})
+    if isinstance(model, DeeplySupervised):
+        return model
+    if isinstance(unwrap_model(model), DeeplySupervised):
+        raise ValueError('the network is wrapped (wrap the task instead: task.prepare_distributed(), task.compile())')
+    if not all(hasattr(model, name) for name in ('forward_features', 'forward_head', 'num_classes')):
+        raise ValueError(
+            f'{type(model).__name__} is no timm classifier (it needs forward_features, forward_head, num_classes)'
+        )
+    return DeeplySupervised(model)
 
 
 def check_classes(net: DeeplySupervised) -> None:
@@ -224,23 +243,3 @@ def check_classes(net: DeeplySupervised) -> None:
                     f'branch {i} has {head.out_features} classes, the network {net.num_classes} '
                     '(attach the branches after reset_classifier)'
                 )
-
-
-def adopt_teacher(teacher: nn.Module, net: DeeplySupervised) -> Teacher:
-    """The teacher, wrapped if it is not yet, on the network's device.
-
-    Raises:
-        ValueError: It is the student itself, or has other classes.
-    """
-    if not isinstance(teacher, Teacher):
-        own = {id(p) for p in net.parameters()}
-        if any(id(p) in own for p in teacher.parameters()):
-            raise ValueError('the teacher is the network itself, which would freeze (pass a copy.deepcopy of it)')
-        mean, std = own_statistics(net.backbone)
-        teacher = Teacher(teacher, input_mean=mean, input_std=std)
-    if teacher.num_classes not in (None, net.num_classes):
-        raise ValueError(
-            f'the teacher has {teacher.num_classes} classes, the network {net.num_classes} '
-            '(take a teacher that was trained on this data set)'
-        )
-    return teacher.to(next(net.parameters()).device)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from dkszoo.branches import strip
+from dkszoo.branches import DeeplySupervised, strip
 from dkszoo.branches.output import to_map
 
 
@@ -129,3 +129,29 @@ def own_statistics(model: nn.Module) -> tuple[Sequence[float] | None, Sequence[f
     mean, std = (cfg.get(key) for key in ('mean', 'std'))
     fits = mean is not None and std is not None and channels in (None, len(mean)) and len(std) == len(mean)
     return (mean, std) if fits else (None, None)
+
+
+def adopt_teacher(teacher: nn.Module, net: DeeplySupervised) -> Teacher:
+    """The teacher, wrapped if it is not yet, on the network's device.
+
+    Raises:
+        ValueError: It is the student itself, or has other classes or channels; or the network has no values yet.
+    """
+    device = next(net.parameters()).device
+    if device.type == 'meta' and any(not p.is_meta for p in teacher.parameters()):
+        raise ValueError('the network has no values yet, and the teacher would lose its own (first net.to_empty(...))')
+    if not isinstance(teacher, Teacher):
+        own = {id(p) for p in net.parameters()}
+        if any(id(p) in own for p in teacher.parameters()):
+            raise ValueError('the teacher is the network itself, which would freeze (pass a copy.deepcopy of it)')
+        mean, std = own_statistics(net.backbone)
+        teacher = Teacher(teacher, input_mean=mean, input_std=std)
+    if teacher.num_classes not in (None, net.num_classes):
+        raise ValueError(
+            f'the teacher has {teacher.num_classes} classes, the network {net.num_classes} '
+            '(take a teacher that was trained on this data set)'
+        )
+    channels, own = count_channels(teacher.model), count_channels(net.backbone)
+    if None not in (channels, own) and channels != own:
+        raise ValueError(f'the teacher takes images of {channels} channels, the network of {own}')
+    return teacher.to(device)

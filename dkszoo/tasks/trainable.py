@@ -1,6 +1,6 @@
 """All that trains, in one module: the network and the terms."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ class TrainableModule(nn.Module):
     Args:
         net: The network with its branches.
         terms: The method's terms, by name.
+        criterion: The loss on labels that terms have; held here, once.
         stages: `feature_info` indices of the stages the terms look at.
         idle_branches: No term reads the branches there are.
 
@@ -25,11 +26,17 @@ class TrainableModule(nn.Module):
     """
 
     def __init__(
-        self, net: DeeplySupervised, terms: dict[str, Term], stages: Sequence[int] = (), idle_branches: bool = False
+        self,
+        net: DeeplySupervised,
+        terms: dict[str, Term],
+        criterion: Callable,
+        stages: Sequence[int] = (),
+        idle_branches: bool = False,
     ):
         super().__init__()
         self.net = net
         self.terms = nn.ModuleDict(terms)
+        self.criterion = criterion
         self.stages = tuple(stages)
         self.idle_branches = idle_branches
         self.report_branches = False

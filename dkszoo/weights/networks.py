@@ -51,7 +51,7 @@ def find_networks(contents: dict) -> list[Network]:
         there, under = (', '.join(map(str, keys)) for keys in (list(contents)[:8], WRAPPERS))
         raise ValueError(f'it holds no state dict of tensors (its keys: {there}; looked for under: {under})')
     state = strip_prefixes(given)
-    if backbone := own_backbone(state):
+    if backbone := task_backbone(state) or own_backbone(state):
         theirs = {key: f'backbone.{key}' for key in backbone}
         return [Network(f'DeeplySupervised{LEFT_OUT}', backbone, {}, theirs, '', {}, None)]
     if inner := [(name, part) for name in NETWORKS if (part := below(state, name))]:
@@ -89,6 +89,12 @@ def strip_prefixes(state: State) -> State:
     while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
+
+
+def task_backbone(state: State) -> State:
+    """The backbone in the state dict of a `DeepSupervisionTask`, or of a module that holds one; else nothing."""
+    place = re.compile(r'(?:\w+\.)*trainable_module\.(?:_orig_mod\.|module\.)*net\.backbone\.')
+    return {key[match.end() :]: value for key, value in state.items() if (match := place.match(key))}
 
 
 def own_backbone(state: State) -> State:

@@ -24,7 +24,7 @@ class CrossEntropy(Term):
 
     def __init__(self, context, settings):
         super().__init__(context, settings)
-        self.criterion = context.criterion
+        self.__dict__['criterion'] = context.criterion  # the `TrainableModule` has it as a part
         self.weight = settings['ce_weight']
 
     def forward(self, batch):
@@ -43,7 +43,7 @@ class DeepSupervision(Term):
 
     def __init__(self, context, settings):
         super().__init__(context, settings)
-        self.criterion = context.criterion
+        self.__dict__['criterion'] = context.criterion  # the `TrainableModule` has it as a part
         branches, alpha = len(context.net.branches), settings['alpha']
         alpha = (alpha,) * branches if isinstance(alpha, int | float) else tuple(alpha)
         if len(alpha) != branches:

@@ -1,0 +1,138 @@
+"""The task in loops of one's own: wrapped, compiled, averaged, and what cannot work is said."""
+
+import pytest
+import timm
+import torch
+from task_zoo import make_task, make_teacher, network
+from timm.optim import create_optimizer_v2
+from torch import nn
+
+import dkszoo
+
+
+def vit_task() -> dkszoo.DeepSupervisionTask:
+    torch.manual_seed(0)
+    backbone = timm.create_model('test_vit', num_classes=10, in_chans=1, img_size=32)
+    return dkszoo.DeepSupervisionTask(dkszoo.attach_branches(backbone, 'linear'), 'ds', verbose=False)
+
+
+def groups(task, **settings) -> list[tuple]:
+    optimizer = create_optimizer_v2(task, 'adamw', lr=0.1, weight_decay=0.05, **settings)
+    sizes = [
+        (g['weight_decay'], g.get('lr_scale', 1.0), sum(p.numel() for p in g['params'])) for g in optimizer.param_groups
+    ]
+    return sorted(size for size in sizes if size[-1])
+
+
+@pytest.mark.parametrize('settings', [{}, {'layer_decay': 0.5}])
+def test_wrapping_changes_no_group_of_the_optimizer(settings):
+    plain, wrapped = vit_task(), vit_task()
+    wrapped.compile(backend='eager')
+    assert any('_orig_mod' in name for name, _ in wrapped.named_parameters())
+    assert groups(wrapped, **settings) == groups(plain, **settings)
+    assert len(wrapped.no_weight_decay()) == len(plain.no_weight_decay()) > 0
+
+
+def test_the_average_takes_no_gradients():
+    task = make_task('vid')
+    trained = sum(p.requires_grad for p in task.parameters())
+    task.setup_ema(decay=0.5)
+    assert sum(p.requires_grad for p in task.parameters()) == trained
+    before = next(task.get_net(ema=True).parameters()).clone()
+    next(task.get_net().parameters()).data += 1
+    task.update_ema()
+    assert not torch.equal(next(task.get_net(ema=True).parameters()), before)
+
+
+def test_a_teacher_does_not_lose_its_values():
+    teacher = make_teacher()
+    with pytest.raises(ValueError, match='no values yet'):
+        dkszoo.DeepSupervisionTask(network('mirror').to('meta'), 'dskd', teacher=teacher)
+    assert not next(teacher.parameters()).is_meta
+
+
+@pytest.mark.parametrize(
+    'wrap', [nn.DataParallel, torch.compile, torch.optim.swa_utils.AveragedModel, dkszoo.DeepSupervisionTask]
+)
+def test_strip_finds_what_is_wrapped(wrap):
+    net = network('dks')
+    wrapped = wrap(net)
+    stripped = dkszoo.strip(wrapped)
+    assert type(stripped) is type(net.backbone)
+    assert not any(isinstance(part, dkszoo.DeeplySupervised) for part in stripped.modules())
+
+
+def test_strip_does_not_pass_on_hidden_branches():
+    with pytest.raises(ValueError, match='Sequential has a network with branches inside'):
+        dkszoo.strip(nn.Sequential(network('dks')))
+
+
+@pytest.mark.parametrize('wrap', [nn.DataParallel, torch.compile])
+def test_the_task_is_wrapped_and_not_the_network(wrap):
+    with pytest.raises(ValueError, match='wrap the task instead'):
+        dkszoo.DeepSupervisionTask(wrap(network('dks')), 'dks')
+
+
+@pytest.mark.parametrize('method', ['baseline', 'kd'])
+def test_networks_that_are_not_timms(method):
+    with pytest.raises(ValueError, match='Sequential is no timm classifier'):
+        dkszoo.DeepSupervisionTask(
+            nn.Sequential(nn.Flatten(), nn.Linear(9, 10)),
+            method,
+            teacher=None if method == 'baseline' else make_teacher(),
+        )
+
+
+def test_teachers_of_other_channels_are_refused():
+    teacher = timm.create_model('cifar_resnet8', num_classes=10)
+    with pytest.raises(ValueError, match='images of 3 channels, the network of 1'):
+        dkszoo.DeepSupervisionTask(network('dks'), 'kd', teacher=teacher)
+
+
+def test_the_criterion_is_a_part_once():
+    criterion = nn.CrossEntropyLoss(weight=torch.rand(10))
+    task = make_task('ds', criterion=criterion)
+    assert [key for key in task.state_dict() if 'criterion' in key] == ['trainable_module.criterion.weight']
+    assert list(task.get_task_state()) == ['branches', 'terms']
+    with pytest.raises(ValueError, match='criterion must be a loss'):
+        make_task('ds', criterion='cross_entropy')
+
+
+class Learned(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.power = nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, logits, target):
+        return nn.functional.cross_entropy(logits, target) ** self.power
+
+
+def test_a_criterion_that_learns_is_saved():
+    task, other = make_task('ds', criterion=Learned()), make_task('ds', criterion=Learned())
+    task(torch.randn(4, 1, 32, 32), torch.arange(4))['loss'].backward()
+    assert task.trainable_module.criterion.power.grad is not None
+    task.trainable_module.criterion.power.data.fill_(2.0)
+    other.load_task_state(task.get_task_state())
+    assert other.trainable_module.criterion.power.item() == 2.0
+
+
+@pytest.mark.parametrize('place', ['', 'task.', 'lit.task.'])
+@pytest.mark.parametrize('compiled', [False, True])
+def test_state_dicts_of_tasks_are_read(place, compiled):
+    task = make_task('vid')
+    if compiled:
+        task.compile(backend='eager')
+    state = {f'{place}{key}': value for key, value in task.state_dict().items()}
+    converted = dkszoo.convert({'state_dict': state, 'epoch': 3}, task_model(task))
+    backbone = task.get_net().backbone.state_dict()
+    assert converted.backbone.keys() == backbone.keys()
+    assert all(torch.equal(value, backbone[key]) for key, value in converted.backbone.items())
+
+
+def task_model(task) -> str:
+    return task.get_net().pretrained_cfg['architecture']
+
+
+def test_costs_of_a_network_take_no_arguments():
+    with pytest.raises(TypeError, match='num_clases only with the name of a model'):
+        dkszoo.cost(network('dks'), num_clases=7)
