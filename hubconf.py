@@ -5,7 +5,7 @@
 Nothing has to be installed but the dependencies. A weighted tag is an entry point of its own, its dot an underscore.
 """
 
-dependencies = ['torch', 'torchvision', 'timm', 'safetensors', 'huggingface_hub', 'yaml', 'tqdm']
+dependencies = ['torch', 'torchvision', 'timm', 'numpy', 'PIL', 'safetensors', 'huggingface_hub', 'yaml', 'tqdm']
 
 import timm as _timm  # noqa: E402 - torch.hub reads `dependencies` first; names without underscore are entry points
 

@@ -136,7 +136,7 @@ def test_dependencies_are_those_of_the_package():
     listed = ast.literal_eval(assignment.value)
     text = (ROOT / 'pyproject.toml').read_text()
     required = re.findall(r'"([\w-]+)', re.search(r'^dependencies = \[(.*?)\]', text, re.M | re.S)[1])
-    assert listed == [{'pyyaml': 'yaml'}.get(name, name) for name in required]
+    assert listed == [{'pyyaml': 'yaml', 'pillow': 'PIL'}.get(name, name) for name in required]
 
 
 def test_mistakes_are_explained(entry_points):

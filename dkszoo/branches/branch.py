@@ -49,18 +49,16 @@ class MirrorBranch(nn.Module):
     Args:
         net: That network.
         channels_last: Its stages take [B, H, W, C].
-        mutates: Its first operation overwrites its input.
     """
 
-    def __init__(self, net: nn.Module, channels_last: bool = False, mutates: bool = False):
+    def __init__(self, net: nn.Module, channels_last: bool = False):
         super().__init__()
         self.net = net
         self.channels_last = channels_last
-        self.mutates = mutates
 
     def forward(self, tap: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x = tap.permute(0, 2, 3, 1).contiguous() if self.channels_last else tap
-        final = self.net.forward_features(x.clone() if self.mutates else x)
+        final = self.net.forward_features(x)
         return to_map(final, tap, self.net), self.net.forward_head(final)
 
     def get_classifier(self) -> nn.Module:

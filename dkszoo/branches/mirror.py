@@ -33,7 +33,7 @@ def build_mirror(probe: Probe, tap: int, num_classes: int) -> MirrorBranch:
     trained = {id(p) for head in classifiers(net) for p in head.parameters()}
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(name in rerun.touched or id(parameter) in trained)
-    return MirrorBranch(net, rerun.layout == 'NHWC', rerun.mutates).train(backbone.training)
+    return MirrorBranch(net, rerun.layout == 'NHWC').train(backbone.training)
 
 
 def donor(backbone: nn.Module, num_classes: int) -> nn.Module | None:

@@ -9,6 +9,7 @@ import copy
 import math
 from collections.abc import Iterator
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -123,7 +124,8 @@ class Probe:
         """How the rest of the network is run again from a tap.
 
         A copy whose front is opened at the tap is run on it. It is accepted if the copy then does exactly what the
-        whole network does after the tap: the same operations on the same parameters in the same flow of data.
+        whole network does after the tap: the same operations on the same parameters in the same flow of data; and if it
+        leaves the tap as it is, for others look at it too.
 
         Raises:
             ValueError: It cannot be, for a reason named.
@@ -143,8 +145,12 @@ class Probe:
                     logits = twin.forward_head(twin.forward_features(start))
             except Exception:  # whatever a foreign forward raises when fed with what it does not expect
                 continue
-            if isinstance(logits, torch.Tensor) and trace.key(logits) == self.record.logits:
-                return Rerun(layout, start._version > version, trace.touched(leaves))
+            if (
+                isinstance(logits, torch.Tensor)
+                and trace.key(logits) == self.record.logits
+                and start._version == version
+            ):
+                return Rerun(layout, trace.touched(leaves))
         raise ValueError(f'what follows {name!r} cannot be run again from there')
 
 
@@ -171,17 +177,16 @@ class Record:
         self.sources = [trace.sources(tap) for tap in self.taps]
 
 
-class Rerun:
+class Rerun(NamedTuple):
     """How the rest of a network runs from a tap.
 
     Attributes:
         layout: 'NCHW' or 'NHWC', what the stage after the tap takes.
-        mutates: Whether it overwrites its input.
         touched: Names of the parameters and buffers that take part.
     """
 
-    def __init__(self, layout: str, mutates: bool, touched: set[str]):
-        self.layout, self.mutates, self.touched = layout, mutates, touched
+    layout: str
+    touched: set[str]
 
 
 def trace_input(table: dict) -> int:

@@ -105,7 +105,7 @@ def find_fault(records: list[zipfile.ZipInfo], size: int) -> str | None:
     """What is wrong with the records of a zip file of `size` bytes, if they are not such as torch writes."""
     for record in records:
         name = record.filename
-        inside = name.partition('/')[2]  # before it stands what the file was called when it was written
+        inside = name.partition('/')[2] or name  # before the / stands what the file was called when it was written
         if name.startswith('/') or '..' in name.split('/') or not inside.isprintable() or set(inside) & set('\\:'):
             return f'{name!r} is no place inside the file'
         if record.is_dir() or record.external_attr & DIRECTORY:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 
 import pytest
+import safetensors.torch
 import timm
 import torch
 import yaml
@@ -139,6 +140,10 @@ def test_ema_is_what_is_judged_and_exported(run_cli, tmp_path):
     assert run_cli('export', 'runs/tiny/model_best.pth.tar', 'p.safetensors', '--no-ema')[0] == 0
     plain, _ = dkszoo.load(tmp_path / 'p.safetensors')
     assert all(torch.equal(plain.state_dict()[key], value) for key, value in checkpoint['state_dict'].items())
+    assert [json.loads((tmp_path / f'{name}.json').read_text())['ema'] for name in 'op'] == [True, False]
+    assert run_cli('export', 'runs/tiny/model_best.pth.tar', '--hub-dir', 'hub', '--no-ema')[0] == 0
+    folder = safetensors.torch.load_file(tmp_path / 'hub/model.safetensors')
+    assert all(torch.equal(folder[key], value) for key, value in checkpoint['state_dict'].items() if key in folder)
 
 
 def test_print_config_is_a_recipe_of_itself(run_cli, tmp_path):

@@ -88,6 +88,28 @@ def test_other_classes_are_named(run_cli, tmp_path):
     assert "only in training 'ant', 'cat', 'dog' ...; only here 'fox'" in err
 
 
+def test_validate_looks_at_the_classes(run_cli, tmp_path):
+    make(tmp_path, 12)
+    make(tmp_path / 'other', 12, ('a', 'c'))
+    assert run_cli(*TRAIN, '--workers', '0', '--validation-batch-size', '5')[0] == 0
+    code, out, _ = run_cli('validate', '--checkpoint', 'runs/r/last.pth.tar')
+    assert code == 0
+    assert json.loads(out.splitlines()[-1])['batch_size'] == 5
+    code, _, err = run_cli('validate', '--checkpoint', 'runs/r/last.pth.tar', '--data-dir', 'other')
+    assert (code, "has other classes: only in training 'b'; only here 'c'" in err) == (2, True)
+
+
+def test_measuring_more_changes_no_training(run_cli, tmp_path):
+    """The augmentation of folders draws from the global generators, which evaluation leaves as they were."""
+    make(tmp_path, 24)
+    found = []
+    for name, more in (('one', ()), ('two', ('--eval-test-every-epoch',))):
+        argv = (*TRAIN, '--drop', '0.5', '--workers', '0', '--epochs', '2', '--experiment', name, *more)
+        assert run_cli(*argv)[0] == 0
+        found.append(json.loads((tmp_path / 'runs' / name / 'run.json').read_text())['weights_sha256'])
+    assert found[0] == found[1]
+
+
 def test_a_folder_may_be_written_otherwise(run_cli, tmp_path):
     make(tmp_path, 12)
     assert run_cli(*TRAIN, '--workers', '0')[0] == 0

@@ -211,3 +211,23 @@ def test_on_cuda_the_same_bits_and_no_waiting():
         torch.cuda.set_sync_debug_mode('default')
     assert result[0][0].device.type == 'cuda'
     assert equal(expected, [(images.cpu(), targets.cpu()) for images, targets in result])
+
+
+def test_a_last_batch_of_one_is_left_out():
+    assert [StreamSampler(n, 16, 0).steps for n in (32, 33, 34)] == [2, 2, 3]
+    assert [StreamSampler(n, 8, 0, 0, 2).steps for n in (35, 36)] == [2, 3]
+
+
+def test_every_epoch_has_an_order_and_an_augmentation_of_its_own():
+    sampler = StreamSampler(50, 50, 3)
+    assert not torch.equal(sampler.order(0), sampler.order(1))
+    assert sorted(sampler.order(1).tolist()) == list(range(50))
+    sampler.order = lambda epoch: torch.arange(50)
+    pixels = torch.randint(0, 256, (50, 1, 32, 32), dtype=torch.uint8)
+    device = torch.device('cpu')
+    loader = MemoryLoader(pixels, torch.zeros(50), sampler, Augmentation(4, 'constant', 0.5), (0.5,), (0.5,), device)
+    batches = []
+    for epoch in (0, 1):
+        sampler.set_position(epoch)
+        batches.append(next(iter(loader))[0])
+    assert not torch.equal(*batches)

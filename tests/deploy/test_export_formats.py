@@ -112,3 +112,14 @@ def test_wrong_targets(run_cli, checkpoint):
         code, _, err = run_cli('export', *argv)
         assert code == 2
         assert says in err.splitlines()[-1]
+
+
+def test_a_file_is_compared_at_several_sizes(checkpoint, tmp_path, monkeypatch):
+    """One that were right for batches of eight alone is found out."""
+    path, net = checkpoint
+    plain = net.eval().backbone
+    wrong = dataclasses.replace(FORMATS['.pt2'], read=lambda *_: lambda x: plain(x) + float(len(x) != 8))
+    monkeypatch.setitem(FORMATS, '.pt2', wrong)
+    with pytest.raises(VerificationFailed):
+        dkszoo.export(path, tmp_path / 'o.pt2')
+    assert not (tmp_path / 'o.pt2').exists()

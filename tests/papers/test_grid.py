@@ -14,8 +14,8 @@ from dkszoo.cli.reproduce import read_flags
 from dkszoo.engine import TrainConfig
 from dkszoo.engine.create import read_design
 from dkszoo.papers.grid import Cell, Result, read_result, to_flags
-from dkszoo.papers.records import read_table
-from dkszoo.papers.report import report
+from dkszoo.papers.records import list_tables, read_table
+from dkszoo.papers.report import gain, measure, report
 from dkszoo.papers.reproduce import SCALE, plan_table
 
 THIN = ('--model', 'cifar_resnet8', '--model-kwargs', 'channels=[4,8,16]', 'stem_chs=4', '--device', 'cpu')
@@ -123,9 +123,27 @@ def test_lists_in_the_settings_of_a_method():
     assert '/' not in cell.name
 
 
-def result(top1: float, seed: int = 0) -> Result:
-    figures = {which: {'top1': top1, 'top5': 99.0} for which in ('last', 'best')}
-    return Result({'seed': seed, 'result': figures}, 10.0, None)
+def result(last: float, best: float | None = None, seed: int = 0) -> Result:
+    values = {'last': last, 'best': last if best is None else best}
+    return Result({'seed': seed, 'result': {k: {'top1': v, 'top5': 99.0} for k, v in values.items()}}, 10.0, None)
+
+
+def test_gains_of_the_last_epoch_and_of_the_best():
+    text = compare.report({'ds': [result(70, 71)], 'dks': [result(73, 72)]})
+    assert [cell.strip() for cell in text.splitlines()[-1].split('|')[5:7]] == ['+3.00', '+1.00']
+
+
+def test_gains_are_paired_by_seed():
+    record = read_table('dks-table1')[2]
+    base, runs = ({seed: result(0, top1 + seed, seed) for seed in range(3)} for top1 in (70, 72))
+    assert gain(record, runs, record, base, 'best') == '+2.00 +- 0.00'
+
+
+def test_the_best_temperature_stands_in_the_table():
+    record = next(r for name in list_tables() for r in read_table(name) if 'T' in r.arguments)
+    (plan,) = plan_table([record], 'small', 1, read_flags, {}, False)
+    runs = {cells[0].name: result(60, 60 + i % 3) for i, cells in enumerate(plan.cells)}
+    assert measure(plan, runs).temperature == 5
 
 
 def test_nobody_takes_the_place_of_a_baseline_that_failed():

@@ -203,3 +203,11 @@ def test_compiled_twice():
         task.compile(backend='eager')
     assert torch.isfinite(task(*digits())['loss'])
     assert not any(name.count('_orig_mod') > 1 for name in task.state_dict())
+
+
+def test_branches_that_no_term_reads_have_a_gradient_of_zero():
+    """DDP waits for every parameter."""
+    task = dkszoo.DeepSupervisionTask(network('dks'), 'baseline')
+    task(*digits())['loss'].backward()
+    grads = [p.grad for p in task.get_net().branches.parameters()]
+    assert all(grad is not None and not grad.any() for grad in grads)

@@ -1,0 +1,135 @@
+"""Every setting does what it says: what a run is made of, and what one step does."""
+
+import pytest
+import timm
+import torch
+from torch.nn import functional as F
+
+import dkszoo
+from dkszoo.engine import TrainConfig
+from dkszoo.engine.config import FREE
+from dkszoo.engine.optim import build_optimizer
+from dkszoo.engine.record import differences, fingerprint
+from dkszoo.engine.setup import build, open_data
+from dkszoo.engine.step import Stepper
+from dkszoo.engine.sums import Sums
+from dkszoo.engine.world import World
+
+SMALL = {
+    'model': 'cifar_resnet8',
+    'model_kwargs': {'channels': [4, 8, 16], 'stem_chs': 4},
+    'method': 'baseline',
+    'train_num_samples': 64,
+    'batch_size': 16,
+}
+
+
+def made(**settings):
+    config, data = open_data(TrainConfig(**{**SMALL, **settings}))
+    return build(config, data, World(torch.device('cpu')))
+
+
+def test_the_criterion():
+    logits, labels = torch.tensor([[2.0] + 9 * [0.0]]), torch.tensor([0])
+    loss = lambda **settings: made(**settings).task.trainable_module.criterion(logits, labels).item()  # noqa: E731
+    plain = loss()
+    assert plain == pytest.approx(F.cross_entropy(logits, labels).item())
+    assert loss(smoothing=0.1) == pytest.approx(F.cross_entropy(logits, labels, label_smoothing=0.1).item())
+    assert loss(bce_loss=True) != pytest.approx(plain)
+
+
+def test_what_settings_make():
+    assert made(mixup=0.2).mixup.label_smoothing == 0  # timm's own default is 0.1
+    assert made(mixup=0.2, smoothing=0.3).mixup.label_smoothing == 0.3
+    assert made(model_ema=True, model_ema_decay=0.5).task.trainable_module_ema.decay == 0.5
+    assert made(drop=0.3).task.get_net().backbone.drop_rate == 0.3
+    assert made(pad_mode='reflect').loader.augmentation.pad_mode == 'reflect'
+    dropped = made(model='resnet18', model_kwargs=None, drop_path=0.2).task.get_net().modules()
+    assert max(m.drop_prob for m in dropped if hasattr(m, 'drop_prob')) == pytest.approx(0.2)
+
+
+def test_norms_and_biases_are_not_decayed_if_asked():
+    net = dkszoo.attach_branches(timm.create_model('cifar_resnet8', num_classes=5))
+    trainable = dkszoo.DeepSupervisionTask(net, 'ds').get_trainable_module()
+    for filtered in (True, False):
+        config = TrainConfig(weight_decay=0.1, filter_bias_and_bn=filtered)
+        groups = build_optimizer(config, trainable).param_groups
+        found = {(g['weight_decay'] == 0, p.ndim == 1) for g in groups for p in g['params']}
+        assert found == ({(True, True), (False, False)} if filtered else {(False, True), (False, False)})
+
+
+@pytest.fixture
+def losses(monkeypatch):
+    """The losses that are propagated back, as shares of the batch's own; parameters stay as they are."""
+    shares, plain = [], Stepper.backward
+
+    def noted(self, loss, update):
+        shares.append(loss.item() / self.result['loss'].item())
+        plain(self, loss, update)
+
+    def keep(self, result, step):
+        self.result = result
+
+    monkeypatch.setattr(Stepper, 'backward', noted)
+    monkeypatch.setattr(Stepper, 'check_finite', keep)
+    return shares
+
+
+def test_the_last_group_of_an_epoch_may_be_smaller(losses):
+    setup = made(grad_accum_steps=2, model_ema=True)
+    stepper, averaged = Stepper(setup), []
+    setup.task.update_ema = lambda step: averaged.append(step)
+    images, labels = torch.randn(4, 1, 32, 32), torch.arange(4)
+    updates = 0
+    for step in range(3):
+        updates += stepper(images, labels, step, 3, updates)[1]
+    assert losses == pytest.approx([0.5, 0.5, 1.0])
+    assert averaged == [1, 2]
+
+
+@pytest.mark.parametrize('clip_grad', [None, 1e-3])
+def test_clipping(clip_grad):
+    setup = made(opt='momentum', momentum=0.0, weight_decay=0.0, lr=1.0, clip_grad=clip_grad)
+    before = torch.cat([p.detach().flatten().clone() for p in setup.task.parameters()])
+    Stepper(setup)(torch.randn(4, 1, 32, 32), torch.arange(4), 0, 1, 0)
+    moved = (torch.cat([p.detach().flatten() for p in setup.task.parameters()]) - before).norm().item()
+    assert moved == pytest.approx(1e-3 * setup.optimizer.param_groups[0]['lr'], rel=1e-2) if clip_grad else moved > 0.01
+
+
+def test_training_figures_are_means_over_samples():
+    sums = Sums({}, torch.device('cpu'))
+    for loss, count in ((1.0, 3), (4.0, 1)):
+        sums.add({'loss': torch.tensor(loss), 'output': torch.eye(3)[:count]}, torch.arange(count))
+    assert sums.means() == {'loss': 1.75, 'top1': 100.0}
+
+
+def test_seeds_of_data():
+    """What is held out is one choice for all seeds; which labels are wrong follows a seed of its own."""
+    held = lambda seed: open_data(TrainConfig(seed=seed))[1].val.indices  # noqa: E731
+    assert held(1) == held(2)
+    flips = lambda **settings: open_data(TrainConfig(label_noise=0.5, **settings))[1].flips  # noqa: E731
+    assert flips(noise_seed=3) == flips(noise_seed=3, seed=7) != flips(noise_seed=4)
+
+
+def test_settings_that_do_not_count():
+    assert set(FREE) == {
+        *('workers', 'log_interval', 'recovery_interval', 'skip_nonfinite', 'export'),
+        *('output', 'experiment', 'resume', 'overwrite'),
+    }
+
+
+def test_every_change_of_what_a_run_was_made_in_is_said():
+    keys = ('threads', 'processes', 'device', 'dataset_sha256', 'kd_checkpoint_sha256')
+    record = {'versions': {}, **dict.fromkeys(keys, 'one')}
+    for key in keys:
+        assert len(differences(record, {**record, key: 'other'})) == 1, key
+
+
+@pytest.mark.parametrize('part', ['train', 'test'])
+def test_the_fingerprint_is_of_both_sets(part):
+    data = open_data(TrainConfig())[1]
+    before = fingerprint(data)
+    base = getattr(data, part).base
+    base.targets = [*base.targets]
+    base.targets[0] = (base.targets[0] + 1) % 10
+    assert fingerprint(data) != before
