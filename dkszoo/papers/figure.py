@@ -27,6 +27,7 @@ def draw_groups(plans: list[Plan], results: dict[str, Result], folder: Path, pat
     """
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import LogLocator, NullLocator
     except ImportError:
         return
     groups: dict[str, list[tuple[str, list[float]]]] = {}
@@ -50,6 +51,11 @@ def draw_groups(plans: list[Plan], results: dict[str, Result], folder: Path, pat
         for row, errors in lines:
             label = row.removesuffix('-top5').removeprefix(f'{name.removesuffix("-top5")}-')
             axes.plot(range(1, len(errors) + 1), errors, label=label, marker='.')
+        if all(error > 0 for _, errors in lines for error in errors):
+            axes.set_yscale('log')  # what the lines differ by in the end is little beside where they begin
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6, 8)))
+            axes.yaxis.set_major_formatter('{x:g}')
+            axes.yaxis.set_minor_locator(NullLocator())
         axes.set(xlabel='epoch', ylabel='top-5 error (%)' if name.endswith('top5') else 'error (%)')
         axes.set_title(textwrap.fill(titles[name], 48), fontsize='small')
         axes.grid(alpha=0.3)
