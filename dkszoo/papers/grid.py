@@ -126,11 +126,11 @@ def read_seconds(path: Path) -> float:
     return total
 
 
-def check_settings(cell: Cell, folder: Path) -> None:
-    """Refuse the finished run of a cell if what the cell sets was set otherwise there."""
+def check_settings(cell: Cell, folder: Path) -> bool:
+    """Whether the run of a cell is finished; refuses one if what the cell sets was set otherwise there."""
     result = read_result(folder)
     if result is None:  # train.py looks itself
-        return
+        return False
     asked, stored = TrainConfig.from_dict(cell.settings).to_dict(), result.record['settings']
     asked['branches'] = read_design(asked['branches'])
     for key in cell.settings.keys() - {*FREE, 'loader'}:
@@ -139,6 +139,7 @@ def check_settings(cell: Cell, folder: Path) -> None:
                 f'{str(folder)!r} holds a run with {flag(key)} {say(stored.get(key))}, not {say(asked[key])} '
                 '(--output names another folder)'
             )
+    return True
 
 
 def check_data(cells: Sequence[Cell]) -> None:
@@ -165,9 +166,7 @@ def run_grid(cells: Sequence[Cell], output: Path, jobs: int, say: Callable[[str]
         ValueError: A finished run has other settings than its cell, or its files are damaged; a data set cannot be had.
     """
     first = list(dict.fromkeys(need for cell in cells for need in cell.needs))
-    for cell in (*first, *cells):
-        check_settings(cell, output / cell.name)
-    check_data([cell for cell in (*first, *cells) if read_result(output / cell.name) is None])
+    check_data([cell for cell in (*first, *cells) if not check_settings(cell, output / cell.name)])
     output.mkdir(parents=True, exist_ok=True)
     results: dict[str, Result] = {}
     processes = Processes(output, max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None)

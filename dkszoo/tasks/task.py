@@ -12,7 +12,7 @@ from dkszoo.branches import DeeplySupervised, classifiers
 from .methods import get_method, warn_unread
 from .pairing import example_batch, pair_stages
 from .settings import make_settings
-from .teacher import adopt_teacher
+from .teacher import Teacher, adopt_teacher
 from .terms import TERMS, Context, Term
 from .trainable import TrainableModule
 
@@ -70,9 +70,10 @@ class DeepSupervisionTask(TrainingTask):
             )
         check_classes(net)
         warn_unread(spec, settings)
+        described = isinstance(teacher, Teacher)  # by whoever made it
         teacher = None if teacher is None else adopt_teacher(teacher, net)
         self._hold('teacher', teacher)
-        if verbose and teacher is not None and teacher.renormalises:
+        if verbose and teacher is not None and teacher.renormalises and not described:
             _logger.info('teacher: its pretrained_cfg has other mean and std, so images are normalised anew for it')
         kinds = [TERMS[name] for name in spec.terms]
         uses_stages = any(kind.uses_stages for kind in kinds)

@@ -123,7 +123,7 @@ WRAPPERS = {
     'net': 'pytorch-cifar or HSAKD',
 }
 # What torch and timm put before every key.
-PREFIXES = ('module.', '_orig_mod.', 'trainable_module.net.')
+PREFIXES = ('module.', '_orig_mod.')
 # mdistiller's networks, beside whatever else its distiller holds.
 NETWORKS = ('student', 'teacher')
 
