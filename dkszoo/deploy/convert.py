@@ -53,17 +53,11 @@ def convert_file(
     known = described(contents, source) or {}
     net = timm.create_model(converted.model, **converted.model_kwargs)
     load_strictly(net, converted.backbone, source)
-    data = known.get('data') or data_settings(net, converted)
+    data = known.get('data') or model_settings(net, converted)
     if not known.get('data') and None in (mean, std):
         own = f'mean {data["mean"]}, std {data["std"]}'
         _logger.info("%s: it does not say how images are normalised; the model's own: %s (--mean, --std)", source, own)
-    data |= {key: list(value) for key, value in (('mean', mean), ('std', std)) if value is not None}
-    if {len(data['mean']), len(data['std'])} != {data['input_size'][0]}:
-        raise ValueError(
-            f'the network takes {data["input_size"][0]} channels (give so many numbers to --mean and --std)'
-        )
-    if not min(data['std']) > 0:
-        raise ValueError(f'standard deviations are above 0, got {list(data["std"])} (give others to --std)')
+    data = normalised_with(data, mean, std)
     description = {'arch': converted.model, 'model_args': converted.model_kwargs, 'data': data}
     proof = write_network(out, DeeplySupervised(net), description)
     card = {
@@ -82,7 +76,23 @@ def convert_file(
     return write_card(out, card)
 
 
-def data_settings(net: nn.Module, converted: Converted) -> dict:
+def normalised_with(data: dict, mean: Sequence[float] | None, std: Sequence[float] | None) -> dict:
+    """The settings of images with another mean and standard deviation, where they are given.
+
+    Raises:
+        ValueError: They are not of the channels the settings have, or a deviation is not above 0.
+    """
+    data = data | {key: list(value) for key, value in (('mean', mean), ('std', std)) if value is not None}
+    if {len(data['mean']), len(data['std'])} != {data['input_size'][0]}:
+        raise ValueError(
+            f'the network takes {data["input_size"][0]} channels (give so many numbers to --mean and --std)'
+        )
+    if not min(data['std']) > 0:
+        raise ValueError(f'standard deviations are above 0, got {list(data["std"])} (give others to --std)')
+    return data
+
+
+def model_settings(net: nn.Module, converted: Converted) -> dict:
     """How a model's own configuration prepares images, for the channels the network takes."""
     data = timm.data.resolve_data_config({}, model=net, use_test_size=True)
     in_chans = converted.model_kwargs.get('in_chans', data['input_size'][0])

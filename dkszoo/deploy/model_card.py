@@ -41,7 +41,6 @@ def model_card(card: dict, settings: dict, results: dict, license: str) -> str:
         'pipeline_tag': 'image-classification',
         'tags': ['image-classification', 'timm', 'dkszoo', card['method']],
     }
-    branches = f', branches `{design_name(card["design"])}`' if card.get('design') else ''
     return '\n'.join(
         [
             '---',
@@ -51,16 +50,7 @@ def model_card(card: dict, settings: dict, results: dict, license: str) -> str:
             '',
             'The training-only branches have been stripped; what is here is the plain network.',
             '',
-            '| | |',
-            '|---|---|',
-            f'| architecture | `{card["arch"]}` |',
-            f'| parameters | {card["num_params"]:,} |',
-            f'| FLOPs of an image of {"x".join(map(str, card["data"]["input_size"]))} | {card["flops"]:,} |',
-            f'| method | `{card["method"]}`{branches} |',
-            f'| weights | {"averaged (EMA)" if card["ema"] else "as trained"}, after epoch {card["epoch"] + 1} |',
-            f'| verified | {card["verified"]} |',
-            f'| SHA-256 of `model.safetensors` | `{card["sha256"]}` |',
-            f'| licence of the weights | {license} |',
+            *fact_lines(card, license),
             '',
             '## Results',
             '',
@@ -94,6 +84,23 @@ def model_card(card: dict, settings: dict, results: dict, license: str) -> str:
             '',
         ]
     )
+
+
+def fact_lines(card: dict, license: str) -> list[str]:
+    """The table of what the network is."""
+    branches = f', branches `{design_name(card["design"])}`' if card.get('design') else ''
+    return [
+        '| | |',
+        '|---|---|',
+        f'| architecture | `{card["arch"]}` |',
+        f'| parameters | {card["num_params"]:,} |',
+        f'| FLOPs of an image of {"x".join(map(str, card["data"]["input_size"]))} | {card["flops"]:,} |',
+        f'| method | `{card["method"]}`{branches} |',
+        f'| weights | {"averaged (EMA)" if card["ema"] else "as trained"}, after epoch {card["epoch"] + 1} |',
+        f'| verified | {card["verified"]} |',
+        f'| SHA-256 of `model.safetensors` | `{card["sha256"]}` |',
+        f'| licence of the weights | {license} |',
+    ]
 
 
 def design_name(design: str | dict) -> str:

@@ -46,15 +46,8 @@ def publish(
             run; the runs differ in more than the seed; or the packaged weights would be too many.
     """
     card = read_card(export)
+    check_tag(card, tag)
     folder, arch = Path(folder), card['arch']
-    if not timm.is_model(arch):
-        raise ValueError(f'{arch!r} is no name without tag (export a network made by its plain name)')
-    prefix = {'baseline': 'base'}.get(card['method'], card['method'])
-    if not tag.startswith(f'{prefix}_'):
-        raise ValueError(f'{tag!r} is no tag of a network trained with {card["method"]} (call it {prefix}_...)')
-    more = {key for key in card['model_args'] if 'drop' not in key} - {'num_classes', 'in_chans'}
-    if more:
-        raise ValueError(f'a tag cannot carry {", ".join(sorted(more))} (only a name with its classes and channels)')
     records = [json.loads(Path(run).read_text(encoding='utf-8')) for run in runs]
     settings = same_settings(records)
     told = (measured['model'], settings['model'], settings['method'], settings['dataset'])
@@ -77,6 +70,18 @@ def publish(
     write_durably(path, lambda temporary: temporary.write_bytes(content))
     write_card(path, {**card, 'sha256': sha256(path)})
     return path
+
+
+def check_tag(card: dict, tag: str) -> None:
+    """Raise a ValueError unless the tag says all of a network: architecture, method, classes and channels."""
+    if not timm.is_model(card['arch']):
+        raise ValueError(f'{card["arch"]!r} is no name without tag (export a network made by its plain name)')
+    prefix = {'baseline': 'base'}.get(card['method'], card['method'])
+    if not tag.startswith(f'{prefix}_'):
+        raise ValueError(f'{tag!r} is no tag of a network trained with {card["method"]} (call it {prefix}_...)')
+    more = {key for key in card['model_args'] if 'drop' not in key} - {'num_classes', 'in_chans'}
+    if more:
+        raise ValueError(f'a tag cannot carry {", ".join(sorted(more))} (only a name with its classes and channels)')
 
 
 def same_settings(records: Sequence[dict]) -> dict:
