@@ -62,12 +62,20 @@ def epoch_seconds(run: Result) -> list[float]:
         return [json.loads(line)['seconds']['train'] for line in file]
 
 
-def at_time(curve: dict[int, Point], seconds: float) -> float | None:
-    """Mean error after so many seconds, interpolated; None outside of what was run."""
-    times, errors = [p.seconds for p in curve.values()], [p.error[0] for p in curve.values()]
+def at_time(curve: dict[int, Point], seconds: float) -> dict[int, float]:
+    """Error after so many seconds by seed, interpolated; empty outside of what was run."""
+    times = [p.seconds for p in curve.values()]
     if not times[0] <= seconds <= times[-1]:
-        return None
-    return float(np.interp(math.log(seconds), np.log(times), errors))
+        return {}
+    seeds = set.intersection(*(set(p.errors) for p in curve.values()))
+    at = math.log(seconds)
+    return {seed: float(np.interp(at, np.log(times), [p.errors[seed] for p in curve.values()])) for seed in seeds}
+
+
+def gain(base: dict[int, float], errors: dict[int, float]) -> str:
+    """Points over the baseline on the seeds both have, with the 95 % interval; '' without any."""
+    seeds = sorted(set(base) & set(errors))
+    return show_gain(*([of[seed] for seed in seeds] for of in (base, errors))) if seeds else ''
 
 
 def report(points: dict[str, dict[int, Point]]) -> str:
@@ -76,11 +84,8 @@ def report(points: dict[str, dict[int, Point]]) -> str:
         for epochs, point in curve.items():
             equal = ['', '']
             if method != 'baseline':
-                if epochs in base:
-                    seeds = sorted(set(point.errors) & set(base[epochs].errors))
-                    equal[0] = show_gain(*([p.errors[s] for s in seeds] for p in (base[epochs], point)))
-                other = at_time(base, point.seconds)
-                equal[1] = '' if other is None else f'{other - point.error[0]:+.2f}'
+                equal[0] = gain(base[epochs].errors, point.errors) if epochs in base else ''
+                equal[1] = gain(at_time(base, point.seconds), point.errors)
             runs = str(len(point.errors))
             rows.append((method, str(epochs), runs, show(*point.error), *equal, f'{point.seconds:.0f} s'))
     return table(HEADER, rows)

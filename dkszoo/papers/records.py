@@ -25,7 +25,7 @@ class Record:
         value: The published mean.
         std: Its published standard deviation, or None.
         gain: The published gain over the group's first row, in points of accuracy, or None.
-        runs: Over how many runs.
+        runs: Over how many runs; None where the paper does not say.
         note: What is odd about it.
     """
 
@@ -41,7 +41,7 @@ class Record:
     value: float
     std: float | None
     gain: float | None
-    runs: int
+    runs: int | None
     note: str
 
     @property
@@ -67,5 +67,15 @@ def read_table(name: str) -> list[Record]:
     with open(path, newline='', encoding='utf-8') as file:
         for row in csv.DictReader(file):
             numbers = {key: float(row[key]) if row[key] else None for key in ('value', 'std', 'gain')}
-            records.append(Record(table=name, **{**row, **numbers, 'runs': int(row['runs'])}))
+            runs = int(row['runs']) if row['runs'] else None
+            records.append(Record(table=name, **{**row, **numbers, 'runs': runs}))
     return records
+
+
+def remarks(records: list[Record]) -> str:
+    """Markdown: what is odd about the published numbers, each remark once behind its rows; '' for nothing."""
+    rows: dict[str, list[str]] = {}
+    for record in records:
+        if record.note:
+            rows.setdefault(record.note, []).append(f'`{record.row}`')
+    return '\n'.join(f'- {", ".join(names)}: {note}' for note, names in rows.items())

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from .grid import Cell, Result
-from .records import Record
+from .records import Record, remarks
 from .reproduce import TEMPERATURES, Plan
 from .stats import mean_std, show, show_gain, table
 
@@ -45,7 +45,7 @@ def accuracy(record: Record, run: Result, which: str) -> float:
 
 
 def report(plans: list[Plan], results: dict[str, Result]) -> str:
-    """A Markdown table: the paper's number and ours, last and best, with gains paired over the seeds."""
+    """Markdown: the paper's numbers beside ours, with gains paired over the seeds, and what is odd about them."""
     rows, first = [], {}
     for plan in plans:
         record, measured = plan.record, measure(plan, results)
@@ -64,7 +64,8 @@ def report(plans: list[Plan], results: dict[str, Result]) -> str:
         name = record.row if measured.temperature is None else f'{record.row} (T={measured.temperature})'
         seconds = mean_std([run.seconds for run in runs.values()])[0]
         rows.append((name, network(plan), *paper, str(len(runs)), *figures, *gains, at_equal_time, f'{seconds:.0f} s'))
-    return table(HEADER, rows)
+    notes = remarks([plan.record for plan in plans])
+    return table(HEADER, rows) + (f'\n\nOf the published numbers:\n\n{notes}' if notes else '')
 
 
 def network(plan: Plan) -> str:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import yaml
 
-from .records import Record, list_tables, read_table
+from .records import Record, list_tables, read_table, remarks
 from .stats import show
 
 DATA = yaml.safe_load((Path(__file__).parent / 'status.yaml').read_text(encoding='utf-8'))
@@ -40,10 +40,11 @@ def status_page() -> str:
     parts = []
     for name in list_tables():
         parts += [f'### {name}', '', '| row | network | method | paper | status | why not in full |', '|' + '---|' * 6]
-        for record in read_table(name):
+        for record in (records := read_table(name)):
             word, why, results = get_status(record)
             shown = f'[{word}]({results}/{name}.md)' if results else word
             paper = show(record.value, record.std)
             parts.append(f'| {record.row} | {record.network} | {record.method} | {paper} | {shown} | {why} |')
-        parts.append('')
+        notes = remarks(records)
+        parts += ['', notes, ''] if notes else ['']
     return '\n'.join(parts[:-1])

@@ -39,9 +39,10 @@ def test_gains(points):
     rows = {tuple(line.split('|')[i].strip() for i in (1, 2)): line for line in report(points).splitlines()[2:]}
     assert list(rows) == [('baseline', '10'), ('baseline', '40'), ('dks', '10'), ('dks', '40')]
     # half way between 100 s and 400 s on a logarithmic axis the baseline has 18 %
-    assert at_time(points['baseline'], 200) == pytest.approx(18)
+    assert at_time(points['baseline'], 200) == pytest.approx({0: 17.5, 1: 18.5})
+    assert at_time(points['baseline'], 99) == at_time(points['baseline'], 401) == {}
     columns = [cell.strip() for cell in rows['dks', '10'].split('|')[3:-1]]
-    assert columns == ['2', '19.00(1.41)', '+1.00 +- 6.35', '-1.00', '200 s']
+    assert columns == ['2', '19.00(1.41)', '+1.00 +- 6.35', '-1.00 +- 6.35', '200 s']
     columns = [cell.strip() for cell in rows['dks', '40'].split('|')[3:-1]]
     assert columns == ['2', '13.00(0.71)', '+3.00 +- 0.00', '', '800 s']  # the baseline was not run that long
 

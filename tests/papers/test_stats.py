@@ -13,10 +13,10 @@ def test_mean_and_sample_deviation():
 
 
 def test_paired_interval_by_hand():
-    # differences 1, 2, 3: mean 2, deviation 1, t(2) = 4.303, half width 4.303 / sqrt(3)
+    # differences 1, 2, 3: mean 2, deviation 1, t(2) = 4.3027, half width 4.3027 / sqrt(3)
     mean, width = paired_gain([11.0, 22.0, 33.0], [10.0, 20.0, 30.0])
     assert mean == 2.0
-    assert width == pytest.approx(4.303 / math.sqrt(3))
+    assert width == pytest.approx(4.3027 / math.sqrt(3))
     assert paired_gain([1.0], [3.0]) == (-2.0, None)
     with pytest.raises(ValueError, match='pair'):
         paired_gain([1.0], [1.0, 2.0])
