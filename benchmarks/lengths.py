@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from dkszoo.papers.grid import Result, read_result
-from dkszoo.papers.stats import mean_std, show, show_gain, table
+from dkszoo.papers.stats import gain_by_seed, mean_std, show, table
 
 QUIET = 0.1  # the share of epochs that a shared machine left alone
 HEADER = ('method', 'epochs', 'runs', 'error, last', 'gain, equal epochs', 'gain, equal time', 'time')
@@ -72,20 +72,14 @@ def at_time(curve: dict[int, Point], seconds: float) -> dict[int, float]:
     return {seed: float(np.interp(at, np.log(times), [p.errors[seed] for p in curve.values()])) for seed in seeds}
 
 
-def gain(base: dict[int, float], errors: dict[int, float]) -> str:
-    """Points over the baseline on the seeds both have, with the 95 % interval; '' without any."""
-    seeds = sorted(set(base) & set(errors))
-    return show_gain(*([of[seed] for seed in seeds] for of in (base, errors))) if seeds else ''
-
-
 def report(points: dict[str, dict[int, Point]]) -> str:
     base, rows = points['baseline'], []
     for method, curve in points.items():
         for epochs, point in curve.items():
             equal = ['', '']
             if method != 'baseline':
-                equal[0] = gain(base[epochs].errors, point.errors) if epochs in base else ''
-                equal[1] = gain(at_time(base, point.seconds), point.errors)
+                equal[0] = gain_by_seed(base[epochs].errors, point.errors) if epochs in base else ''
+                equal[1] = gain_by_seed(at_time(base, point.seconds), point.errors)
             runs = str(len(point.errors))
             rows.append((method, str(epochs), runs, show(*point.error), *equal, f'{point.seconds:.0f} s'))
     return table(HEADER, rows)

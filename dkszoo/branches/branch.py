@@ -74,6 +74,9 @@ class MirrorBranch(nn.Module):
 
 
 def classifiers(model: nn.Module) -> list[nn.Module]:
-    """The last linear layers of a timm model or a branch: one, or two where a network was made to be distilled."""
-    found = model.get_classifier()
+    """The last linear layers of a timm model or a branch: one, or two where a network was made to be distilled.
+
+    None of a branch of somebody's own that does not name any.
+    """
+    found = model.get_classifier() if hasattr(model, 'get_classifier') else []
     return list(found) if isinstance(found, list | tuple | nn.ModuleList) else [found]

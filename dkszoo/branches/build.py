@@ -50,8 +50,6 @@ def _own(probe: Probe, spec: BranchSpec, chs: int, dd: dict):
         like = own.depths[first + i]
         if num_rows(blocks) != num_rows(like):
             raise ValueError(f'blocks {blocks} for a stage that has {like} (give one number for each of its rows)')
-        if int(probe.info[own.first + first + i]['num_chs'] * width) < 1:
-            raise ValueError(f'width {width:g} leaves a stage without channels (widen it)')
         stage, chs = own.make_stage(first + i, chs, blocks, width)
         stages.append(stage)
     norm, chs = own.make_norm(chs)

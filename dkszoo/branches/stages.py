@@ -67,7 +67,7 @@ def resnet_stages(backbone: ResNet) -> OwnStages:
 
     def make_stage(index: int, in_chs: int, depth: int, width: float) -> tuple[nn.Module, int]:
         sizes = list(channels)
-        sizes[index - 1], sizes[index] = in_chs // block.expansion, int(channels[index] * width)
+        sizes[index - 1], sizes[index] = in_chs // block.expansion, max(1, int(channels[index] * width))
         depths = [depth if i == index else 1 for i in range(len(channels))]
         with torch.device('meta' if weight.is_meta else 'cpu'):  # on meta nothing is drawn
             donor = _create(backbone, layers=depths, channels=sizes, **plain)

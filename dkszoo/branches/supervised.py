@@ -19,7 +19,7 @@ class DeeplySupervised(nn.Module):
 
     Args:
         backbone: A timm-style classifier; it is held, not copied, and keeps its own state keys.
-        branches: One module for each tap.
+        branches: One module for each tap: its map [B, C, H, W] -> (features [B, C, H, W], logits [B, K]).
         taps: `feature_info` indices where the branches leave, ascending.
         design: The design the branches follow, a name or plain data, for records.
 
@@ -81,7 +81,8 @@ class DeeplySupervised(nn.Module):
         names = self.backbone.no_weight_decay() if hasattr(self.backbone, 'no_weight_decay') else ()
         found = {f'backbone.{name}' for name in names}
         for i, branch in enumerate(self.branches):
-            found |= {f'branches.{i}.{name}' for name in branch.no_weight_decay()}
+            if hasattr(branch, 'no_weight_decay'):
+                found |= {f'branches.{i}.{name}' for name in branch.no_weight_decay()}
         return found
 
     def classifiers(self) -> list[nn.Module]:
@@ -111,7 +112,8 @@ class DeeplySupervised(nn.Module):
         except (AssertionError, AttributeError) as error:  # timm's networks assert that they are not asked
             raise ValueError(f'{type(self.backbone).__name__} has no gradient checkpointing (leave it out)') from error
         for branch in self.branches:
-            branch.set_grad_checkpointing(enable)
+            if hasattr(branch, 'set_grad_checkpointing'):
+                branch.set_grad_checkpointing(enable)
 
 
 def strip(net: nn.Module) -> nn.Module:

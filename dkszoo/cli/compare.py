@@ -6,8 +6,8 @@ from pathlib import Path
 
 from dkszoo.engine import TrainConfig
 from dkszoo.papers import read_recipe
-from dkszoo.papers.grid import Cell, Result, run_grid
-from dkszoo.papers.stats import mean_std, show, show_gain, table
+from dkszoo.papers.grid import Cell, run_grid
+from dkszoo.papers.report import compare_methods
 from dkszoo.tasks import METHODS, TERMS, LossSettings, get_method
 
 from .flags import add_config, add_flags, setting_from_text
@@ -61,7 +61,7 @@ def run_and_report(cells: dict[str, list[Cell]], folder: Path, jobs: int) -> int
     everything = [c for group in cells.values() for c in group]
     results = run_grid(everything, folder, jobs, lambda text: print(text, flush=True))
     missing = [c.name for c in everything if c.name not in results]
-    text = report({m: [results[c.name] for c in group if c.name in results] for m, group in cells.items()})
+    text = compare_methods({m: [results[c.name] for c in group if c.name in results] for m, group in cells.items()})
     print(text)
     (folder / 'table.md').write_text(text + '\n', encoding='utf-8')
     if missing:
@@ -92,31 +92,3 @@ def make_cell(text: str, seed: int, settings: dict) -> Cell:
     TrainConfig.from_dict(own)
     name = re.sub(r'[=/\\]', '_', text.replace(':', '-'))
     return Cell(f'{name}-seed{seed}', {k: v for k, v in own.items() if k not in ('export', 'resume', 'overwrite')})
-
-
-def report(results: dict[str, list[Result]]) -> str:
-    """The table of all methods that have results."""
-    header = ('method', 'runs', 'last top-1 %', 'best top-1 %', 'gain, last (95 %)', 'gain, best (95 %)', 'time')
-    groups = {method: {run.record['seed']: run for run in runs} for method, runs in results.items()}
-    rows, first = [], next(iter(groups.values()), {})
-    for method, runs in results.items():
-        if not runs:
-            continue
-        seeds = groups[method]
-        columns = [method, str(len(runs))]
-        for which in ('last', 'best'):
-            columns.append(show(*mean_std([run.metric('top1', which) for run in runs])))
-        for which in ('last', 'best'):
-            columns.append(gain(seeds, first, which))
-        seconds = mean_std([run.seconds for run in runs])[0]
-        ratio = f' ({seconds / mean_std([run.seconds for run in first.values()])[0]:.2f}x)' if first else ''
-        rows.append((*columns, f'{seconds:.0f} s{ratio}'))
-    return table(header, rows)
-
-
-def gain(runs: dict[int, Result], first: dict[int, Result], which: str) -> str:
-    """Over the first method, on the seeds both have; empty for the first method itself."""
-    both = [seed for seed in runs if seed in first]
-    if runs is first or not both:
-        return ''
-    return show_gain(*([group[seed].metric('top1', which) for seed in both] for group in (runs, first)))

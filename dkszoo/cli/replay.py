@@ -58,9 +58,9 @@ def replay(run: engine.Run, record: dict) -> int:
     if run.is_main:
         for line in engine.differences(record, run.record):
             print(f'not as recorded, the weights may differ: {line}')
-    if run.finished:
-        print(f'finished already ({run.folder.path}; remove it to run again):')
-    else:
+        if run.finished:
+            print(f'finished already ({run.folder.path}; remove it to run again):')
+    if not run.finished:
         execute(run)
     if not run.is_main:
         return 0

@@ -3,12 +3,12 @@
 import traceback
 from collections.abc import Callable
 
-import yaml
 from timm.utils import setup_default_logging
 
 from dkszoo import deploy, engine, papers
 from dkszoo.data import UnreadableImage
 from dkszoo.engine import TrainConfig
+from dkszoo.weights import dump_yaml
 
 from .flags import add_config, add_flags
 from .main import Parser, fail, prog_name
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     recipe, print_config = values.pop('config'), values.pop('print_config')
     config = TrainConfig.from_dict({**(papers.read_recipe(recipe) if recipe else {}), **values})
     if print_config:
-        print(yaml.safe_dump(engine.resolve(config).to_dict(), sort_keys=False), end='')
+        print(dump_yaml(engine.resolve(config).to_dict()), end='')
         return 0
     if config.export:
         deploy.check_target(config.export)
@@ -73,7 +73,8 @@ def execute(run: engine.Run) -> None:
 def train(run: engine.Run) -> int:
     """Execute a run that is not finished, then print its result and export it."""
     if run.finished:
-        print(f'finished already ({run.folder.path}):')
+        if run.is_main:
+            print(f'finished already ({run.folder.path}):')
     else:
         execute(run)
     if not run.is_main:

@@ -114,7 +114,8 @@ def ignore_signals(_: int) -> None:
     import signal
 
     for name in ('SIGINT', 'SIGTERM', 'SIGUSR1'):
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
+        if hasattr(signal, name):  # not every system has all
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def stream_loader(dataset: Dataset, sampler: StreamSampler, workers: int, pin_memory: bool = False) -> DataLoader:

@@ -10,7 +10,7 @@ from torch import nn
 
 import dkszoo
 from dkszoo.branches import DeeplySupervised
-from dkszoo.weights import Converted, check_arguments, described, identify, load_strictly, read_any, sha256, write_card
+from dkszoo.weights import Converted, check_arguments, described, identify, load_strictly, read_any, sha256
 
 from .export import write_network
 from .formats import check_target
@@ -58,8 +58,6 @@ def convert_file(
         own = f'mean {data["mean"]}, std {data["std"]}'
         _logger.info("%s: it does not say how images are normalised; the model's own: %s (--mean, --std)", source, own)
     data = normalised_with(data, mean, std)
-    description = {'arch': converted.model, 'model_args': converted.model_kwargs, 'data': data}
-    proof = write_network(out, DeeplySupervised(net), description)
     card = {
         'arch': converted.model,
         'model_args': converted.model_kwargs,
@@ -71,9 +69,8 @@ def convert_file(
         'data': data,
         'source': {'file': Path(checkpoint).name, 'sha256': sha256(checkpoint)},
         'dkszoo_version': dkszoo.__version__,
-        **proof,
     }
-    return write_card(out, card)
+    return write_network(out, DeeplySupervised(net), card)
 
 
 def normalised_with(data: dict, mean: Sequence[float] | None, std: Sequence[float] | None) -> dict:

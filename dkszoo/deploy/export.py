@@ -61,8 +61,7 @@ def export(checkpoint: str | os.PathLike, out: str | os.PathLike, ema: bool = Tr
         raise ValueError(f'{already} (dkszoo convert writes it in other formats; export takes a training checkpoint)')
     contents = read_pickle(checkpoint, legacy=False)
     net, model = rebuild(contents, checkpoint, ema)
-    proof = write_network(out, net, model)
-    receipt = {
+    card = {
         **model,
         'tag': model['method'],
         'ema': ema and 'state_dict_ema' in contents,
@@ -70,37 +69,37 @@ def export(checkpoint: str | os.PathLike, out: str | os.PathLike, ema: bool = Tr
         'metric': contents.get('metric'),
         'source': {'file': Path(checkpoint).name, 'sha256': sha256(checkpoint)},
         'dkszoo_version': dkszoo.__version__,
-        **proof,
     }
-    return write_card(out, receipt)
+    return write_network(out, net, card)
 
 
-def write_network(out: Path, net: DeeplySupervised, model: dict) -> dict:
+def write_network(out: Path, net: DeeplySupervised, card: dict) -> dict:
     """Write the backbone of a network in the format of the file's ending, once it is proved to be the main path.
 
     Args:
         out: The file, see `check_target`.
         net: The trained network.
-        model: 'arch', 'model_args' and 'data' of its card.
+        card: What to write into the card beside it; 'arch', 'model_args' and 'data' say what the network is.
 
     Returns:
-        What belongs into its card: {'num_params', 'flops', 'verified', 'sha256'}.
+        The contents of the card: with 'num_params', 'flops', 'verified' and 'sha256'.
 
     Raises:
         ValueError: The network is no graph.
         VerificationFailed: See `export`; nothing was written.
     """
-    form, input_size = FORMATS[out.suffix], tuple(model['data']['input_size'])
-    plain = timm.create_model(model['arch'], **model['model_args']).eval()
+    form, input_size = FORMATS[out.suffix], tuple(card['data']['input_size'])
+    plain = timm.create_model(card['arch'], **card['model_args']).eval()
     load_strictly(plain, strip(net).state_dict(), 'the stripped network')
     try:
         proof = verify(net, plain, input_size)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f'{model["arch"]} does not take images of {input_size}: {error}') from error
+        raise ValueError(f'{card["arch"]} does not take images of {input_size}: {error}') from error
 
     def check(temporary: Path) -> None:
-        proof['verified'] += compare(form, temporary, plain, model)
+        proof['verified'] += compare(form, temporary, plain, card)
         proof['sha256'] = sha256(temporary)
+        proof.update(write_card(out, {**card, **proof}))  # first: an export without a card could be anybody's file
 
     write_durably(out, lambda temporary: form.write(plain, draw(input_size, 2), temporary), check)
     return proof
@@ -124,7 +123,7 @@ def rebuild(contents: dict, source: str | os.PathLike, ema: bool) -> tuple[Deepl
     averaged = '_ema' if ema and 'state_dict_ema' in contents else ''
     task_state = contents.get(f'task_state{averaged}')
     parts = {'epoch': (contents.get('epoch'), int), 'args': (contents.get('args'), dict)}
-    parts['data'] = (model.get('data'), dict)
+    parts |= {'data': (model.get('data'), dict), 'method': (model.get('method'), str)}
     if model.get('design') is not None:
         branches = task_state.get('branches') if isinstance(task_state, dict) else None
         parts[f'task_state{averaged}.branches'] = (branches, dict)

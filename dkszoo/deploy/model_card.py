@@ -1,6 +1,6 @@
 """The README of a hub folder."""
 
-import yaml
+from dkszoo.weights import dump_yaml
 
 PAPERS = """@inproceedings{sun2019dks,
   title     = {Deeply-supervised Knowledge Synergy},
@@ -44,7 +44,7 @@ def model_card(card: dict, settings: dict, results: dict, license: str) -> str:
     return '\n'.join(
         [
             '---',
-            yaml.safe_dump(header, sort_keys=False).strip(),
+            dump_yaml(header).strip(),
             '---',
             f'# {card["arch"]}, trained with {card["method"]} on {dataset}',
             '',
@@ -127,4 +127,4 @@ def recipe(settings: dict) -> str:
         for key, value in settings.items()
         if key not in (*LEFT_OUT, *PLACES) and (value not in (None, '', [], {}) or key == 'dataset')
     }
-    return yaml.safe_dump(kept, sort_keys=False, default_flow_style=None, width=1000).strip()
+    return dump_yaml(kept, default_flow_style=None, width=1000).strip()

@@ -6,10 +6,8 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-import timm
-
 from dkszoo.models._tags import FILES
-from dkszoo.weights import read_card, sha256, write_card, write_durably
+from dkszoo.weights import own_names, read_card, sha256, write_card, write_durably
 
 BUDGET = 25e6  # bytes, all packaged weights together
 OWN_TO_A_RUN = {
@@ -74,8 +72,8 @@ def publish(
 
 def check_tag(card: dict, tag: str) -> None:
     """Raise a ValueError unless the tag says all of a network: architecture, method, classes and channels."""
-    if not timm.is_model(card['arch']):
-        raise ValueError(f'{card["arch"]!r} is no name without tag (export a network made by its plain name)')
+    if card['arch'] not in own_names():
+        raise ValueError(f'{card["arch"]!r} is no name of ours without tag (export a network made by its plain name)')
     prefix = {'baseline': 'base'}.get(card['method'], card['method'])
     if not tag.startswith(f'{prefix}_'):
         raise ValueError(f'{tag!r} is no tag of a network trained with {card["method"]} (call it {prefix}_...)')

@@ -1,7 +1,7 @@
 """Settings, training, evaluation and the run folder."""
 
 from .calibration import CalibrationError
-from .config import TrainConfig
+from .config import FREE, TrainConfig
 from .create import create_model, list_models
 from .evaluate import check_images, eval_loader, evaluate
 from .keeper import RunFailed
@@ -10,6 +10,7 @@ from .run import Run, execute, prepare, resolve
 from .signals import Stopped, StopRequest
 
 __all__ = [
+    'FREE',
     'CalibrationError',
     'Run',
     'RunFailed',

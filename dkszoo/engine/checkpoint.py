@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import dkszoo
-from dkszoo.weights import read_pickle, write_durably
+from dkszoo.weights import first_line, read_pickle, write_durably
 
 from .contents import Progress, check_contents
 from .rng import rng_state
@@ -136,7 +136,7 @@ def reason(error: BaseException) -> str:
         chain = chain.__cause__ or chain.__context__
     if chain is not None and chain.strerror:
         return chain.strerror
-    return str(error).splitlines()[0]
+    return first_line(error)
 
 
 def recovery_files(folder: Path) -> list[Path]:

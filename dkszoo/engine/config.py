@@ -176,6 +176,8 @@ class TrainConfig(RunSettings, OptimSettings, DataSettings, LossSettings, Method
         check_dataset(self.dataset)
         for name in RANGES:
             check_range(name, getattr(self, name))
+        if self.pretrained and self.initial_checkpoint:
+            raise ValueError('--pretrained and --initial-checkpoint both give weights (choose one)')
         if self.val_split == 0 and self.best_on == 'val':
             raise ValueError('--val-split 0 leaves nothing to choose the best epoch on (add --best-on test)')
         if self.train_crop_mode == 'squash' and self.aa:

@@ -18,6 +18,7 @@ class Progress:
         step: Steps of it that are done.
         updates: Parameter updates done in all.
         sums: Running totals of the training figures of this epoch.
+        seconds: What it has taken so far, breaks left out.
         history: One row a finished epoch.
         best_epoch: The best epoch so far, or None.
         best_metric: Its top-1 accuracy in percent.
@@ -28,6 +29,7 @@ class Progress:
     step: int = 0
     updates: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
     history: list[dict] = field(default_factory=list)
     best_epoch: int | None = None
     best_metric: float | None = None
@@ -45,8 +47,8 @@ def check_contents(checkpoint: dict) -> None:
     for process in checkpoint['dkszoo']['processes']:
         check_entries(process, PROCESS)
     progress = checkpoint['dkszoo']['progress']
-    check_entries(progress, PROGRESS)
-    if unknown := progress.keys() - PROGRESS.keys():
+    check_entries(progress, PROGRESS, LATER)
+    if unknown := progress.keys() - PROGRESS.keys() - LATER.keys():
         raise ValueError(f'its progress has an entry {min(map(str, unknown))[:50]!r}, which is none of ours')
     for epoch, row in enumerate(progress['history']):
         check_entries(row, ROW)
@@ -130,4 +132,5 @@ PROGRESS = {
     'best_metric': or_none(is_finite),
     'skipped': is_count,
 }
+LATER = {'seconds': lambda value: is_finite(value) and value >= 0}  # older checkpoints have it not
 ROW = {'epoch': is_count, 'lr': is_number, 'train': are_figures, 'eval': are_judged}

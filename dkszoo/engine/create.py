@@ -131,8 +131,17 @@ def check_name(name: str) -> None:
         near = difflib.get_close_matches(arch, timm.list_models(), 3)
         hint = f'did you mean {" or ".join(near)}?' if near else 'dkszoo models lists ours'
         raise ValueError(f'unknown model {name!r} ({hint})')
-    if tag and name not in (tags := timm.list_pretrained(f'{arch}.*')):
+    if tag and not has_tag(name):
+        tags = timm.list_pretrained(f'{arch}.*')
         raise ValueError(f'model {arch!r} has no tag {tag!r} (it has {", ".join(tags) or "none"})')
+
+
+def has_tag(name: str) -> bool:
+    """Whether timm knows 'arch.tag', with weights or without ('untrained')."""
+    try:
+        return timm.models.get_pretrained_cfg(name) is not None
+    except RuntimeError:
+        return False
 
 
 def list_models(filter: str | Sequence[str] = '', pretrained: bool = False) -> list[str]:

@@ -7,11 +7,10 @@ import os
 import re
 from pathlib import Path
 
-import yaml
 from timm.utils import update_summary
 
 from dkszoo.data import Flip
-from dkszoo.weights import parse_json, parse_yaml, write_durably, write_text
+from dkszoo.weights import dump_yaml, parse_json, parse_yaml, write_durably, write_text
 
 from .checkpoint import BEST, LAST, recovery_files
 from .config import TrainConfig, flag, same_setting, say
@@ -79,7 +78,7 @@ class RunFolder:
             elif config.overwrite:
                 self.clear()
             if not self.settings.exists():
-                write_text(self.settings, yaml.safe_dump({**config.to_dict(), 'overwrite': False}, sort_keys=False))
+                write_text(self.settings, dump_yaml({**config.to_dict(), 'overwrite': False}))
         except OSError as error:
             raise self.unusable(error) from error
 

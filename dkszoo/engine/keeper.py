@@ -44,7 +44,7 @@ class Keeper:
     def __init__(self, setup: Setup, folder: RunFolder):
         self.setup, self.folder = setup, folder
         self.last, self.best = folder.path / LAST, folder.path / BEST
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), 0
         self.source: Path | None = None
 
     # -- going on --------------------------------------------------------------------------------------------------
@@ -72,6 +72,7 @@ class Keeper:
             if not reason.endswith(')'):  # it does not say what to do
                 reason += ' (--overwrite starts anew)' if in_folder else ' (give --resume another checkpoint)'
             raise ValueError(f'cannot go on from {str(self.source)!r}: {reason}') from error
+        self.saved_step = progress.step
         if self.setup.world.is_main:
             _logger.info('resumed at epoch %d, step %d from %s', progress.epoch + 1, progress.step, self.source)
         return progress
@@ -127,7 +128,7 @@ class Keeper:
         """Whether it is time for a recovery checkpoint; by the clock, about one a minute, if no interval is set."""
         interval = self.setup.config.recovery_interval
         if interval:
-            return progress.step % interval == 0
+            return progress.step - self.saved_step >= interval
         return time.monotonic() - self.saved_at > MINUTE
 
     @torch.no_grad()
@@ -156,7 +157,7 @@ class Keeper:
             save_checkpoint(checkpoint, self.recovery_path(progress))
             for old in recovery_files(self.folder.path)[2:]:
                 old.unlink(missing_ok=True)
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), progress.step
 
     def save_epoch(self, progress: Progress, metric: float, better: bool) -> None:
         """Write `last`, and `model_best` if it is better, at the end of an epoch; recovery files are done with."""
@@ -170,7 +171,7 @@ class Keeper:
                 copy_checkpoint(self.last, self.best)
             for old in recovery_files(self.folder.path):
                 old.unlink(missing_ok=True)
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), 0
 
     # -- testing ---------------------------------------------------------------------------------------------------
 

@@ -20,10 +20,10 @@ def build_optimizer(config: TrainConfig, trainable: nn.Module) -> torch.optim.Op
     """timm's optimizer over everything that trains.
 
     Raises:
-        ValueError: timm knows no optimizer of that name.
+        ValueError: timm knows no optimizer of that name, or it needs second derivatives, which the losses have not.
     """
     try:
-        return create_optimizer_v2(
+        optimizer = create_optimizer_v2(
             trainable,
             opt=config.opt,
             lr=config.lr,
@@ -38,6 +38,9 @@ def build_optimizer(config: TrainConfig, trainable: nn.Module) -> torch.optim.Op
         near = [] if config.opt in known else difflib.get_close_matches(config.opt, known, 2)
         hint = f' (did you mean {" or ".join(near)}?)' if near else ''
         raise ValueError(f'cannot make optimizer {config.opt!r}: {error}{hint}') from error
+    if getattr(optimizer, 'is_second_order', False):
+        raise ValueError(f'optimizer {config.opt!r} needs second derivatives, which are not had here (choose another)')
+    return optimizer
 
 
 def branches_differ(config: TrainConfig) -> bool:
@@ -131,19 +134,22 @@ def build_scheduler(
     """
     if config.sched == 'plateau':
         raise ValueError(f'--sched plateau cannot go on exactly after a break (choose {SCHEDULES})')
+    updates = updates_per_epoch(config, steps)
+    # timm lowers the rate one unit before a milestone, an epoch or an update: the latter is still of the epoch before
+    early = 1 - 0.5 / updates if config.sched_on_updates else 0
     try:
         schedule, _ = create_scheduler_v2(
             optimizer,
             sched=config.sched,
             num_epochs=config.epochs,
             decay_epochs=config.decay_epochs,
-            decay_milestones=list(config.decay_milestones),
+            decay_milestones=[m - early for m in config.decay_milestones],
             decay_rate=config.decay_rate,
             min_lr=config.min_lr,
             warmup_lr=config.warmup_lr,
             warmup_epochs=config.warmup_epochs,
             step_on_epochs=not config.sched_on_updates,
-            updates_per_epoch=updates_per_epoch(config, steps),
+            updates_per_epoch=updates,
         )
     except (ValueError, AssertionError) as error:
         raise ValueError(f'cannot make schedule {config.sched!r}: {error} (choose {SCHEDULES})') from error

@@ -3,8 +3,10 @@
 import math
 from typing import NamedTuple
 
+from dkszoo.weights import LARGEST
+
 MOST = 2**31  # of whatever is counted; far above all that makes sense, and below what 64 bits overflow at
-SIDE = 2**14  # pixels
+SIDE = 2**11  # pixels; what files may say allows three channels of this size
 
 
 class Range(NamedTuple):
@@ -40,8 +42,9 @@ COUNT_FROM_0 = Range(0, MOST)
 SEED = Range(0, 2**32 - 1)
 
 RANGES = {
-    **dict.fromkeys(('epochs', 'batch_size', 'validation_batch_size', 'grad_accum_steps', 'log_interval'), COUNT),
-    **dict.fromkeys(('num_classes', 'in_chans', 'train_num_samples', 'decay_milestones'), COUNT),
+    **dict.fromkeys(('epochs', 'batch_size', 'grad_accum_steps', 'log_interval'), COUNT),
+    **dict.fromkeys(('train_num_samples', 'decay_milestones'), COUNT),
+    **dict.fromkeys(('num_classes', 'in_chans', 'validation_batch_size'), Range(1, LARGEST)),  # files say them
     **dict.fromkeys(('warmup_epochs', 'branch_warmup_epochs', 'recovery_interval', 'skip_nonfinite'), COUNT_FROM_0),
     'img_size': Range(1, SIDE),
     **dict.fromkeys(('pad', 'cutout'), Range(0, SIDE)),

@@ -89,16 +89,22 @@ def start_record(setup: Setup, argv: list[str], started: str) -> dict:
         'val_images': len(setup.data.val) if setup.data.val is not None else 0,
         'test_images': len(setup.data.test),
         'wrong_labels': len(setup.data.flips),
-        'kd_checkpoint_sha256': sha256(setup.config.kd_checkpoint) if setup.config.kd_checkpoint else None,
+        'kd_checkpoint_sha256': hash_of(setup.config.kd_checkpoint),
+        'initial_checkpoint_sha256': hash_of(setup.config.initial_checkpoint),
         'best_on': setup.config.best_on,
         'started': started,
     }
+
+
+def hash_of(path: str) -> str | None:
+    return sha256(path) if path else None
 
 
 def differences(record: dict, here: dict) -> list[str]:
     """What can change the numbers and is not as it was, one line each: 'thread count: 4, here 2'."""
     pairs = [('thread count', 'threads'), ('number of processes', 'processes'), ('device', 'device')]
     pairs += [('data set (its fingerprint)', 'dataset_sha256'), ('teacher checkpoint', 'kd_checkpoint_sha256')]
+    pairs += [('first weights', 'initial_checkpoint_sha256'), ('commit of the code', 'git_commit')]
     found = [(what, record.get(key), here.get(key)) for what, key in pairs]
     old, new = [known if isinstance(known := of.get('versions'), dict) else {} for of in (record, here)]
     found += [(f'version of {name}', old.get(name), version) for name, version in new.items()]

@@ -35,6 +35,7 @@ class Trainer:
         self.keeper = Keeper(setup, folder)
         self.progress = Progress()
         self.stepper = Stepper(setup)
+        self.began = time.monotonic()  # an epoch, less the breaks in it
         self.loaders = {name: self.eval_loader(view) for name in ('val', 'test') if (view := getattr(setup.data, name))}
 
     def eval_loader(self, view, distributed: bool = True):
@@ -67,11 +68,11 @@ class Trainer:
         """
         with self.stop.deferred():
             if self.stepper.finite.later and self.keeper.source is None:
-                self.keeper.save_recovery(self.progress)  # a loss found to be broken later needs a file from before it
+                self.save_recovery()  # a loss found to be broken later needs a file from before it
             while self.progress.epoch < self.config.epochs:
-                began = time.monotonic()
+                self.began = time.monotonic() - self.progress.seconds
                 self.train_epoch()
-                self.finish_epoch(began)
+                self.finish_epoch()
         return self.test()
 
     def train_epoch(self) -> None:
@@ -128,7 +129,7 @@ class Trainer:
         if not sound:
             raise RunFailed(f'{what}, nor are the weights any more (start again with a lower --lr)')
         progress.step, progress.sums = updated, sums.to_dict()
-        self.keeper.save_recovery(progress)
+        self.save_recovery()
         raise RunFailed(f'{what} ({ADVICE})')
 
     def look_at_losses(self) -> None:
@@ -159,8 +160,12 @@ class Trainer:
         if any(self.agree(self.keeper.recovery_due(self.progress))):
             self.look_at_losses()
             self.progress.sums = sums.to_dict()
-            self.keeper.save_recovery(self.progress)
+            self.save_recovery()
             self.stop.check()
+
+    def save_recovery(self) -> None:
+        self.progress.seconds = time.monotonic() - self.began
+        self.keeper.save_recovery(self.progress)
 
     def agree(self, due: bool = False) -> tuple[bool, bool]:
         """Whether a signal has come to any process, and whether any of them finds a checkpoint due."""
@@ -180,7 +185,7 @@ class Trainer:
         def between() -> None:
             if any(self.agree()):
                 set_rng_state(state, self.world.device)
-                self.keeper.save_recovery(self.progress)
+                self.save_recovery()
                 self.stop.check()
 
         state = rng_state(self.world.device)
@@ -194,12 +199,8 @@ class Trainer:
         """The network that is judged: the averaged one if there is one."""
         return self.setup.task.get_net(ema=self.config.model_ema)
 
-    def finish_epoch(self, began: float) -> None:
-        """Evaluate, note the row, keep the best and save.
-
-        Args:
-            began: `time.monotonic()` at the start of the epoch, or where it was resumed.
-        """
+    def finish_epoch(self) -> None:
+        """Evaluate, note the row, keep the best and save."""
         config, progress, trained = self.config, self.progress, time.monotonic()
         for ema in (False, True):
             self.world.share_buffers(self.setup.task.get_net(ema=ema))
@@ -216,9 +217,9 @@ class Trainer:
         better = progress.best_metric is None or metric >= progress.best_metric  # of equals, the longer trained
         if better:
             progress.best_epoch, progress.best_metric = progress.epoch, metric
-        progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
+        progress.epoch, progress.step, progress.sums, progress.seconds = progress.epoch + 1, 0, {}, 0.0
         if self.world.is_main:  # before the checkpoint, which says that all this is done
-            seconds = dict(train=round(trained - began, 3), evaluate=round(time.monotonic() - trained, 3))
+            seconds = dict(train=round(trained - self.began, 3), evaluate=round(time.monotonic() - trained, 3))
             self.folder.log(**row, seconds=seconds, time=time.time())
         self.keeper.save_epoch(progress, metric, better)
         if self.world.is_main:

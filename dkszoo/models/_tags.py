@@ -42,4 +42,5 @@ def card_cfg(card: dict) -> dict:
     """What the card of an export says of its data, as entries of timm's pretrained_cfg."""
     data = card['data']
     sizes = {key: tuple(data[key]) for key in ('input_size', 'mean', 'std')}
-    return {**data, **sizes, 'num_classes': card['model_args']['num_classes'], 'label_names': card.get('class_names')}
+    classes = {'num_classes': card['model_args']['num_classes']} if 'num_classes' in card['model_args'] else {}
+    return {**data, **sizes, **classes, 'label_names': card.get('class_names')}

@@ -110,7 +110,7 @@ class CifarDenseNet(CifarNet):
         init_convs(self.conv1)
 
     def make_stage(self, index: int, in_chs: int, depth: int, width: float = 1.0) -> tuple[nn.Sequential, int]:
-        growth_rate = int(self.growth_rate * width)
+        growth_rate = max(1, int(self.growth_rate * width))
         dd = self._dd()
         layer = BottleneckLayer if self.bottleneck else DenseLayer
         layers = [layer(in_chs + i * growth_rate, growth_rate, dd) for i in range(depth)]

@@ -73,7 +73,7 @@ class CifarMobileNetV1(CifarNet):
         init_convs(self.conv1)
 
     def make_stage(self, index: int, in_chs: int, depth: int, width: float = 1.0) -> tuple[nn.Sequential, int]:
-        out_chs = int(self.channels[index] * width)
+        out_chs = max(1, int(self.channels[index] * width))
         dd = self._dd()
         blocks = []
         for i in range(depth):

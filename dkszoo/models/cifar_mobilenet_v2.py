@@ -103,7 +103,7 @@ class CifarMobileNetV2(CifarNet):
         depths = (depth,) if isinstance(depth, int) else depth
         blocks = []
         for row, ((chs, _), num_blocks) in enumerate(zip(self.rows[index], depths, strict=True)):
-            out_chs = int(int(chs * self.width_mult) * width)
+            out_chs = max(1, int(int(chs * self.width_mult) * width))
             expand_ratio = 1 if index == 0 and row == 0 else self.expand_ratio
             for i in range(num_blocks):
                 stride = 2 if index > 0 and row == 0 and i == 0 else 1

@@ -148,7 +148,7 @@ class CifarResNet(CifarNet):
         init_convs(self.conv1)
 
     def make_stage(self, index: int, in_chs: int, depth: int, width: float = 1.0) -> tuple[nn.Sequential, int]:
-        planes = int(self.channels[index] * width)
+        planes = max(1, int(self.channels[index] * width))
         dd = self._dd()
         blocks = []
         for i in range(depth):

@@ -117,7 +117,7 @@ class CifarShuffleNetV2(CifarNet):
         self._init_head(num_features, num_classes, global_pool, drop_rate)
 
     def make_stage(self, index: int, in_chs: int, depth: int, width: float = 1.0) -> tuple[nn.Sequential, int]:
-        out_chs = 2 * int(self.channels[index] * width / 2)
+        out_chs = 2 * max(1, int(self.channels[index] * width / 2))
         dd = self._dd()
         units = [DownUnit(in_chs, out_chs, dd)] + [BasicUnit(out_chs, dd) for _ in range(depth - 1)]
         return nn.Sequential(*units), out_chs

@@ -78,7 +78,7 @@ class CifarVGG(CifarNet):
         return self._asked if next(self.parameters(), None) is None else super()._dd()
 
     def make_stage(self, index: int, in_chs: int, depth: int, width: float = 1.0) -> tuple[nn.Sequential, int]:
-        out_chs = int(self.channels[index] * width)
+        out_chs = max(1, int(self.channels[index] * width))
         dd = self._dd()
         layers = [nn.MaxPool2d(2)] if index > 0 else []
         for _ in range(depth):

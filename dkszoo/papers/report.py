@@ -1,11 +1,11 @@
-"""The table of a reproduction, beside the paper's."""
+"""The tables of a reproduction, beside the paper's, and of a comparison."""
 
 from dataclasses import dataclass
 
 from .grid import Cell, Result
 from .records import Record, remarks
 from .reproduce import TEMPERATURES, Plan
-from .stats import mean_std, show, show_gain, table
+from .stats import gain_by_seed, mean_std, show, table
 
 HEADER = (
     *('row', 'network run', 'paper', 'paper gain', 'runs', 'last', 'best', 'gain, last (95 %)', 'gain, best (95 %)'),
@@ -77,8 +77,24 @@ def network(plan: Plan) -> str:
 
 def gain(record: Record, runs: dict, base_record: Record, base: dict, which: str) -> str:
     """Points of accuracy over the baseline, on the seeds both have, with the 95 % interval if there are several."""
-    seeds = sorted(set(runs) & set(base))
-    if not seeds:
-        return ''
-    values = [accuracy(record, runs[seed], which) for seed in seeds]
-    return show_gain(values, [accuracy(base_record, base[seed], which) for seed in seeds])
+    values = {seed: accuracy(record, run, which) for seed, run in runs.items()}
+    return gain_by_seed(values, {seed: accuracy(base_record, run, which) for seed, run in base.items()})
+
+
+def compare_methods(results: dict[str, list[Result]]) -> str:
+    """A Markdown table of the methods that have results; gains are over the first of all."""
+    header = ('method', 'runs', 'last top-1 %', 'best top-1 %', 'gain, last (95 %)', 'gain, best (95 %)', 'time')
+    rows, first = [], next(iter(results))
+    base_seconds = mean_std([run.seconds for run in results[first]])[0] if results[first] else None
+    for method, runs in results.items():
+        if not runs:
+            continue
+        columns, gains = [method, str(len(runs))], []
+        for which in ('last', 'best'):
+            values, base = ({r.record['seed']: r.metric('top1', which) for r in results[of]} for of in (method, first))
+            columns.append(show(*mean_std(list(values.values()))))
+            gains.append('' if method == first else gain_by_seed(values, base))
+        seconds = mean_std([run.seconds for run in runs])[0]
+        ratio = '' if base_seconds is None else f' ({seconds / base_seconds:.2f}x)'
+        rows.append((*columns, *gains, f'{seconds:.0f} s{ratio}'))
+    return table(header, rows)

@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+
+from dkszoo.engine import FREE
 
 from . import read_recipe
 from .grid import Cell
@@ -83,7 +86,11 @@ def make_cell(record: Record, extra: dict, budget: str, seed: int, overrides: di
 
 def named(word: str, settings: dict, needs: tuple[Cell, ...] = ()) -> Cell:
     """A cell whose folder says model, method and seed, and is the same for the same settings and teacher."""
-    identity = {**settings, 'teacher': [need.name for need in needs]} if needs else settings
+    identity = {key: value for key, value in settings.items() if key not in FREE}
+    if identity.get('data_dir'):
+        identity['data_dir'] = os.path.normpath(identity['data_dir'])
+    if needs:
+        identity['teacher'] = [need.name for need in needs]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     return Cell(f'{settings["model"]}-{word.replace("+", "_")}-seed{settings["seed"]}-{digest}', settings, needs)
 
@@ -99,14 +106,20 @@ def scaled_recipe(name: str, budget: str) -> dict:
         return settings
     if 'sched' in scale['settings']:
         settings = {key: value for key, value in settings.items() if not key.startswith('decay_')}
-    factor = scale['epochs'] / settings['epochs']
+    settings = stretched(settings, scale['epochs'])
+    for key in ('mean', 'std', 'train_crop_mode'):
+        settings.pop(key, None)
+    return {**settings, 'dataset': scale['dataset'], **scale['settings']}
+
+
+def stretched(settings: dict, epochs: int) -> dict:
+    """Settings for another number of epochs, drops at the same share of the training."""
+    factor, settings = epochs / settings['epochs'], {**settings, 'epochs': epochs}
     if 'decay_milestones' in settings:
         settings['decay_milestones'] = [max(1, round(e * factor)) for e in settings['decay_milestones']]
     if 'decay_epochs' in settings:
         settings['decay_epochs'] = max(1, round(settings['decay_epochs'] * factor))
-    for key in ('mean', 'std', 'train_crop_mode'):
-        settings.pop(key, None)
-    return {**settings, 'epochs': scale['epochs'], 'dataset': scale['dataset'], **scale['settings']}
+    return settings
 
 
 def scaled_model(model: str, budget: str) -> dict:
@@ -124,10 +137,4 @@ def longer(cell: Cell, ratio: float) -> Cell | None:
     epochs = round(cell.settings['epochs'] * ratio)
     if epochs <= cell.settings['epochs']:
         return None
-    factor = epochs / cell.settings['epochs']
-    settings = {**cell.settings, 'epochs': epochs}
-    if 'decay_milestones' in settings:
-        settings['decay_milestones'] = [max(1, round(e * factor)) for e in settings['decay_milestones']]
-    if 'decay_epochs' in settings:
-        settings['decay_epochs'] = max(1, round(settings['decay_epochs'] * factor))
-    return named(f'{settings["method"]}_long', settings, cell.needs)
+    return named(f'{cell.settings["method"]}_long', stretched(cell.settings, epochs), cell.needs)

@@ -1,7 +1,7 @@
 """Means, spreads and paired intervals of a few runs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 # 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom.
 T975 = (
@@ -42,6 +42,12 @@ def show_gain(values: Sequence[float], baseline: Sequence[float]) -> str:
     """'+0.35 +- 0.29', see `paired_gain`, or '+0.35' from a single run."""
     mean, width = paired_gain(values, baseline)
     return f'{mean:+.2f}' if width is None else f'{mean:+.2f} +- {width:.2f}'
+
+
+def gain_by_seed(values: Mapping[int, float], baseline: Mapping[int, float]) -> str:
+    """`show_gain` on the seeds both have; '' where there is none."""
+    seeds = sorted(values.keys() & baseline.keys())
+    return show_gain([values[seed] for seed in seeds], [baseline[seed] for seed in seeds]) if seeds else ''
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

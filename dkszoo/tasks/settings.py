@@ -124,5 +124,7 @@ def check_value(name: str, value, choices: tuple[str, ...] | None, label: str = 
             raise ValueError(f'{label} must be above 0, got {number}')
     if name == 'alpha_zero_from' and value > 1:
         raise ValueError(f'{label} is a share of the epochs, 0 to 1, got {value}')
+    if name == 'synergy_eps' and value != 0 and not 1e-30 <= value < 1:
+        raise ValueError(f'{label} must be 0 or from 1e-30 to below 1, got {value}')
     if name == 'at_power' and value < 1:
         raise ValueError(f'{label} must be at least 1, got {value}')

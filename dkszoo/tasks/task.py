@@ -238,7 +238,7 @@ def as_net(model: nn.Module) -> DeeplySupervised:
 def check_classes(net: DeeplySupervised) -> None:
     """Raise a ValueError if a branch has other classes than the network: `reset_classifier` leaves branches alone."""
     for i, branch in enumerate(net.branches):
-        for head in classifiers(branch) if hasattr(branch, 'get_classifier') else ():
+        for head in classifiers(branch):
             if getattr(head, 'out_features', net.num_classes) != net.num_classes:
                 raise ValueError(
                     f'branch {i} has {head.out_features} classes, the network {net.num_classes} '

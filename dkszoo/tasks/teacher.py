@@ -140,10 +140,10 @@ def adopt_teacher(teacher: nn.Module, net: DeeplySupervised) -> Teacher:
     device = next(net.parameters()).device
     if device.type == 'meta' and any(not p.is_meta for p in teacher.parameters()):
         raise ValueError('the network has no values yet, and the teacher would lose its own (first net.to_empty(...))')
+    own = {id(p) for p in net.parameters()}
+    if any(id(p) in own for p in teacher.parameters()):
+        raise ValueError('the teacher is the network itself, which must not freeze (pass a copy.deepcopy of it)')
     if not isinstance(teacher, Teacher):
-        own = {id(p) for p in net.parameters()}
-        if any(id(p) in own for p in teacher.parameters()):
-            raise ValueError('the teacher is the network itself, which would freeze (pass a copy.deepcopy of it)')
         mean, std = own_statistics(net.backbone)
         teacher = Teacher(teacher, input_mean=mean, input_std=std)
     if teacher.num_classes not in (None, net.num_classes):

@@ -1,14 +1,15 @@
 """Weights on disk: reading them safely, in any known format, and writing them durably."""
 
 from .card import card_path, is_card, read_card, read_card_file, write_card
-from .description import check_arguments, check_description, described
+from .description import LARGEST, check_arguments, check_description, described
 from .files import sha256, sync, write_durably, write_text
-from .identify import Converted, check_fit, convert, identify, read_any
+from .identify import Converted, check_fit, convert, identify, own_names, read_any
 from .pretrained import check_source, pretrained_overlay, weighted_name
 from .read import backbone_state, load_strictly, read_pickle, read_safetensors, read_tensors
-from .texts import parse_json, parse_yaml
+from .texts import dump_yaml, first_line, parse_json, parse_yaml
 
 __all__ = [
+    'LARGEST',
     'Converted',
     'backbone_state',
     'card_path',
@@ -18,9 +19,12 @@ __all__ = [
     'check_source',
     'convert',
     'described',
+    'dump_yaml',
+    'first_line',
     'identify',
     'is_card',
     'load_strictly',
+    'own_names',
     'parse_json',
     'parse_yaml',
     'pretrained_overlay',

@@ -11,7 +11,7 @@ import dkszoo.models  # noqa: F401 - registers our names with timm
 # Arguments of `timm.create_model` with which a description could have other files read, or downloaded.
 NOT_FROM_FILES = ('pretrained', 'checkpoint_path', 'cache_dir')
 INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos')
-MOST_PIXELS = 1 << 22  # of an image, channels included; more than any network takes, and little enough to make one
+MOST_PIXELS = 1 << 24  # of an image, channels included; more than any network takes, and little enough to make one
 LARGEST = 100_000  # whole number among the arguments of a model: more classes or blocks would fill the memory
 
 

@@ -1,5 +1,6 @@
 """Fetching the weights that are not packaged: downloaded once, converted, and checked ever after."""
 
+import contextlib
 import glob
 import http.client
 import logging
@@ -67,8 +68,9 @@ def cached(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
 def sweep(folder: Path, name: str) -> None:
     """Remove what a download that was killed has left, once it is certain that it is not going on."""
     for rest in folder.glob(f'.{glob.escape(name)}.*'):
-        if time.time() - rest.stat().st_mtime > STALE:
-            shutil.rmtree(rest, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another process sweeps, too, or is done with it
+            if time.time() - rest.stat().st_mtime > STALE:
+                shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
 
 
 def recorded_hash(path: Path) -> str:

@@ -135,15 +135,22 @@ def arguments(name: str, state: State, asked: dict) -> dict:
     kwargs = {}
     for role, argument, axis in (('classifier', 'num_classes', 0), ('first_conv', 'in_chans', 1)):
         layer = getattr(cfg, role, None)
-        layer = layer[0] if isinstance(layer, tuple | list) else layer
+        layer = next(iter(layer), None) if isinstance(layer, tuple | list) else layer
         weight = state.get(f'{layer}.weight')
-        if weight is not None and weight.ndim > axis:
+        if weight is not None and weight.ndim > axis and (role == 'classifier' or reads_images(name, layer, weight)):
             kwargs[argument] = weight.shape[axis]
         elif role == 'classifier' and layer and not any(key.startswith(f'{layer}.') for key in state):
             kwargs[argument] = 0  # features only
     if name.startswith('cifar_resnet') and not any('.downsample.' in key for key in state):
         kwargs['shortcut'] = 'pad'  # the parameter-free shortcut shows by what is not there
     return {**kwargs, **asked}
+
+
+def reads_images(name: str, layer: str, weight: torch.Tensor) -> bool:
+    """Whether a model's first layer has the image's channels: TResNet's has those of 4x4 pixels, others are linear."""
+    if weight.ndim != 4 or weight.shape[1] <= 4:
+        return weight.ndim == 4
+    return expected(name, {}).get(f'{layer}.weight', (0, 0))[1] <= 4
 
 
 def expected(name: str, kwargs: dict) -> Shapes:

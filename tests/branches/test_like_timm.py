@@ -10,7 +10,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from dkszoo import DeepSupervisionTask
-from dkszoo.branches import attach_branches, strip
+from dkszoo.branches import DeeplySupervised, attach_branches, strip
 from dkszoo.branches.mirror import start_afresh
 
 NAMES = ['cifar_resnet8', 'cifar_densenet40_12', 'test_resnet', 'test_convnext', 'test_mambaout']
@@ -44,6 +44,24 @@ def test_weight_decay_exemptions():
     assert {n.split('.')[0] for n, _ in tables} == {'backbone', 'branches'}
     assert all(id(p) in free for _, p in tables)
     assert all(id(p) not in free for n, p in net.named_parameters() if n.endswith('qkv.weight'))
+
+
+def test_branches_of_ones_own_need_only_be_called():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(16, 5)
+
+        def forward(self, x):
+            return x, self.fc(x.mean((2, 3)))
+
+    net = DeeplySupervised(timm.create_model('cifar_resnet8', num_classes=5), [Own()], [0])
+    assert net.no_weight_decay() == set()
+    assert net.classifiers() == [net.backbone.get_classifier()]
+    net.set_grad_checkpointing()
+    task = DeepSupervisionTask(net, 'dks')
+    task(images(net), torch.tensor([0, 1]))['loss'].backward()
+    assert net.branches[0].fc.weight.grad.any()
 
 
 @pytest.mark.parametrize('name', ['cifar_resnet8', 'test_convnext', 'test_vit'])

@@ -74,7 +74,6 @@ def test_rows_of_mobilenet():
         ({'tap': 0, 'stages': [0]}, 'at least 1'),
         ({'tap': 0, 'stages': ['two']}, 'at least 1'),
         ({'tap': 0, 'stages': [{'blocks': 1, 'width': -1}]}, 'positive factor'),
-        ({'tap': 0, 'stages': [{'blocks': 1, 'width': 0.01}]}, 'leaves a stage without channels'),
         ({'tap': 0, 'stages': [{'blocks': 10**9}]}, 'at most 10000'),
         ({'tap': 0, 'stages': [{'blocks': 1, 'width': float('inf')}]}, 'at most 100'),
         ({'tap': 0, 'kind': ['own'], 'stages': [1]}, 'unknown kind'),
@@ -89,6 +88,28 @@ def test_rows_of_mobilenet():
 def test_mistakes_are_named(branch, reason):
     with pytest.raises(ValueError, match=reason):
         attach_branches(backbone(), {'branches': [branch]})
+
+
+@pytest.mark.filterwarnings('ignore:the path through')
+@pytest.mark.parametrize(
+    'name',
+    [
+        'cifar_resnet8',
+        'cifar_wrn16_1',
+        'cifar_densenet40_12',
+        'cifar_mobilenet_v1',
+        'cifar_shufflenet_v2',
+        'cifar_vgg8',
+        'resnet18',
+    ],
+)
+def test_a_stage_keeps_a_channel_however_thin(name):
+    net = attach_branches(
+        backbone(name),
+        {'branches': [{'tap': 'layer1' if name == 'resnet18' else 0, 'stages': [{'blocks': 1, 'width': 0.001}]}]},
+        strict=False,
+    )
+    assert net(torch.randn(2, 3, 32, 32)).branch_logits[0].isfinite().all()
 
 
 @pytest.mark.parametrize('design', [{}, {'branches': []}, {'branches': [3]}, {'branchs': [{'tap': 0}]}])

@@ -24,6 +24,13 @@ def refused(run_cli, tmp_path, *argv: str) -> str:
     [
         (('--model', 'cifar_resnt20'), 'did you mean cifar_resnet20'),
         (('--model', 'resnet18.dks_in1k'), "has no tag 'dks_in1k'"),
+        (('--opt', 'adahessian'), 'second derivatives'),
+        (('--synergy-eps', '2'), '--synergy-eps must be 0 or from 1e-30 to below 1'),
+        (('--synergy-eps', '1e-40'), '--synergy-eps'),
+        (('--pretrained', '--initial-checkpoint', 'x.pth'), 'choose one'),
+        (('--validation-batch-size', '200000'), '--validation-batch-size must be at least 1 and at most 100000'),
+        (('--num-classes', '200000'), '--num-classes must be'),
+        (('--img-size', '4096'), '--img-size must be'),
         (('--method', 'dsk'), "unknown method 'dsk'"),
         (('--branches', 'dkss'), "unknown design 'dkss'"),
         (('--dataset', 'torch/cifar11'), "did you mean 'torch/cifar10'?"),

@@ -1,4 +1,5 @@
 import json
+from os import replace
 
 import pytest
 import timm
@@ -108,3 +109,21 @@ def test_verify_compares_parameters_too():
     other.spare = torch.nn.Linear(2, 2)
     with pytest.raises(VerificationFailed, match='parameters'):
         verify(net, other, (3, 32, 32))
+
+
+def test_a_kill_leaves_no_export_without_its_card(checkpoint, tmp_path, monkeypatch):
+    """It could be anybody's file, and would not be written over."""
+    path, _ = checkpoint
+    out = tmp_path / 'o.safetensors'
+
+    def die(_: str, target) -> None:
+        if target == out:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr('os.replace', lambda source, target: (replace(source, target), die(source, target)))
+    with pytest.raises(KeyboardInterrupt):
+        dkszoo.export(path, out)
+    monkeypatch.undo()
+    assert out.exists()
+    dkszoo.load(out)
+    dkszoo.export(path, out)

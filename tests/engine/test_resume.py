@@ -79,6 +79,23 @@ def test_stopped_with_a_teacher_or_a_schedule(tmp_path, method):
         assert not differences(argv, cwd)
 
 
+def test_recovery_files_with_accumulation(run_cli, tmp_path, stop_at_step):
+    stop_at_step(5)
+    run_cli(*PLAIN, '--recovery-interval', '3')  # two steps make an update; 0-6 is the signal's
+    assert [path.name[:12] for path in recovery_files(tmp_path / FOLDER)] == ['recovery-0-6', 'recovery-0-4']
+
+
+def test_the_time_of_an_epoch_is_all_its_parts(run_cli, tmp_path, stop_at_step):
+    stop_at_step(5)
+    run_cli(*PLAIN)
+    before = read_checkpoint(recovery_files(tmp_path / FOLDER)[0])['dkszoo']['progress']['seconds']
+    assert before > 0
+    run_cli(*PLAIN)
+    rows = [json.loads(line) for line in (tmp_path / FOLDER / 'log.jsonl').read_text().splitlines()]
+    assert rows[0]['seconds']['train'] > before
+    assert read_checkpoint(tmp_path / FOLDER / 'last.pth.tar')['dkszoo']['progress']['seconds'] == 0
+
+
 def test_everything_is_in_a_checkpoint(run_cli, tmp_path, stop_at_step):
     stop_at_step(9)
     run_cli(*PLAIN)

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from dkszoo.engine import TrainConfig
+from dkszoo.weights import dump_yaml, parse_yaml
 
 TRAIN = ('train', '--config', 'quickstart', '--device', 'cpu')
 TAGS = {
@@ -42,6 +43,18 @@ def test_tags(refused, canary, name):
     (folder / 'args.yaml').write_text(f'model: {value}\n')
     (folder / 'run.json').write_text('{"result": {}}')
     assert 'args.yaml' in refused(*TRAIN)
+
+
+@pytest.mark.parametrize('text', ['1e-3', '-2E5', '1.5e3', '.5e+2', '3e4'])
+def test_numbers_with_an_exponent(text):
+    """YAML 1.1 takes them for words; such a word is written so that it stays one."""
+    assert parse_yaml(f'lr: {text}') == {'lr': float(text)}
+    assert parse_yaml(dump_yaml({'name': text, 'lr': float(text)})) == {'name': text, 'lr': float(text)}
+
+
+@pytest.mark.parametrize('text', ['1e', 'e3', '2e8c1', '0x1e3g', '1e5e5', '--1e5'])
+def test_words_that_are_no_numbers(text):
+    assert parse_yaml(text) == parse_yaml(dump_yaml(text)) == text
 
 
 @pytest.mark.parametrize(

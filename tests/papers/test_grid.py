@@ -8,14 +8,13 @@ import time
 
 import pytest
 
-from dkszoo.cli import compare
 from dkszoo.cli.compare import make_cell, split_methods
 from dkszoo.cli.reproduce import read_flags
 from dkszoo.engine import TrainConfig
 from dkszoo.engine.create import read_design
 from dkszoo.papers.grid import Cell, Result, read_result, to_flags
 from dkszoo.papers.records import list_tables, read_table
-from dkszoo.papers.report import gain, measure, report
+from dkszoo.papers.report import compare_methods, gain, measure, report
 from dkszoo.papers.reproduce import SCALE, plan_table
 
 THIN = ('--model', 'cifar_resnet8', '--model-kwargs', 'channels=[4,8,16]', 'stem_chs=4', '--device', 'cpu')
@@ -129,7 +128,7 @@ def result(last: float, best: float | None = None, seed: int = 0) -> Result:
 
 
 def test_gains_of_the_last_epoch_and_of_the_best():
-    text = compare.report({'ds': [result(70, 71)], 'dks': [result(73, 72)]})
+    text = compare_methods({'ds': [result(70, 71)], 'dks': [result(73, 72)]})
     assert [cell.strip() for cell in text.splitlines()[-1].split('|')[5:7]] == ['+3.00', '+1.00']
 
 
@@ -150,12 +149,12 @@ def test_nobody_takes_the_place_of_a_baseline_that_failed():
     def gains(text):
         return [line.split('|')[-5:-1] for line in text.splitlines()[2:]]
 
-    text = compare.report({'baseline': [], 'ds': [result(71)], 'dks': [result(75)]})
+    text = compare_methods({'baseline': [], 'ds': [result(71)], 'dks': [result(75)]})
     assert [[cell.strip() for cell in row] for row in gains(text)] == [
         ['71.00', '', '', '10 s'],
         ['75.00', '', '', '10 s'],
     ]
-    text = compare.report({'ds': [result(71)], 'dks': [result(75)]})
+    text = compare_methods({'ds': [result(71)], 'dks': [result(75)]})
     assert '+4.00' in text
     records = [r for r in read_table('dks-table1') if r.group == 'resnet32']
     plans = plan_table(records, 'small', 1, read_flags, {}, False)

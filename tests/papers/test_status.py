@@ -41,7 +41,8 @@ def test_a_published_table_is_what_its_runs_give(entry):
     folder, name = RESULTS / entry['results'], entry['table']
     text = (folder / f'{name}.md').read_text()
     there = {path.stem: Result(json.loads(path.read_text()), 0.0, path) for path in (folder / 'runs').glob('*.json')}
-    overrides = {'dataset': 'torch/fashion_mnist', 'data_dir': next(iter(there.values())).record['settings']['data_dir']}
+    data_dir = next(iter(there.values())).record['settings']['data_dir']
+    overrides = {'dataset': 'torch/fashion_mnist', 'data_dir': data_dir}
     seeds = max(int(cells[4]) for cells in rows(text)[2:])
     plans = plan_table(read_table(name), entry['budget'], seeds, read_flags, overrides, equal_time=True)
     again = report(plans, there)

@@ -67,6 +67,15 @@ def test_every_row_can_be_planned(budget):
                 assert max(config.decay_milestones) < config.epochs or config.sched != 'multistep'
 
 
+def test_the_name_of_a_run_is_of_what_makes_its_result():
+    def name(**overrides):
+        return plan_table(read_table('dks-table1')[:1], 'small', 1, read_flags, overrides)[0].cells[0][0].name
+
+    same = name(data_dir='/d')
+    assert name(data_dir='/d/') == name(data_dir='/d', workers=4) == same
+    assert len({same, name(data_dir='/e'), name(data_dir='/d', device='cpu'), name(data_dir='/d', lr=0.2)}) == 4
+
+
 def first_settings(budget):
     return plan_table(read_table('dks-table1')[:1], budget, 1, read_flags, {})[0].cells[0][0].settings
 

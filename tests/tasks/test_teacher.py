@@ -136,6 +136,9 @@ def test_what_does_not_fit_is_refused():
         dkszoo.DeepSupervisionTask(student, 'kd', teacher=timm.create_model('cifar_resnet8', in_chans=1))
     with pytest.raises(ValueError, match='the teacher is the network itself'):
         dkszoo.DeepSupervisionTask(student, 'kd', teacher=student)
+    with pytest.raises(ValueError, match='the teacher is the network itself'):
+        dkszoo.DeepSupervisionTask(student, 'kd', teacher=Teacher(student))
+    student = network(None)
     task = dkszoo.DeepSupervisionTask(student, 'kd', teacher=Teacher(make_teacher(), input_size=(64, 64)))
     with pytest.raises(ValueError, match='the teacher takes 64x64 images, got 32x32'):
         task(*digits())

@@ -495,3 +495,11 @@ def test_create_model_takes_no_dropout_from_a_file(tmp_path):
     assert dkszoo.convert(tmp_path / 'last.pth.tar').model_kwargs['drop_rate'] == 0.5
     model = dkszoo.create_model('cifar_resnet8', checkpoint_path=tmp_path / 'last.pth.tar')
     assert (model.drop_rate, model.num_classes, model.in_chans) == (0.0, 5, 1)
+
+
+@pytest.mark.parametrize('name', ['tresnet_m', 'csatv2', 'test_vit'])
+def test_a_first_layer_that_reads_no_image(name):
+    """Blocks of pixels as channels, none that is named, and a plain one."""
+    with torch.device('meta'):
+        net = timm.create_model(name)
+    assert dkszoo.convert(net.to_empty(device='cpu').state_dict(), name).model == name

@@ -254,3 +254,15 @@ def test_timm_alone_says_so_before_it_downloads_anything(mirror, cache):
         timm.create_model(NAME, pretrained=True)
     assert names(cache) == []
     assert timm.create_model(NAME).num_classes == 1000
+
+
+def test_leftovers_of_killed_downloads_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, 'STALE', -1)
+    (tmp_path / f'.{NAME}.abc').mkdir()
+    (tmp_path / f'.{NAME}.abc/file').touch()
+    (tmp_path / f'.{NAME}.safetensors.abc.tmp').touch()
+    (tmp_path / 'else').touch()
+    download.sweep(tmp_path, NAME)
+    assert names(tmp_path) == ['else']
+    (tmp_path / f'.{NAME}.gone').symlink_to('nowhere')  # as if another process had just removed it
+    download.sweep(tmp_path, NAME)
