@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import timm
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from .build import build_branch, check_halvings
@@ -56,6 +57,8 @@ def attach_branches(
         branches = build(probe, specs, num_classes, strict)
     else:
         record, specs, branches = build_named(probe, design, taps, num_classes, strict)
+    if any(isinstance(module, nn.SyncBatchNorm) for module in backbone.modules()):
+        branches = [convert_sync_batchnorm(branch) for branch in branches]
     return DeeplySupervised(backbone, branches, [spec.tap for spec in specs], design=record)
 
 

@@ -45,18 +45,18 @@ _RESNETS = {
     (3, 4, 23, 3): ((12, 2), (3,)),
     (3, 8, 36, 3): ((18, 2), (3,)),
 }
-RESNETS = ('CifarResNet', 'ResNet', 'ResNet.Bottleneck')
+RESNETS = ('CifarResNet', 'ResNet', 'CifarResNet.Bottleneck', 'ResNet.Bottleneck')
 DKS_BLOCKS = {
     ('CifarResNet', (18, 18, 18)): ((9, 9), (18,)),
     ('CifarResNet', (200, 200, 200)): ((100, 100), (200,)),
     ('CifarDenseNet', (32, 32, 32)): ((16, 16), (32,)),
-    ('CifarDenseNet', (16, 16, 16)): ((16, 16), (32,)),
-    ('CifarDenseNet', (31, 31, 31)): ((16, 16), (31,)),
-    ('CifarDenseNet', (41, 41, 41)): ((22, 22), (41,)),
+    ('CifarDenseNet.Bottleneck', (16, 16, 16)): ((16, 16), (32,)),
+    ('CifarDenseNet.Bottleneck', (31, 31, 31)): ((16, 16), (31,)),
+    ('CifarDenseNet.Bottleneck', (41, 41, 41)): ((22, 22), (41,)),
     **{(family, depths): blocks for family in RESNETS for depths, blocks in _RESNETS.items()},
     **{(family, depths): blocks for family in RESNETS[:2] for depths, blocks in _RESNET18.items()},
 }
-LATE_WIDTH = {'CifarDenseNet': 3.0}
+LATE_WIDTH = {'CifarDenseNet': 3.0, 'CifarDenseNet.Bottleneck': 3.0}
 ROUND_DOWN = {'CifarWRN'}
 
 

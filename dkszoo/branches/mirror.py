@@ -4,6 +4,7 @@ import copy
 
 import timm
 import torch
+from timm.layers import unfreeze_batch_norm_2d
 from torch import nn
 
 from .branch import MirrorBranch, classifiers
@@ -26,6 +27,8 @@ def build_mirror(probe: Probe, tap: int, num_classes: int) -> MirrorBranch:
     net = skeleton(backbone, device=None)
     open_front(net, probe.info[tap]['module'])
     net = copy.deepcopy(net)  # only now do tensors get copied, and only those that are left
+    with next(backbone.parameters()).device:
+        net = unfreeze_batch_norm_2d(net)  # frozen, fresh ones would normalise nothing
     if num_classes != backbone.num_classes:
         net.reset_classifier(num_classes)
     start_afresh(net, donor(backbone, num_classes), rerun.touched)

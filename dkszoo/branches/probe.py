@@ -52,11 +52,18 @@ def front_modules(model: nn.Module, tap: str) -> list[str]:
     return [*names, tap]
 
 
+class Passage(nn.Identity):
+    """Stands where a stage was."""
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Nothing to recompute; some of timm's networks ask their stages one by one."""
+
+
 def open_front(model: nn.Module, tap: str) -> None:
     """Make a model start at a tap: what lies before passes its input on."""
     for name in front_modules(model, tap):
         # An empty Sequential, where there was one, can still be gone through block by block.
-        empty = nn.Sequential if isinstance(model.get_submodule(name), nn.Sequential) else nn.Identity
+        empty = nn.Sequential if isinstance(model.get_submodule(name), nn.Sequential) else Passage
         model.set_submodule(name, empty())
 
 
@@ -68,9 +75,14 @@ class Probe:
 
     Attributes:
         info: Its stages, see `feature_list`.
+
+    Raises:
+        ValueError: It has no stages, or none that are whole in training.
     """
 
     def __init__(self, backbone: nn.Module):
+        if getattr(getattr(backbone, 'patch_drop', None), 'prob', 0) > 0:  # timm's maps are wrong then
+            raise ValueError('patches are dropped in training, which leaves no maps (make it without patch_drop_rate)')
         self.backbone = backbone
         self.info = feature_list(backbone)
         self.table: dict = {}

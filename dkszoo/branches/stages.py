@@ -38,7 +38,9 @@ def own_stages(backbone: nn.Module) -> OwnStages:
         ValueError: The network is of another kind, or not plain; says what differs.
     """
     if hasattr(backbone, 'make_stage'):
-        family = type(backbone).__name__
+        block = getattr(getattr(backbone, 'block', None), '__name__', '')
+        bottlenecks = getattr(backbone, 'bottleneck', False) or block == 'Bottleneck'
+        family = type(backbone).__name__ + ('.Bottleneck' if bottlenecks else '')
         return OwnStages(family, tuple(backbone.stage_depths), 0, backbone.make_stage, backbone.make_norm)
     if type(backbone) is ResNet:
         return resnet_stages(backbone)
@@ -61,7 +63,7 @@ def resnet_stages(backbone: ResNet) -> OwnStages:
     with torch.device('meta'):
         twin = ResNet(layers=[len(layer) for layer in layers], channels=channels, **plain)
     for entry, layer in zip(feature_list(backbone)[1:], layers, strict=True):
-        if repr(layer) != repr(getattr(twin, entry['module'])):
+        if repr(layer).replace('SyncBatchNorm', 'BatchNorm2d') != repr(getattr(twin, entry['module'])):
             raise ValueError(f"its {entry['module']} is not the plain ResNet's (widths, strides, norms or blocks)")
     weight = next(backbone.parameters())
 

@@ -9,8 +9,10 @@ def feature_list(backbone: nn.Module) -> list[dict]:
     """The backbone's `feature_info` as a plain list of dicts (num_chs, reduction, module), shallow to deep.
 
     Raises:
-        ValueError: The network has no `feature_info` or no `forward_intermediates`.
+        ValueError: The network has no `feature_info` or no `forward_intermediates`, has branches, or is compiled.
     """
+    if hasattr(backbone, '_orig_mod'):
+        raise ValueError('the network is compiled (attach branches to the network itself, then compile the task)')
     if hasattr(backbone, 'branches') and hasattr(backbone, 'backbone'):
         raise ValueError(f'the {type(backbone.backbone).__name__} has branches already (dkszoo.strip takes them off)')
     info = getattr(backbone, 'feature_info', None)

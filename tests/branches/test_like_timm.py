@@ -5,8 +5,9 @@ import copy
 import pytest
 import timm
 import torch
+from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
-from timm.utils import ModelEmaV3
+from timm.utils import ModelEmaV3, freeze
 from torch import nn
 
 from dkszoo import DeepSupervisionTask
@@ -44,6 +45,20 @@ def test_weight_decay_exemptions():
     assert {n.split('.')[0] for n, _ in tables} == {'backbone', 'branches'}
     assert all(id(p) in free for _, p in tables)
     assert all(id(p) not in free for n, p in net.named_parameters() if n.endswith('qkv.weight'))
+
+
+def test_what_cannot_carry_branches():
+    with pytest.raises(ValueError, match='is compiled'):
+        attach_branches(torch.compile(timm.create_model('cifar_resnet8')))
+    with pytest.raises(ValueError, match='without patch_drop_rate'):
+        attach_branches(timm.create_model('test_vit', patch_drop_rate=0.5))
+
+
+@pytest.mark.parametrize('name', ['davit_tiny', 'poolformerv2_s12'])
+def test_stages_that_are_asked_one_by_one_to_recompute(name):
+    net = attach_branches(timm.create_model(name, num_classes=3), 'mirror')
+    net.set_grad_checkpointing()
+    loss(net(torch.randn(2, 3, 64, 64))).backward()
 
 
 def test_branches_of_ones_own_need_only_be_called():
@@ -210,6 +225,27 @@ class TestMirror:
         net = attach_branches(backbone, 'mirror')
         assert all(p.requires_grad for p in net.branches.parameters())
         assert not any(p.requires_grad for p in net.backbone.parameters())
+
+    @pytest.mark.parametrize('name', ['test_resnet', 'test_efficientnet'])
+    def test_frozen_norms_are_no_norms_of_branches(self, name):
+        backbone = timm.create_model(name, num_classes=5)
+        freeze(backbone, [n for n, _ in backbone.named_children() if n not in ('fc', 'classifier')])
+        frozen, fresh = (attach_branches(net, 'mirror') for net in (backbone, timm.create_model(name, num_classes=5)))
+        named = lambda net: {n: p.shape for n, p in net.branches.named_parameters() if p.requires_grad}  # noqa: E731
+        assert named(frozen) == named(fresh)
+        assert frozen.branches.state_dict().keys() == fresh.branches.state_dict().keys()
+        images = 3 + 5 * torch.randn(8, 3, 64, 64)
+        features = frozen.train()(images).branch_features[0].detach()
+        assert not torch.equal(features, frozen.eval()(images).branch_features[0])
+
+    @pytest.mark.parametrize('name', ['cifar_resnet8', 'resnet18', 'test_resnet'])
+    def test_norms_that_synchronise(self, name):
+        plain = attach_branches(timm.create_model(name, num_classes=5))
+        net = attach_branches(convert_sync_batchnorm(timm.create_model(name, num_classes=5)))
+        assert net.design == plain.design
+        assert {type(m) for m in net.branches.modules()} >= {nn.SyncBatchNorm}
+        assert nn.BatchNorm2d not in {type(m) for m in net.modules()}
+        assert net.state_dict().keys() == plain.state_dict().keys()
 
     def test_settings_of_the_backbone_hold(self):
         backbone = timm.create_model('test_resnet', num_classes=5, drop_path_rate=0.3, drop_rate=0.2)
