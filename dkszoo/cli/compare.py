@@ -37,6 +37,8 @@ def main(argv: list[str]) -> int:
     values = vars(parser.parse_args(argv))
     methods, seeds, jobs = split_methods(values.pop('methods')), values.pop('seeds'), values.pop('jobs')
     recipe = values.pop('config')
+    if twice := {method for method in methods if methods.count(method) > 1}:
+        raise ValueError(f'--methods has {min(twice)!r} twice (leave one out)')
     if seeds < 1 or jobs < 1:
         raise ValueError('--seeds and --jobs must be at least 1')
     settings = {**(read_recipe(recipe) if recipe else {}), **values}

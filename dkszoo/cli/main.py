@@ -32,7 +32,10 @@ class Parser(argparse.ArgumentParser):
         self._negative_number_matcher = re.compile(r'-\.?\d')  # Python 3.14's: also -0.1,0.2 and -1e-3 are no flags
 
     def parse_args(self, args=None, namespace=None):
-        parsed, unknown = self.parse_known_args(args, namespace)
+        # Intermixed: `IN --flag OUT` has both files; argparse alone would end the list at the flag.
+        rest = any(action.nargs == argparse.REMAINDER for action in self._actions)
+        parse = self.parse_known_args if rest else self.parse_known_intermixed_args
+        parsed, unknown = parse(args, namespace)
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings]
             near = difflib.get_close_matches(unknown[0].partition('=')[0], flags, 1)

@@ -27,7 +27,12 @@ def main(argv: list[str]) -> int:
     pattern = args.filter if set(args.filter) & set('*?[') else f'*{args.filter}*'
     names = dkszoo.list_models(pattern)
     if not names:
-        raise ValueError(f'no model of dkszoo fits {args.filter!r} (dkszoo models lists all)')
+        own = (
+            f"dkszoo cost {args.filter} has the figures of timm's"
+            if timm.is_model(args.filter)
+            else 'dkszoo models lists all'
+        )
+        raise ValueError(f'no model of dkszoo fits {args.filter!r} ({own})')
     if args.csv:
         writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator='\n')
         writer.writeheader()

@@ -107,7 +107,8 @@ def open_view(args, subject: Subject) -> View:
     if classes and len(classes) > subject.net.num_classes:
         raise ValueError(f'data set {dataset!r} has {len(classes)} classes, the model {subject.net.num_classes}')
     if classes and subject.classes and list(subject.classes) != classes:
-        raise ValueError(f'data set {dataset!r} has other classes: {compare_classes(subject.classes, classes)}')
+        differing = compare_classes(subject.classes, classes)
+        raise ValueError(f'data set {dataset!r} has other classes: {differing} (check the folders)')
     if data_facts(dataset).in_chans > in_chans:
         raise ValueError(f'data set {dataset!r} has colour images, the model takes {in_chans} channel')
     return View(base, None, 'L' if in_chans == 1 else 'RGB')

@@ -15,7 +15,8 @@ from .images import ArrayImages
 TRAIN = ('train', 'training')
 SMALL = ('digits', *FOLDERS, *LAYOUTS)
 # What timm knows before a slash, and after `torch/` besides the small ones.
-KINDS = ('torch', 'hfds', 'hfids', 'tfds', 'wds')
+KINDS = ('torch', 'hfds')
+SEQUENCES = ('hfids', 'tfds', 'wds')  # no random access, which the sample stream takes
 TORCH = ('qmnist', 'imagenet', 'places365', 'inaturalist', 'inat', 'image_folder', 'folder')
 TEST = ('test', 'val', 'valid', 'validation', 'eval', 'evaluation')
 
@@ -80,12 +81,14 @@ def check_dataset(name: str) -> None:
     """Refuse names of data sets that neither we nor timm know; timm would take most of them for an image folder.
 
     Raises:
-        ValueError: The name is unknown; says the nearest.
+        ValueError: The name is unknown, says the nearest; or the data set has no random access.
     """
     kind, slash, rest = name.lower().partition('/')
     is_torch = kind == 'torch' and (name.lower() in SMALL or rest in TORCH)
     if name in ('', 'digits') or is_torch or (slash and kind in KINDS[1:]):
         return
+    if slash and kind in SEQUENCES:
+        raise ValueError(f'data set {name!r} can only be read in sequence (use one with random access)')
     if slash and kind != 'torch':
         wanted, known = kind, {word: f'{word}/...' for word in KINDS}
     else:
@@ -179,14 +182,14 @@ def class_names(dataset: Dataset) -> list[str] | None:
     return [str(name) for name in names] if names else None
 
 
-def compare_classes(trained: Sequence[str], found: Sequence[str]) -> str:
-    """In words, what two lists of classes have that the other lacks."""
+def compare_classes(trained: Sequence[str], found: Sequence[str], words=('in training', 'here')) -> str:
+    """What each of two lists of classes has that the other lacks; `words` say where they are from."""
     parts = []
-    for where, names, others in (('in training', trained, found), ('here', found, trained)):
+    for where, names, others in zip(words, (trained, found), (found, trained), strict=True):
         only = [name for name in names if name not in set(others)]
         if only:
             parts.append(f'only {where} {", ".join(map(repr, only[:3]))}{" ..." if len(only) > 3 else ""}')
-    return f'{"; ".join(parts) or "another order"} (check the folders)'
+    return '; '.join(parts) or 'another order'
 
 
 def class_targets(dataset: Dataset) -> list[int] | None:

@@ -1,5 +1,6 @@
 """Exact evaluation of every head."""
 
+import inspect
 from collections.abc import Callable, Sequence
 
 import torch
@@ -8,7 +9,7 @@ from timm.task import ClassificationEvaluator, evaluation_sample_limit
 from torch import nn
 from torch.utils.data import DataLoader
 
-from dkszoo.branches import DeeplySupervised
+from dkszoo.branches import DeeplySupervised, strip
 from dkszoo.data import SMALL, MemoryEvalLoader, View, is_small, read_pixels
 
 from .calibration import CalibrationError
@@ -87,7 +88,9 @@ def check_images(net: nn.Module, name: str, input_size: tuple[int, int, int], de
         net(torch.zeros(1, *input_size, device=device))
     except Exception as error:  # whatever a foreign forward raises
         side = 'x'.join(map(str, input_size[1:]))
-        cure = f'give another --img-size; if the size is built in, train with --model-kwargs img_size={input_size[-1]}'
+        cure = 'give another --img-size'
+        if 'img_size' in inspect.signature(type(strip(net)).__init__).parameters:
+            cure += f'; the size is built in: train with --model-kwargs img_size={input_size[-1]}'
         raise ValueError(f'{name!r} does not take {side} images: {error} ({cure})') from error
     finally:
         net.train(was_training)

@@ -107,7 +107,7 @@ def fit_data(config: TrainConfig, train: Dataset, test: Dataset) -> tuple[TrainC
     if num_classes == 1 and not config.num_classes:
         raise ValueError('the data set has one class (a folder of images has a sub-folder a class)')
     if classes and (found := class_names(test)) not in (None, classes):
-        raise ValueError(f'the test set has other classes than the training set: {compare_classes(classes, found)}')
+        raise ValueError(f'the test set has other classes: {compare_classes(classes, found)} (check the folders)')
     name = weighted_name(config.model) if config.pretrained else config.model
     cfg = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
     cfg = cfg.to_dict() if cfg is not None else {}

@@ -41,7 +41,8 @@ def build_teacher(config: TrainConfig, device: torch.device, classes: list[str] 
         model, data = from_name(config)
     known = data.get('label_names')
     if classes and known and list(known) != classes:
-        raise ValueError(f'teacher {named!r} learned other classes: {compare_classes(known, classes)} ({REMEDY})')
+        differing = compare_classes(known, classes, ('there', 'in the data'))
+        raise ValueError(f'teacher {named!r} learned other classes: {differing} ({REMEDY})')
     cfg = getattr(model, 'pretrained_cfg', None) or {}
     stats = {key: data.get(key) or cfg.get(key) for key in ('mean', 'std')}
     if any(value is None or len(value) != config.in_chans for value in stats.values()):

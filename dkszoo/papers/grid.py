@@ -163,11 +163,15 @@ def run_grid(cells: Sequence[Cell], output: Path, jobs: int, say: Callable[[str]
         The result of every cell that ended well, by name.
 
     Raises:
-        ValueError: A finished run has other settings than its cell, or its files are damaged; a data set cannot be had.
+        ValueError: A finished run has other settings than its cell, or its files are damaged; a data set cannot be had,
+            or the folder cannot be made.
     """
     first = list(dict.fromkeys(need for cell in cells for need in cell.needs))
     check_data([cell for cell in (*first, *cells) if not check_settings(cell, output / cell.name)])
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f'cannot write into {str(output)!r}: {error} (choose another --output)') from error
     results: dict[str, Result] = {}
     processes = Processes(output, max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None)
     pool = concurrent.futures.ThreadPoolExecutor(jobs)

@@ -135,8 +135,11 @@ def adopt_teacher(teacher: nn.Module, net: DeeplySupervised) -> Teacher:
     """The teacher, wrapped if it is not yet, on the network's device.
 
     Raises:
+        TypeError: It is no module.
         ValueError: It is the student itself, or has other classes or channels; or the network has no values yet.
     """
+    if not isinstance(teacher, nn.Module):
+        raise TypeError(f'a teacher is a classifier, got {type(teacher).__name__} (timm.create_model makes one)')
     device = next(net.parameters()).device
     if device.type == 'meta' and any(not p.is_meta for p in teacher.parameters()):
         raise ValueError('the network has no values yet, and the teacher would lose its own (first net.to_empty(...))')

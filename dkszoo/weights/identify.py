@@ -201,6 +201,10 @@ def refusal(network: Network, model: str | None, model_kwargs: dict) -> str:
     size = 'another depth or width is an argument of the model, as depth=22'
     if model or network.arch:
         name, asked = model or network.arch, {**network.model_kwargs, **model_kwargs}
+        own = arguments(name, network.backbone, network.model_kwargs)
+        if state == expected(name, own):
+            said = ', '.join(f'{key}={value}' for key, value in own.items() if asked.get(key, value) != value)
+            return f'is of a {name} with {said} (ask for that, or leave it out)'
         said = ', '.join(near for near in nearest if near != name)
         return f'does not fit {name}: {differences(name, asked, network)} (nearest to it: {said}; {size})'
     listed = '; '.join(f'{name}: {differences(name, {}, network)}' for name in nearest)

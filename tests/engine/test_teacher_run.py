@@ -94,7 +94,7 @@ def test_its_images_are_normalised_as_the_file_says(tmp_path, teacher):
         (('--method', 'kd', '--kd-model-name', 'resnt18'), "unknown model 'resnt18'"),
         (
             ('--method', 'kd', '--kd-model-name', 'cifar_resnet20'),
-            "learned other classes: only in training 'T-shirt/top'",
+            "learned other classes: only there 'T-shirt/top'",
         ),
         (('--method', 'kd', '--kd-model-name', 'cifar_resnet8', '--num-classes', '100'), 'takes 3 channels'),
         (('--method', 'kd', '--kd-checkpoint', 'no.pth'), 'no.pth'),
