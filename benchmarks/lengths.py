@@ -52,6 +52,8 @@ def read_points(folder: Path) -> dict[str, dict[int, Point]]:
     points: dict[str, dict[int, Point]] = {}
     for (method, epochs), group in sorted(runs.items()):
         errors = {run.record['seed']: run.metric('top1_err', 'last') for run in group}
+        if len(errors) < len(group):
+            raise ValueError(f'{method} with {epochs} epochs and one seed was run with several settings')
         points.setdefault(method, {})[epochs] = Point(errors, epochs * quiet[method])
     return points
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import dkszoo
-from dkszoo.deploy.load import read_card
 from dkszoo.engine.checkpoint import LAST, read_checkpoint
+from dkszoo.weights import read_card
 
 from .runs import FOLDER, PLAIN, digest, finish, start, wait
 

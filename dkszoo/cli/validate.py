@@ -6,17 +6,19 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import timm
 import torch
 
 from dkszoo import engine
 from dkszoo.branches import strip
+from dkszoo.data import View
 from dkszoo.engine.ranges import check_range
 from dkszoo.engine.world import join_world
 
 from .main import Parser, prog_name
-from .subject import open_view, read_subject
+from .subject import Subject, open_view, read_subject
 
 MEMORY = ('out of memory', "can't allocate memory")  # torch's words for a GPU and for a CPU
 COLUMNS = (  # of a results file, for a network without branches; timm's come first
@@ -113,25 +115,9 @@ def validate(args, name: str, device: torch.device, header: list[str] | None = N
     how = dict(img_size=size, crop_pct=crop_pct, crop_mode=data.get('crop_mode') or 'center')
     how |= {key: data[key] for key in ('mean', 'std', 'interpolation')}
     batch_size = args.batch_size or subject.evaluation.get('batch_size', 256)
-    channels_last = subject.evaluation.get('channels_last', False)
-    subject.net.to(device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
-    figures = None
-    while figures is None:
-        loader = engine.eval_loader(view, **how, batch_size=batch_size, workers=args.workers, device=device)
-        calibration, start = engine.CalibrationError(), time.perf_counter()
-        try:
-            figures = engine.evaluate(subject.net, loader, device, channels_last, calibration=calibration)
-        except (RuntimeError, AssertionError) as error:
-            if not any(words in str(error) for words in MEMORY):
-                engine.check_images(subject.net, subject.name, (len(data['mean']), size, size), device)
-                raise
-            if batch_size == 1:
-                raise ValueError(f'{subject.name}: a single image is too much for the memory of {device}') from error
-            print(f'{subject.name}: out of memory with {batch_size} images, trying half as many', file=sys.stderr)
-            batch_size //= 2
-    seconds = time.perf_counter() - start
+    found = measure(subject, view, how, batch_size, args.workers, device)
     heads = {}
-    for key, value in figures.items():
+    for key, value in found.figures.items():
         if key != 'loss':
             heads |= {key: value, f'{key}_err': round(100 - value, 10)}
     return {
@@ -141,13 +127,47 @@ def validate(args, name: str, device: torch.device, header: list[str] | None = N
         'img_size': size,
         'crop_pct': crop_pct,
         'interpolation': data['interpolation'],
-        'loss': figures['loss'],
-        'ece': calibration.compute(),
+        'loss': found.figures['loss'],
+        'ece': found.ece,
         'images': len(view),
-        'batch_size': batch_size,
-        'images_per_second': round(len(view) / seconds, 1),
+        'batch_size': found.batch_size,
+        'images_per_second': round(len(view) / found.seconds, 1),
         **heads,
     }
+
+
+class Measured(NamedTuple):
+    """What an evaluation gave: figures by head, calibration error, the batch size that fitted, and seconds."""
+
+    figures: dict[str, float]
+    ece: float
+    batch_size: int
+    seconds: float
+
+
+def measure(subject: Subject, view: View, how: dict, batch_size: int, workers: int, device: torch.device) -> Measured:
+    """Evaluate every head, with half as many images a batch for as long as the memory is short.
+
+    Raises:
+        ValueError: One image is too much, or the network takes no such images.
+    """
+    channels_last = subject.evaluation.get('channels_last', False)
+    subject.net.to(device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
+    while True:
+        loader = engine.eval_loader(view, **how, batch_size=batch_size, workers=workers, device=device)
+        calibration, start = engine.CalibrationError(), time.perf_counter()
+        try:
+            figures = engine.evaluate(subject.net, loader, device, channels_last, calibration=calibration)
+            return Measured(figures, calibration.compute(), batch_size, time.perf_counter() - start)
+        except (RuntimeError, AssertionError) as error:
+            if not any(words in str(error) for words in MEMORY):
+                size = (len(how['mean']), how['img_size'], how['img_size'])
+                engine.check_images(subject.net, subject.name, size, device)
+                raise
+            if batch_size == 1:
+                raise ValueError(f'{subject.name}: a single image is too much for the memory of {device}') from error
+            print(f'{subject.name}: out of memory with {batch_size} images, trying half as many', file=sys.stderr)
+            batch_size //= 2
 
 
 def print_table(result: dict) -> None:

@@ -16,7 +16,7 @@ from .images import ArrayImages
 from .memory import MemoryEvalLoader, MemoryLoader, choose_loader, is_small, read_pixels
 from .noise import Flip, corrupt_labels
 from .splits import balanced_subset, split_indices
-from .stream import StreamSampler, mix, stream_loader
+from .stream import StreamSampler, mixed_seed, stream_loader
 from .transforms import SMALL, pixel_transform, train_transform
 
 __all__ = [
@@ -39,7 +39,7 @@ __all__ = [
     'corrupt_labels',
     'data_facts',
     'is_small',
-    'mix',
+    'mixed_seed',
     'open_dataset',
     'pixel_transform',
     'read_pixels',

@@ -13,7 +13,7 @@ from .idx import FOLDERS, open_idx
 from .images import ArrayImages
 
 TRAIN = ('train', 'training')
-SMALL = ('digits', *FOLDERS, *LAYOUTS)
+SMALL_SETS = ('digits', *FOLDERS, *LAYOUTS)
 # What timm knows before a slash, and after `torch/` besides the small ones.
 KINDS = ('torch', 'hfds')
 SEQUENCES = ('hfids', 'tfds', 'wds')  # no random access, which the sample stream takes
@@ -84,7 +84,7 @@ def check_dataset(name: str) -> None:
         ValueError: The name is unknown, says the nearest; or the data set has no random access.
     """
     kind, slash, rest = name.lower().partition('/')
-    is_torch = kind == 'torch' and (name.lower() in SMALL or rest in TORCH)
+    is_torch = kind == 'torch' and (name.lower() in SMALL_SETS or rest in TORCH)
     if name in ('', 'digits') or is_torch or (slash and kind in KINDS[1:]):
         return
     if slash and kind in SEQUENCES:
@@ -92,7 +92,7 @@ def check_dataset(name: str) -> None:
     if slash and kind != 'torch':
         wanted, known = kind, {word: f'{word}/...' for word in KINDS}
     else:
-        wanted, known = rest or kind, {small.removeprefix('torch/'): repr(small) for small in SMALL}
+        wanted, known = rest or kind, {small.removeprefix('torch/'): repr(small) for small in SMALL_SETS}
     near = difflib.get_close_matches(wanted, known, 1)
     hint = "choose digits, torch/cifar100, ..., or '' for the image folder --data-dir"
     if near:
@@ -122,7 +122,7 @@ def open_dataset(name: str, data_dir: str | None, split: str, in_chans: int = 3)
         raise ValueError(f'data set {name!r} needs a folder (give --data-dir)')
     if kind in ('', 'torch') and not os.path.isdir(data_dir):
         raise ValueError(f'no data folder {data_dir!r} for data set {name!r} (give another --data-dir)')
-    if name.lower() in SMALL:
+    if name.lower() in SMALL_SETS:
         return open_small(name.lower(), data_dir, split)
     from timm.data import create_dataset
 

@@ -9,7 +9,7 @@ import torch
 from .augment import Augmentation, crop, draw_choices, flip, hide, normalise, pad_images
 from .datasets import View
 from .images import ArrayImages
-from .stream import StreamSampler, mix
+from .stream import StreamSampler, mixed_seed
 from .transforms import SMALL
 
 _logger = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ class MemoryLoader(PixelLoader):
         sampler, device = self.sampler, self.images.device
         epoch, start = sampler.epoch, sampler.start
         order = sampler.order(epoch).to(device, non_blocking=True)
-        seed = mix(sampler.seed, epoch, CHOICES)
+        seed = mixed_seed(sampler.seed, epoch, CHOICES)
         choices = draw_choices(len(self.targets), self.size, self.augmentation, seed).to(device)
         for step in range(start, sampler.steps):
             index = order[sampler.part(step)]

@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, default_collate
 MASK = 2**64 - 1
 
 
-def mix(*numbers: int) -> int:
+def mixed_seed(*numbers: int) -> int:
     """A 63-bit seed from some integers (splitmix64's finaliser, folded over them)."""
     state = 0
     for number in numbers:
@@ -51,7 +51,7 @@ class Stream(Dataset):
         states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
         samples = []
         for epoch, index in keys:
-            seed_everything(mix(self.seed, epoch, index))
+            seed_everything(mixed_seed(self.seed, epoch, index))
             samples.append(self.dataset[index])
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
@@ -87,7 +87,7 @@ class StreamSampler(BatchSampler):
 
     def order(self, epoch: int) -> torch.Tensor:
         """The permutation [total] of all samples in which an epoch goes through them."""
-        generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch))
         return torch.randperm(self.total, generator=generator)
 
     def part(self, step: int) -> slice:

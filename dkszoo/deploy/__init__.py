@@ -4,7 +4,7 @@ from .convert import convert_file
 from .export import VerificationFailed, export, rebuild, verify
 from .formats import check_target
 from .hub import check_folder, export_hub
-from .load import load, read_card
+from .load import load
 
 __all__ = [
     'VerificationFailed',
@@ -14,7 +14,6 @@ __all__ = [
     'export',
     'export_hub',
     'load',
-    'read_card',
     'rebuild',
     'verify',
 ]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from timm.utils import dispatch_clip_grad, unwrap_model
 
-from dkszoo.data import mix
+from dkszoo.data import mixed_seed
 
 from .compiled import CompiledSteps
 from .finite import FiniteCheck, NonFinite, can_look_later
@@ -46,7 +46,7 @@ class Stepper:
         config, world = self.setup.config, self.setup.world
         if self.setup.mixup is None:
             return images, targets
-        np.random.seed(mix(config.seed, epoch, step, world.rank) % 2**32)  # noqa: NPY002 - timm's class uses it
+        np.random.seed(mixed_seed(config.seed, epoch, step, world.rank) % 2**32)  # noqa: NPY002 - timm's class uses it
         even = len(images) - len(images) % 2  # timm pairs a batch with itself reversed
         return self.setup.mixup(images[:even], targets[:even])
 

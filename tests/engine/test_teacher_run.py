@@ -79,7 +79,7 @@ def test_its_images_are_normalised_as_the_file_says(tmp_path, teacher):
     values = dict(method='kd', kd_checkpoint=TEACHER, device='cpu', mean=(0.5,), std=(0.5,))
     config, _ = open_data(TrainConfig(**values))
     found = build_teacher(config, torch.device('cpu'))
-    card = dkszoo.deploy.read_card(tmp_path / 'teacher.safetensors')['data']
+    card = dkszoo.weights.read_card(tmp_path / 'teacher.safetensors')['data']
     pixel = torch.full((1, 1, 1, 1), 0.25)
     own = ((pixel - 0.5) / 0.5) * found.scale + found.shift
     torch.testing.assert_close(own, (pixel - card['mean'][0]) / card['std'][0])
