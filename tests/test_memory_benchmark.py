@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 _spec = importlib.util.spec_from_file_location(
     'benchmarks_memory', Path(__file__).parents[1] / 'benchmarks' / 'memory.py'
@@ -25,3 +26,16 @@ def test_the_step_is_the_same(model):
     assert math.isfinite(off['loss'])
     assert on['loss'] == pytest.approx(off['loss'], rel=1e-5)
     assert off['peak'] >= off['before'] > 0
+
+
+def test_checkpointed_blocks_run_again():
+    """Or the two figures were of the same step."""
+    blocks, seen = [], lambda module, _: blocks.append(type(module).__name__ == 'BasicBlock')
+    handle = register_module_forward_pre_hook(seen)
+    try:
+        found('cifar_resnet8', False, 3)
+        once = sum(blocks)
+        found('cifar_resnet8', True, 3)
+    finally:
+        handle.remove()
+    assert sum(blocks) - once >= once + 2 * 3  # two steps, three blocks in the network itself

@@ -60,7 +60,7 @@ PHASES = {
 }
 
 
-def try_signal(phase: str, signum: int) -> tuple[float, list[str]]:
+def try_signal(phase: str, signum: int, limit: float) -> tuple[float, list[str]]:
     """Seconds from the signal to the end, and what was not as it should be."""
     wrong = []
     with tempfile.TemporaryDirectory() as cwd:
@@ -74,7 +74,7 @@ def try_signal(phase: str, signum: int) -> tuple[float, list[str]]:
         seconds = time.monotonic() - float((cwd / 'signalled').read_text())
         if code != 128 + signum:
             wrong.append(f'exit code {code}')
-        if seconds > LIMIT:
+        if seconds > limit:
             wrong.append(f'{seconds:.1f} s')
         if wait(start(MIXED, cwd, count_steps)):
             wrong.append('does not go on: ' + (cwd / 'output.txt').read_text()[-500:])
@@ -86,17 +86,17 @@ def try_signal(phase: str, signum: int) -> tuple[float, list[str]]:
     return seconds, wrong
 
 
-def signals(signums: tuple[int, ...] = SIGNALS, phases: tuple[str, ...] = tuple(PHASES)) -> bool:
-    """Every signal in every phase."""
+def signals(signums: tuple[int, ...] = SIGNALS, phases: tuple[str, ...] = tuple(PHASES), limit: float = LIMIT) -> bool:
+    """Every signal in every phase; the run has to end in `limit` seconds."""
     reference(MIXED)
     good = True
     for phase in phases:
-        results = {signal.Signals(signum).name: try_signal(phase, signum) for signum in signums}
+        results = {signal.Signals(signum).name: try_signal(phase, signum, limit) for signum in signums}
         line = '  '.join(f'{name} {seconds:4.2f} s' for name, (seconds, _) in results.items())
         print(f'signals  {phase:11}  {line}', flush=True)
         for name, (_, wrong) in results.items():
             if wrong:
                 good = False
                 print(f'  {name}: {"; ".join(wrong)}')
-    print(f'signals  {"all" if good else "NOT all"} saved, ended with 128 + signal within {LIMIT:.0f} s, no step twice')
+    print(f'signals  {"all" if good else "NOT all"} saved, ended with 128 + signal within {limit:.0f} s, no step twice')
     return good

@@ -108,6 +108,12 @@ def test_command(run_cli):
     assert 'branch at layer2' not in out
 
 
+def test_command_for_other_classes_and_channels(run_cli):
+    out = run_cli('cost', 'cifar_resnet8', '--branches', 'none', '--num-classes', '10', '--in-chans', '1')[1]
+    total = num_params(timm.create_model('cifar_resnet8', num_classes=10, in_chans=1))
+    assert f'{total:,} parameters' in out
+
+
 @pytest.mark.parametrize(
     ('arguments', 'last'),
     [

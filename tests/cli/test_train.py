@@ -201,6 +201,13 @@ def test_no_aug_leaves_images_as_they_are(run_cli, tmp_path):
     assert seen['without'] == seen['same'] != seen['with']
 
 
+def test_what_is_trained_with_where_nothing_is_said():
+    config = TrainConfig()
+    optimizer = (config.opt, config.lr, config.momentum, config.weight_decay)
+    assert optimizer == ('sgd', 0.1, 0.9, 5e-4)
+    assert (config.epochs, config.batch_size, config.sched) == (200, 64, 'cosine')
+
+
 def test_config_round_trip():
     config = TrainConfig(alpha=(0.5, 1.0), beta=((0.0, 1.0), (1.0, 0.0)), taps=(0, 'layer2'), model_kwargs={'a': 1})
     again = TrainConfig.from_dict(json.loads(json.dumps(config.to_dict())))

@@ -96,6 +96,23 @@ def test_results_file_has_timms_columns_first(run_cli, digits_export):
     assert not out
 
 
+def test_split_size_and_crop_are_those_asked_for(run_cli, digits_export):
+    asked = {'plain': (), 'train': ('--split', 'train'), 'crop': ('--crop-pct', '0.5'), 'size': ('--img-size', '48')}
+    found = {name: figures(run_cli(*digits_export, *more)[1]) for name, more in asked.items()}
+    assert (found['plain']['images'], found['train']['images']) == (359, 1438)
+    assert (found['crop']['crop_pct'], found['size']['img_size']) == (0.5, 48)
+    assert len({result['loss'] for result in found.values()}) == 4
+
+
+def test_data_with_more_classes_than_the_model(run_cli, tmp_path):
+    net = dkszoo.create_model('cifar_resnet8', num_classes=4, in_chans=1)
+    torch.save(net.state_dict(), tmp_path / 'four.pth')
+    assert run_cli('convert', 'four.pth', 'four.safetensors')[0] == 0
+    code, _, err = run_cli('validate', '--checkpoint', 'four.safetensors', '--dataset', 'digits', '--device', 'cpu')
+    assert code == 2
+    assert 'has 10 classes, the model 4' in err.splitlines()[-1]
+
+
 def test_smaller_batches_when_memory_is_short(run_cli, digits_export, monkeypatch):
     _, out, _ = run_cli(*digits_export, '--batch-size', '64')
     expected = figures(out)

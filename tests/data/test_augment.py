@@ -188,3 +188,14 @@ def test_timms_training_crops(mode):
     ]
     crops = {'rrc': 'RandomResizedCropAndInterpolation', 'rkrc': 'CenterCropOrPad', 'rkrr': 'RandomCropOrPad'}
     assert {name for name in names if 'Crop' in name} == {crops[mode]}
+
+
+def test_large_images_are_augmented_as_asked():
+    mean, std = (0.1,) * 3, (0.2,) * 3
+    transform = train_transform(96, mean, std, Augmentation(hflip=0.25, re_prob=0.5), interpolation='bicubic')
+    found = {type(step).__name__: step for step in transform.transforms[0].transforms}
+    assert found['RandomHorizontalFlip'].p == 0.25
+    assert found['RandomErasing'].probability == 0.5
+    assert found['RandomResizedCropAndInterpolation'].interpolation == transforms.InterpolationMode.BICUBIC
+    assert torch.as_tensor(found['Normalize'].mean).tolist() == pytest.approx(mean)
+    assert torch.as_tensor(found['Normalize'].std).tolist() == pytest.approx(std)

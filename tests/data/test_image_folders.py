@@ -26,6 +26,12 @@ def make(folder, total: int, classes=('a', 'b'), splits=('train', 'test')):
                 image.save(folder / split / name / f'{n:03}.png')
 
 
+def test_a_test_folder_goes_before_a_validation_folder(tmp_path):
+    for split, total in (('train', 1), ('val', 2), ('test', 3)):
+        make(tmp_path, total, splits=(split,))
+    assert len(open_dataset('', str(tmp_path), 'test')) == 2 * 3
+
+
 def damage(path):
     path.write_bytes(path.read_bytes()[:50])
 
@@ -53,12 +59,12 @@ def test_training_ends_with_one_line_that_names_it(run_cli, tmp_path, workers):
     assert not multiprocessing.active_children()  # Python would wait for them at its exit
 
 
-def test_validate_ends_too(run_cli, tmp_path):
+def test_validate_ends_too(run_cli, tmp_path, environment):
     make(tmp_path, 20)
     assert run_cli(*TRAIN, '--workers', '0')[0] == 0
     damage(tmp_path / 'test/b/001.png')
     command = [sys.executable, '-m', 'dkszoo', 'validate', '--checkpoint', 'runs/r/last.pth.tar', '-b', '4', '-j', '2']
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert 'test/b/001.png' in done.stderr
     assert 'Traceback' not in done.stderr
@@ -122,3 +128,12 @@ def test_a_folder_may_be_written_otherwise(run_cli, tmp_path):
     assert code == 2
     assert 'holds a run with --data-dir' in err
     assert json.loads((tmp_path / 'runs/r/run.json').read_text())['settings']['data_dir'] == '.'
+
+
+def test_a_run_can_be_repeated_where_its_folder_has_moved(run_cli, tmp_path):
+    make(tmp_path / 'data', 12)
+    assert run_cli(*TRAIN, '--data-dir', 'data', '--workers', '0')[0] == 0
+    (tmp_path / 'data').rename(tmp_path / 'moved')
+    code, out, err = run_cli('replay', 'runs/r/run.json', '--data-dir', 'moved')
+    assert code == 0, err
+    assert out.splitlines()[-1].startswith('equal: ')

@@ -19,6 +19,7 @@ from dkszoo.data import (
     pixel_transform,
     read_pixels,
 )
+from dkszoo.data.stream import Stream
 from dkszoo.engine import TrainConfig, eval_loader
 from dkszoo.engine.setup import open_data, train_stream
 from dkszoo.engine.world import World
@@ -231,3 +232,20 @@ def test_every_epoch_has_an_order_and_an_augmentation_of_its_own():
         sampler.set_position(epoch)
         batches.append(next(iter(loader))[0])
     assert not torch.equal(*batches)
+
+
+class Draws(torch.utils.data.Dataset):
+    """Samples that show what the global generators give."""
+
+    def __getitem__(self, index):
+        return torch.rand(()).item(), np.random.rand(), random.random()  # noqa: NPY002
+
+
+def test_one_image_at_a_time_every_epoch_draws_a_sample_anew():
+    (drawn,), (again,), (later,), (other,) = (
+        Stream(Draws(), 3).__getitems__([key]) for key in ((0, 5), (0, 5), (1, 5), (0, 6))
+    )
+    assert again == drawn
+    (with_another_seed,) = Stream(Draws(), 4).__getitems__([(0, 5)])
+    for values in zip(drawn, later, other, with_another_seed, strict=True):
+        assert len(set(values)) == 4

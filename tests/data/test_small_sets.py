@@ -4,16 +4,20 @@ import gzip
 import os
 import pickle
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from small_files import idx_bytes, write_cifar, write_idx
 from torchvision import datasets
 
+import dkszoo
 from dkszoo.data import class_names, class_targets, data_facts, open_dataset
 from dkszoo.data.facts import NORMALISATION
 
 FOLDERS = {'torch/mnist': 'MNIST', 'torch/fashion_mnist': 'FashionMNIST', 'torch/kmnist': 'KMNIST'}
+DEBIAN = Path('/usr/share/datasets/fashion-mnist')  # dataset-fashion-mnist
 IMAGES, LABELS = 'train-images-idx3-ubyte', 'train-labels-idx1-ubyte'
 
 
@@ -177,6 +181,16 @@ def test_missing_files(tmp_path):
         open_dataset('torch/cifar10', str(tmp_path), 'extra')
 
 
+def test_networks_for_gray_images_are_not_measured_on_colour(run_cli, tmp_path):
+    write_cifar(tmp_path, 10)
+    torch.save(dkszoo.create_model('cifar_resnet8', num_classes=10, in_chans=1).state_dict(), tmp_path / 'gray.pth')
+    assert run_cli('convert', 'gray.pth', 'gray.safetensors')[0] == 0
+    colour = ('--dataset', 'torch/cifar10', '--data-dir', '.')
+    code, _, err = run_cli('validate', '--checkpoint', 'gray.safetensors', *colour, '--device', 'cpu')
+    assert code == 2
+    assert 'has colour images, the model takes 1 channel' in err.splitlines()[-1]
+
+
 def test_facts_agree_with_the_digits():
     images = pixels(open_dataset('digits', None, 'train')) / 255
     facts = data_facts('digits')
@@ -184,6 +198,44 @@ def test_facts_agree_with_the_digits():
     assert facts.std == (round(images.std(), 4),)
     assert facts.num_train == len(images)
     assert facts.num_test == len(open_dataset('digits', None, 'test'))
+
+
+@pytest.mark.skipif(not DEBIAN.is_dir(), reason='Fashion-MNIST is not on this machine')
+def test_facts_agree_with_fashion_mnist():
+    train, facts = open_dataset('torch/fashion_mnist', str(DEBIAN), 'train'), data_facts('torch/fashion_mnist')
+    assert (train.images.mean() / 255, train.images.std() / 255) == (
+        pytest.approx(facts.mean[0], abs=6e-5),
+        pytest.approx(facts.std[0], abs=6e-5),
+    )
+    assert len(train) == facts.num_train
+
+
+@pytest.mark.parametrize(
+    ('name', 'expected'),  # channels, side, padding, share of flips, classes, images
+    [
+        ('digits', (1, 32, 2, 0.0, 10, 1438, 359)),
+        ('torch/cifar10', (3, 32, 4, 0.5, 10, 50_000, 10_000)),
+        ('torch/cifar100', (3, 32, 4, 0.5, 100, 50_000, 10_000)),
+        ('torch/mnist', (1, 32, 2, 0.0, 10, 60_000, 10_000)),
+        ('torch/fashion_mnist', (1, 32, 4, 0.5, 10, 60_000, 10_000)),
+        ('torch/kmnist', (1, 32, 2, 0.0, 10, 60_000, 10_000)),
+    ],
+)
+def test_facts(name, expected):
+    facts = data_facts(name)
+    counts = (facts.num_classes, facts.num_train, facts.num_test)
+    assert (facts.in_chans, facts.img_size, facts.pad, facts.hflip, *counts) == expected
+
+
+@pytest.mark.parametrize(
+    ('name', 'mean', 'std'),
+    [
+        ('torch/cifar100', (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+        ('torch/mnist', (0.1307,), (0.3081,)),
+    ],
+)
+def test_the_usual_normalisation(name, mean, std):
+    assert (data_facts(name).mean, data_facts(name).std) == (mean, std)
 
 
 def test_normalisation_constants():

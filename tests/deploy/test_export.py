@@ -127,3 +127,15 @@ def test_a_kill_leaves_no_export_without_its_card(checkpoint, tmp_path, monkeypa
     assert out.exists()
     dkszoo.load(out)
     dkszoo.export(path, out)
+
+
+def test_convert_keeps_what_an_export_says(checkpoint, run_cli, tmp_path):
+    path, _ = checkpoint
+    card = dkszoo.export(path, 'o.safetensors')
+    assert run_cli('convert', 'o.safetensors', 'p.safetensors')[0] == 0
+    again = json.loads((tmp_path / 'p.json').read_text())
+    for key in ('arch', 'design', 'method', 'tag', 'class_names', 'dataset', 'data'):
+        assert again[key] == card[key], key
+    assert run_cli('convert', 'o.safetensors', 'p.safetensors', '--std', '0.1', '0.2', '0.3')[0] == 0
+    data = json.loads((tmp_path / 'p.json').read_text())['data']
+    assert data == {**card['data'], 'std': [0.1, 0.2, 0.3]}

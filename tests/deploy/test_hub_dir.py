@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import textwrap
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 
 import dkszoo
 from dkszoo.deploy import VerificationFailed, export_hub, hub
+from dkszoo.deploy.hub import read_results
 from dkszoo.deploy.model_card import recipe
 from dkszoo.engine import TrainConfig
 
@@ -103,6 +105,42 @@ def test_results_of_other_weights_are_not_claimed(run_folder, tmp_path):
     assert 'None is recorded.' in text
 
 
+@pytest.mark.parametrize(
+    ('file', 'ema', 'expected'),
+    [
+        ('last.pth.tar', False, {'top1': 90.0}),
+        ('model_best.pth.tar', False, {'top1': 91.5}),
+        ('model_best.pth.tar', True, {}),
+        ('other.pth.tar', False, {}),
+    ],
+)
+def test_figures_are_of_these_very_weights(tmp_path, file, ema, expected):
+    result = {'best_epoch': 3, 'best': {'top1': 91.5}, 'last': {'top1': 90.0}}
+    (tmp_path / 'run.json').write_text(json.dumps({'settings': {'model_ema': False}, 'result': result}))
+    assert read_results(tmp_path / file, {'ema': ema}) == expected
+
+
+def test_config_and_folder(checkpoint, tmp_path):
+    path, _ = checkpoint
+    export_hub(path, tmp_path / 'hub', license='cc-by-4.0')
+    config = json.loads((tmp_path / 'hub/config.json').read_text())
+    own = config['pretrained_cfg']
+    assert config['label_names'] == [f'class {i}' for i in range(4)]
+    assert (own['license'], own['tag']) == ('cc-by-4.0', 'dks')
+    assert own['paper_ids'] == ['arXiv:1906.00675', 'arXiv:2202.07846']
+    assert stat.S_IMODE((tmp_path / 'hub').stat().st_mode) == 0o755
+    assert 'as trained, after epoch 4 |' in (tmp_path / 'hub/README.md').read_text()
+
+
+def test_a_folder_that_timm_reads_otherwise_is_not_kept(checkpoint, tmp_path, monkeypatch):
+    path, _ = checkpoint
+    plain = timm.data.resolve_model_data_config
+    monkeypatch.setattr(hub.timm.data, 'resolve_model_data_config', lambda net: {**plain(net), 'std': (0.9,) * 3})
+    with pytest.raises(VerificationFailed, match='another std'):
+        export_hub(path, tmp_path / 'hub')
+    assert not (tmp_path / 'hub').exists()
+
+
 def test_a_folder_is_whole_or_not_there(run_folder, tmp_path, run_cli, monkeypatch):
     path, _ = run_folder
     (tmp_path / 'full').mkdir()
@@ -139,3 +177,8 @@ def test_training_from_a_hub_folder_exports_what_stands_without_it(run_folder, t
 
 def test_the_recipe_of_a_folder_of_images_says_so():
     assert yaml.safe_load(recipe({'dataset': '', 'data_dir': 'D', 'aa': None, 'lr': 0.1})) == {'dataset': '', 'lr': 0.1}
+
+
+def test_no_place_is_in_a_recipe():
+    places = {'data_dir': '/a', 'initial_checkpoint': '/b', 'kd_checkpoint': '/c', 'output': 'o', 'device': 'cpu'}
+    assert yaml.safe_load(recipe({'lr': 0.1, **places})) == {'lr': 0.1}

@@ -106,3 +106,17 @@ def test_the_final_figures_are_validates(run_cli, tmp_path, argv):
             equal = [figures[key] == result[name][key] for key in keys]
             assert not any(equal[:1]) if '--no-ema' in flags else all(equal)
     assert outcome(tmp_path) == reference(argv)[0]
+
+
+def test_the_hash_is_of_names_types_and_shapes_too():
+    a, b = torch.zeros(2), torch.ones(2)
+    hashes = [
+        state_hash({'a': a, 'b': b}),
+        state_hash({'b': a, 'a': b}),
+        state_hash({'a': a, 'c': b}),
+        state_hash({'a': a.view(2, 1), 'b': b}),
+        state_hash({'a': a.int(), 'b': b}),
+        state_hash({'a': a}, {'b': b}),
+    ]
+    assert len(set(hashes)) == len(hashes)
+    assert state_hash({'b': b, 'a': a}) == hashes[0]

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import time
 
 import pytest
 import timm
@@ -318,9 +319,12 @@ def test_workers_do_not_change_a_run(tmp_path):
 
 def test_one_run_at_a_time(run_cli, tmp_path):
     pid = start(PLAIN, tmp_path, lambda: hold(tmp_path / FOLDER))
+    deadline = time.monotonic() + 300
     try:
         while not (tmp_path / 'held').exists():
-            os.sched_yield()
+            assert os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None, 'it has ended'
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         code, _, err = run_cli(*PLAIN)
         assert code == 2
         assert f'is in use by process {pid} on' in err.splitlines()[-1]
@@ -334,8 +338,6 @@ def test_one_run_at_a_time(run_cli, tmp_path):
 
 def hold(folder) -> None:
     """Stop at the first step."""
-    import time
-
     from dkszoo.engine.step import Stepper
 
     def held(*_):

@@ -106,6 +106,13 @@ def test_training_figures_are_means_over_samples():
     assert sums.means() == {'loss': 1.75, 'top1': 100.0}
 
 
+def test_each_head_has_an_accuracy_of_its_own():
+    sums, right, wrong = Sums({}, torch.device('cpu')), torch.eye(3), torch.eye(3).roll(1, 1)
+    result = {'loss': torch.tensor(1.0), 'output': right, 'branch_output': [wrong, right]}
+    sums.add(result, torch.arange(3))
+    assert sums.means() == {'loss': 1.0, 'top1': 100.0, 'branch0_top1': 0.0, 'branch1_top1': 100.0}
+
+
 def test_seeds_of_data():
     """What is held out is one choice for all seeds; which labels are wrong follows a seed of its own."""
     held = lambda seed: open_data(TrainConfig(seed=seed))[1].val.indices  # noqa: E731
@@ -130,12 +137,17 @@ def test_every_change_of_what_a_run_was_made_in_is_said():
 
 
 @pytest.mark.parametrize('part', ['train', 'test'])
-def test_the_fingerprint_is_of_both_sets(part):
+@pytest.mark.parametrize('what', ['label', 'pixel'])
+def test_the_fingerprint_is_of_both_sets(part, what):
     data = open_data(TrainConfig())[1]
     before = fingerprint(data)
     base = getattr(data, part).base
-    base.targets = [*base.targets]
-    base.targets[0] = (base.targets[0] + 1) % 10
+    if what == 'label':
+        base.targets = [*base.targets]
+        base.targets[0] = (base.targets[0] + 1) % 10
+    else:
+        base.images = base.images.copy()
+        base.images[-1, 0, 0] ^= 1
     assert fingerprint(data) != before
 
 

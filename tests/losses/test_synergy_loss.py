@@ -1,6 +1,8 @@
 """synergy_loss: values, gradients, pair sets and degenerate cases."""
 
 import math
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -185,11 +187,17 @@ def test_inputs_stay_untouched():
     assert all(torch.equal(z, b) for z, b in zip(logits, before, strict=True))
 
 
+COMPILER = os.environ.get('CXX') or next(filter(shutil.which, ('c++', 'g++', 'clang++')), None)
+NEEDS_COMPILER = pytest.mark.skipif(COMPILER is None, reason='there is no C++ compiler')
 COMPILED = [{}, {'pairs': 'top-down', 'form': 'ce'}, {'beta': MATRIX}, {'eps': 1e-8, 'beta': 0.5}]
 
 
 @pytest.mark.parametrize(
-    ('backend', 'settings'), [*(('aot_eager', settings) for settings in COMPILED), ('inductor', {'pairs': 'top-down'})]
+    ('backend', 'settings'),
+    [
+        *(('aot_eager', settings) for settings in COMPILED),
+        pytest.param('inductor', {'pairs': 'top-down'}, marks=NEEDS_COMPILER),
+    ],
 )
 def test_compiles_as_one_graph(backend, settings):
     torch._dynamo.reset()

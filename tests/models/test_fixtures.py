@@ -11,6 +11,7 @@ import torch
 import torchvision
 import zoo
 from torch import nn
+from torch.nn import functional as F
 
 FIXTURES = Path(__file__).parents[1] / 'fixtures'
 _spec = importlib.util.spec_from_file_location('fixtures_recipe', FIXTURES / 'recipe.py')
@@ -154,3 +155,28 @@ def test_torchvision_function(depth):
             expected = getattr(theirs, f'layer{i}')(expected)
             actual = getattr(cifar, f'layer{i}')(actual)
         zoo.assert_near(actual, expected, tolerance)
+
+
+@torch.no_grad()
+def test_mobilenet_v1_by_hand():
+    """It has no fixture: here is its formula."""
+    model = zoo.fresh('cifar_mobilenet_v1').eval()
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.weight.uniform_(0.5, 1.5)
+        norm.bias.normal_(0, 0.3)
+        norm.running_mean.normal_(0, 0.1)
+    state = model.state_dict()
+
+    def activate(name, x):
+        parts = (state[f'{name}.{part}'] for part in ('running_mean', 'running_var', 'weight', 'bias'))
+        return F.relu(F.batch_norm(x, *parts))
+
+    images = torch.randn(2, 3, 32, 32)
+    x = activate('bn1', F.conv2d(images, state['conv1.weight'], padding=1))
+    for stage, depth in enumerate((1, 2, 2, 6, 2), 1):
+        for i in range(depth):
+            name, stride = f'layer{stage}.{i}', 2 if stage > 1 and i == 0 else 1
+            weight = state[f'{name}.conv_dw.weight']
+            x = activate(f'{name}.bn1', F.conv2d(x, weight, stride=stride, padding=1, groups=len(weight)))
+            x = activate(f'{name}.bn2', F.conv2d(x, state[f'{name}.conv_pw.weight']))
+    zoo.assert_near(model(images), F.linear(x.mean((2, 3)), state['fc.weight'], state['fc.bias']), EVAL)

@@ -7,9 +7,10 @@ import timm
 import torch
 import zoo
 from timm.models import get_notrace_functions, get_notrace_modules
-from torch import nn
 from torch.nn import functional as F
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+import dkszoo
 
 
 @pytest.mark.parametrize('name', zoo.LIGHT)
@@ -67,6 +68,17 @@ def test_gradients_and_checkpointing(name):
         assert torch.isfinite(p.grad).all(), key
         torch.testing.assert_close(q.grad, p.grad)
         torch.testing.assert_close(r.grad, p.grad)
+
+
+@pytest.mark.parametrize('name', ['cifar_resnet8', 'cifar_wrn16_1', 'cifar_vgg8'])
+def test_checkpointed_blocks_run_again(name):
+    model, calls = zoo.fresh(name), []
+    block = getattr(model, model.feature_info[-1]['module'])[-1]
+    block.register_forward_pre_hook(lambda *_: calls.append(None))
+    for checkpointing, total in ((False, 1), (True, 1 + 2)):
+        model.set_grad_checkpointing(checkpointing)
+        model(zoo.images(name)).sum().backward()
+        assert len(calls) == total
 
 
 @pytest.mark.parametrize('name', zoo.LIGHT)
@@ -162,7 +174,7 @@ def test_prune_intermediate_layers(name):
         assert pruned(x).shape == (2, 7)
 
 
-@pytest.mark.parametrize('name', zoo.SMALLEST)
+@pytest.mark.parametrize('name', zoo.some_by_default(zoo.SMALLEST, 'cifar_resnet8', 'cifar_densenet40_12'))
 def test_compile(name):
     model, x = zoo.real(name).train(), zoo.images(name)
     compiled_model = copy.deepcopy(model)
@@ -181,18 +193,12 @@ def test_export(name):
     zoo.assert_near(program.module()(x), model(x), 1e-6)
 
 
-@pytest.mark.parametrize('name', [n for n in zoo.SMALLEST if n in zoo.CIFAR_NAMES])
-def test_made_stages_are_initialised_like_the_network(name):
-    """Standard deviations of a made stage's convolutions are those of the network's own, and norms start plain."""
+@pytest.mark.slow
+def test_a_gradient_reaches_the_first_of_1202_layers():
     torch.manual_seed(0)
-    model = timm.create_model(name)
-    for i in range(1, len(model.feature_info)):
-        own = getattr(model, model.feature_info[i]['module'])
-        stage, _ = model.make_stage(i, model.feature_info[i - 1]['num_chs'], model.stage_depths[i])
-        for ours, made in zip(own.modules(), stage.modules(), strict=True):
-            if isinstance(ours, nn.Conv2d) and ours.weight.numel() > 2000:
-                assert made.weight.std().item() == pytest.approx(ours.weight.std().item(), rel=0.1)
-                assert made.bias is None or (made.bias == 0).all()
-            elif isinstance(ours, nn.BatchNorm2d):
-                assert (made.weight == 1).all()
-                assert (made.bias == 0).all()
+    net = dkszoo.create_model('cifar_resnet1202', num_classes=10, branches='dks')
+    loss = dkszoo.DeepSupervisionTask(net, 'dks')(torch.randn(2, 3, 8, 8), torch.tensor([3, 7]))['loss']
+    loss.backward()
+    first = net.backbone.conv1.weight.grad
+    assert first.isfinite().all()
+    assert first.norm() > 1e-3

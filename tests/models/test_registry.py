@@ -84,9 +84,11 @@ def test_default_cfg(name):
     assert model.get_classifier().out_features == model.num_classes == cfg['num_classes']
     if name in zoo.CIFAR_NAMES:
         assert (cfg['input_size'], cfg['num_classes'], cfg['crop_pct']) == ((3, 32, 32), 100, 1.0)
+        assert (cfg['mean'], cfg['std']) == ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
         assert model.get_classifier(name_only=True) == cfg['classifier']
     else:
         assert (cfg['input_size'], cfg['num_classes']) == ((3, 224, 224), 1000)
+        assert (cfg['mean'], cfg['std']) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         assert (cfg['crop_mode'], cfg['interpolation'], cfg['crop_pct']) == ('squash', 'bicubic', 0.875)
 
 

@@ -3,6 +3,7 @@
 import copy
 import functools
 
+import pytest
 import timm
 import torch
 from torch import nn
@@ -43,6 +44,12 @@ LIGHT = [n for n in NAMES if num_convs(n) <= MAX_CONVS and num_params(_meta(n)) 
 SMALLEST = [min(names, key=num_convs) for names in FAMILIES.values()]
 
 
+def some_by_default(names, *default):
+    """All names as parameters of a test, those that are not named again as slow ones."""
+    assert set(default) <= set(names)
+    return [name if name in default else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 def size(name):
     """A small input size the network works at: its own at 32 pixels, 64 for the ImageNet networks."""
     return 32 if name in CIFAR_NAMES else 64
@@ -53,10 +60,15 @@ def images(name, batch=2, chans=3, seed=0):
     return torch.randn(batch, chans, size(name), size(name), generator=generator)
 
 
+def fresh(name, **kwargs):
+    """The network with the weights it starts with."""
+    torch.manual_seed(0)
+    return timm.create_model(name, **kwargs)
+
+
 @functools.cache
 def _real(name):
-    torch.manual_seed(0)
-    model = timm.create_model(name)
+    model = fresh(name)
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     for m in norms:
         m.momentum = None  # so that one forward leaves the batch's own statistics, and eval mode is well scaled

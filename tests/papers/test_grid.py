@@ -1,21 +1,23 @@
 """Grids of runs: compare and reproduce, killed and gone on with."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from dkszoo.cli import compare, reproduce
 from dkszoo.cli.compare import make_cell, split_methods
 from dkszoo.cli.reproduce import read_flags
 from dkszoo.engine import TrainConfig
 from dkszoo.engine.create import read_design
-from dkszoo.papers.grid import Cell, Result, read_result, to_flags
-from dkszoo.papers.records import list_tables, read_table
-from dkszoo.papers.report import compare_methods, gain, measure, report
-from dkszoo.papers.reproduce import SCALE, plan_table
+from dkszoo.papers import grid
+from dkszoo.papers.grid import Cell, read_result, run_grid, to_flags
+from dkszoo.papers.reproduce import SCALE
 
 THIN = ('--model', 'cifar_resnet8', '--model-kwargs', 'channels=[4,8,16]', 'stem_chs=4', '--device', 'cpu')
 TINY = (*THIN, '--dataset', 'digits', '--epochs', '1', '--batch-size', '256', '--workers', '0')
@@ -71,18 +73,22 @@ def test_a_signal_stops_all_runs(signum, tmp_path, environment):
     """Also when the terminal sends it to the whole process group; what is running saves, nothing more is started."""
     argv = ('compare', '--methods', 'baseline,ds', '--seeds', '1', *TINY, '--epochs', '9999')
     command = [sys.executable, '-m', 'dkszoo', *argv]
-    grid = subprocess.Popen(
+    process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     folder = tmp_path / 'runs/compare-cifar_resnet8'
     log, checkpoint = folder / 'baseline-seed0.log', folder / 'baseline-seed0/last.pth.tar'
-    for _ in range(600):
-        if checkpoint.exists() or grid.poll() is not None:
-            break
-        time.sleep(0.1)
-    os.killpg(grid.pid, signum)
-    assert grid.communicate(timeout=60)[1] == f'dkszoo: stopped by {signum.name}; the same command goes on from here\n'
-    assert grid.returncode == 128 + signum
+    deadline = time.monotonic() + 300
+    try:
+        while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert checkpoint.exists(), process.stderr.read() if process.poll() is not None else 'no epoch in 300 s'
+        os.killpg(process.pid, signum)
+        said = process.communicate(timeout=300)[1]
+    finally:
+        process.terminate()
+    assert said == f'dkszoo: stopped by {signum.name}; the same command goes on from here\n'
+    assert process.returncode == 128 + signum
     assert log.read_text().endswith('dkszoo: stopped by SIGTERM; the same command goes on from here\n')
     assert not (folder / 'ds-seed0.log').exists()
 
@@ -94,12 +100,23 @@ def test_compare_hands_on_what_it_is_given():
     assert 'branches' not in make_cell('kd', 0, settings).settings
 
 
+def test_a_teacher_is_not_handed_to_methods_without():
+    made = make_cell('ds', 0, {'kd_model_name': 'cifar_resnet14', 'kd_checkpoint': 'x.pth'})
+    assert not [key for key in made.settings if key.startswith('kd_')]
+
+
+def test_switches_of_one_method():
+    assert make_cell('ds:model-ema=true', 0, {}).settings['model_ema'] is True
+    assert make_cell('ds:model_ema=false', 0, {}).settings['model_ema'] is False
+
+
 def test_compare_refuses_what_train_refuses(run_cli, tmp_path):
     for argv, says in (
         (('--methods', 'baseline,dsk'), "unknown method 'dsk'"),
         (('--methods', 'dks:synergi=top-down'), "did you mean 'synergy'"),
         (('--methods', 'dks:synergy=sideways'), 'sideways'),
-        (('--seeds', '0'), '--seeds'),
+        (('--seeds', '0'), '--seeds and --jobs must be at least 1'),
+        (('--jobs', '0'), '--seeds and --jobs must be at least 1'),
         (('--seed', '5'), '--seed 5'),
         (('--methods', 'baseline,dskd'), "method 'dskd' needs a teacher (give --kd-model-name"),
         (('--dataset', 'torch/cifar10'), 'give --data-dir'),
@@ -122,52 +139,8 @@ def test_lists_in_the_settings_of_a_method():
     assert '/' not in cell.name
 
 
-def result(last: float, best: float | None = None, seed: int = 0) -> Result:
-    values = {'last': last, 'best': last if best is None else best}
-    return Result({'seed': seed, 'result': {k: {'top1': v, 'top5': 99.0} for k, v in values.items()}}, 10.0, None)
-
-
-def test_gains_of_the_last_epoch_and_of_the_best():
-    text = compare_methods({'ds': [result(70, 71)], 'dks': [result(73, 72)]})
-    assert [cell.strip() for cell in text.splitlines()[-1].split('|')[5:7]] == ['+3.00', '+1.00']
-
-
-def test_gains_are_paired_by_seed():
-    record = read_table('dks-table1')[2]
-    base, runs = ({seed: result(0, top1 + seed, seed) for seed in range(3)} for top1 in (70, 72))
-    assert gain(record, runs, record, base, 'best') == '+2.00 +- 0.00'
-
-
-def test_the_best_temperature_stands_in_the_table():
-    record = next(r for name in list_tables() for r in read_table(name) if 'T' in r.arguments)
-    (plan,) = plan_table([record], 'small', 1, read_flags, {}, False)
-    runs = {cells[0].name: result(60, 60 + i % 3) for i, cells in enumerate(plan.cells)}
-    assert measure(plan, runs).temperature == 5
-
-
-def test_nobody_takes_the_place_of_a_baseline_that_failed():
-    def gains(text):
-        return [line.split('|')[-5:-1] for line in text.splitlines()[2:]]
-
-    text = compare_methods({'baseline': [], 'ds': [result(71)], 'dks': [result(75)]})
-    assert [[cell.strip() for cell in row] for row in gains(text)] == [
-        ['71.00', '', '', '10 s'],
-        ['75.00', '', '', '10 s'],
-    ]
-    text = compare_methods({'ds': [result(71)], 'dks': [result(75)]})
-    assert '+4.00' in text
-    records = [r for r in read_table('dks-table1') if r.group == 'resnet32']
-    plans = plan_table(records, 'small', 1, read_flags, {}, False)
-    runs = {plan.cells[0][0].name: result(70.0 + i) for i, plan in enumerate(plans)}
-    assert '+1.00' in report(plans, runs)
-    del runs[plans[0].cells[0][0].name]
-    assert '+1.00' not in report(plans, runs)
-
-
 def test_reproduce_dry_run_needs_no_data(run_cli, monkeypatch):
-    from dkszoo.cli import reproduce
-
-    monkeypatch.setattr(reproduce, 'seconds_per_work', lambda: 1e-11)  # measuring is tested below
+    monkeypatch.setattr(reproduce, 'seconds_per_work', lambda: 1e-11)
     code, out, err = run_cli('reproduce', 'dskd-table1', '--row', 'vgg13-vgg8', '--dry-run', '--no-equal-time')
     assert code == 0, err
     lines = out.splitlines()
@@ -178,10 +151,15 @@ def test_reproduce_dry_run_needs_no_data(run_cli, monkeypatch):
     assert 'hours' in err
 
 
-def test_seconds_per_work_is_measured():
-    from dkszoo.papers.workload import seconds_per_work
-
-    assert 1e-14 < seconds_per_work('cifar_resnet8', batch_size=2) < 1e-7
+def test_reproduce_one_row_with_its_baseline(run_cli, monkeypatch):
+    monkeypatch.setattr(reproduce, 'seconds_per_work', lambda: 1e-11)
+    where = ('--dataset', 'cifar10', '--data-dir', 'D')
+    argv = ('reproduce', 'dks-table1', '--row', 'resnet32-dks', '--dry-run', '--no-equal-time', *where)
+    code, out, err = run_cli(*argv)
+    assert code == 0, err
+    lines = out.splitlines()
+    assert ['--method baseline' in line for line in lines] == [True, False]
+    assert all('--dataset torch/cifar10' in line for line in lines)
 
 
 def test_reproduce_mistakes(run_cli):
@@ -189,6 +167,7 @@ def test_reproduce_mistakes(run_cli):
         (('dks-tabl1',), 'dks-table1'),
         (('dks-table1', '--row', 'resnet33'), 'resnet32-baseline'),
         (('dks-table1', '--budget', 'tiny'), 'small'),
+        (('dks-table1', '--jobs', '0'), '--seeds and --jobs must be at least 1'),
     ):
         code, _, err = run_cli('reproduce', *argv, '--dry-run')
         assert code == 2
@@ -216,3 +195,64 @@ def test_cell_names_its_teachers_checkpoint(tmp_path):
     teacher = Cell('t', {'model': 'a'})
     command = Cell('s', {'model': 'b'}, (teacher,)).command(tmp_path)
     assert command[command.index('--kd-checkpoint') + 1] == str(tmp_path / 't/model_best.pth.tar')
+
+
+@pytest.fixture
+def events(monkeypatch):
+    """Starts and ends of runs that do nothing, in their order; those called bad fail."""
+    seen = []
+
+    class Run:
+        def __init__(self, command, env, **_):
+            output, name = (command[command.index(key) + 1] for key in ('--output', '--experiment'))
+            seen.append(f'{name} starts, threads: {env.get("OMP_NUM_THREADS")}')
+            self.name, self.code = name, 1 if name.startswith('bad') else 0
+            if not self.code:
+                finish(Path(output) / name)
+
+        def wait(self):
+            time.sleep(0.2)  # for others to start
+            seen.append(f'{self.name} ends')
+            return self.code
+
+    monkeypatch.setattr(grid.subprocess, 'Popen', Run)
+    monkeypatch.setattr(os, 'cpu_count', lambda: 8)
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    return seen
+
+
+def finish(folder) -> None:
+    """Leave what a run leaves."""
+    figures = {'top1': 50.0, 'top5': 90.0}
+    result = {'best_epoch': 0, 'last': figures, 'best': figures}
+    record = {'settings': {}, 'seed': 0, 'threads': 1, 'best_on': 'val', 'weights_sha256': '', 'result': result}
+    folder.mkdir()
+    (folder / 'run.json').write_text(json.dumps(record))
+    (folder / 'log.jsonl').write_text('{"seconds": {"train": 1.0}}\n')
+
+
+def cell(name: str, *needs: Cell) -> Cell:
+    return Cell(name, {'model': 'cifar_resnet8', 'dataset': 'digits', 'seed': 0}, needs)
+
+
+def test_teachers_come_first_and_threads_are_shared(events, tmp_path):
+    said = []
+    results = run_grid([cell('alone'), cell('pupil', cell('teacher')), cell('bad')], tmp_path, 2, said.append)
+    assert events[:2] == ['teacher starts, threads: 4', 'teacher ends']
+    starts = [event for event in events if 'starts' in event]
+    assert sorted(starts) == [f'{name} starts, threads: 4' for name in ('alone', 'bad', 'pupil', 'teacher')]
+    assert set(results) == {'teacher', 'alone', 'pupil'}
+    assert f'bad: failed with exit code 1 ({tmp_path / "bad"}.log)' in said
+
+
+def test_one_run_at_a_time_has_all_threads(events, tmp_path):
+    run_grid([cell('one'), cell('two')], tmp_path, 1, lambda text: None)
+    assert events == ['one starts, threads: None', 'one ends', 'two starts, threads: None', 'two ends']
+
+
+@pytest.mark.usefixtures('events')
+def test_failed_runs_are_counted(run_cli, monkeypatch):
+    monkeypatch.setattr(compare, 'make_cell', lambda method, seed, settings: cell(f'{method}-{seed}'))
+    code, _, err = run_cli('compare', '--methods', 'baseline,bad', '--seeds', '1', '--dataset', 'digits')
+    assert code == 1
+    assert '1 of 2 runs failed, the first is bad-0' in err.splitlines()[-1]

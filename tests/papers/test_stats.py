@@ -3,7 +3,7 @@ import statistics
 
 import pytest
 
-from dkszoo.papers.stats import mean_std, paired_gain, show, show_gain, table
+from dkszoo.papers.stats import T975, mean_std, paired_gain, show, show_gain, table
 
 
 def test_mean_and_sample_deviation():
@@ -20,6 +20,16 @@ def test_paired_interval_by_hand():
     assert paired_gain([1.0], [3.0]) == (-2.0, None)
     with pytest.raises(ValueError, match='pair'):
         paired_gain([1.0], [1.0, 2.0])
+
+
+def test_quantiles_of_students_t():
+    stats = pytest.importorskip('scipy.stats')
+    assert T975 == pytest.approx([stats.t.ppf(0.975, n) for n in range(1, 31)], abs=6e-5)
+
+
+def test_more_than_31_runs_take_the_last_quantile():
+    many = [float(i % 2) for i in range(40)]  # their deviation is sqrt(10 / 39)
+    assert paired_gain(many, [0.0] * 40)[1] == pytest.approx(2.0423 * math.sqrt(10 / 39) / math.sqrt(40))
 
 
 def test_show_and_table():

@@ -9,7 +9,7 @@ import torch
 from dkszoo.cli.reproduce import read_flags
 from dkszoo.engine import TrainConfig
 from dkszoo.engine.optim import build_scheduler, set_rates
-from dkszoo.papers import list_recipes, read_recipe
+from dkszoo.papers import list_recipes, read_recipe, reproduce
 from dkszoo.papers.records import list_tables, read_table
 from dkszoo.papers.reproduce import SCALE, plan_table
 
@@ -92,14 +92,15 @@ def test_scaled_runs_keep_what_makes_the_recipe():
 
 
 def test_equal_time_runs_are_longer_baselines():
-    plans = plan_table(read_table('dks-table1')[:3], 'small', 2, read_flags, {})
+    plans = plan_table(read_table('dks-table1')[:3], 'medium', 2, read_flags, {})
     assert plans[0].equal_time == ()
     (base, _), (long, other) = plans[0].cells[0], plans[2].equal_time
-    assert long.settings['epochs'] > base.settings['epochs']
+    epochs = long.settings['epochs']
+    assert epochs > base.settings['epochs']
     assert long.settings['method'] == 'baseline'
     assert other.settings['seed'] == 1
-    same = {k: v for k, v in long.settings.items() if k not in ('epochs', 'decay_milestones')}
-    assert same == {k: v for k, v in base.settings.items() if k not in ('epochs', 'decay_milestones')}
+    drops = [round(drop * epochs / base.settings['epochs']) for drop in base.settings['decay_milestones']]
+    assert long.settings == {**base.settings, 'epochs': epochs, 'decay_milestones': drops}
 
 
 def test_the_same_run_is_planned_once():
@@ -118,8 +119,9 @@ def test_records_are_plain():
 
 
 @pytest.mark.parametrize('budget', ['small', 'medium', 'full'])
-def test_one_folder_is_one_run(budget):
+def test_one_folder_is_one_run(monkeypatch, budget):
     """Runs that share a folder are the same, down to their teacher's."""
+    monkeypatch.setattr(reproduce, 'cell_work', lambda cell: 30 - len(cell.settings['method']))  # only names matter
     found = {}
     for name in TABLES:
         for plan in plan_table(read_table(name), budget, 1, read_flags, {}):
@@ -127,6 +129,7 @@ def test_one_folder_is_one_run(budget):
                 for each in (cell, *cell.needs):
                     known = found.setdefault(each.name, each)
                     assert (known.settings, known.needs) == (each.settings, each.needs)
+    assert any('baseline_long' in name for name in found)
 
 
 def test_teachers_have_their_own_recipe():
@@ -161,3 +164,19 @@ def test_rates_drop_after_as_many_epochs_as_the_papers_say(name, after):
     drops = tuple(epoch for epoch in range(1, config.epochs) if rates[epoch] < rates[epoch - 1])
     assert drops == after  # so many epochs are done by then
     assert rates[-1] == pytest.approx(config.lr * config.decay_rate ** len(after))
+
+
+@pytest.mark.parametrize(
+    ('name', 'expected'),  # optimizer, rate, momentum, weight decay, batch, epochs, factor of a drop
+    [
+        ('dks_resnet', ('momentum', 0.1, 0.9, 1e-4, 64, 200, 0.1)),
+        ('dks_wrn', ('momentum', 0.1, 0.9, 5e-4, 128, 200, 0.2)),
+        ('dks_densenet', ('nesterov', 0.1, 0.9, 1e-4, 64, 300, 0.1)),
+        ('dks_imagenet', ('momentum', 0.1, 0.9, 1e-4, 256, 100, 0.1)),
+        ('dskd', ('momentum', 0.05, 0.9, 5e-4, 64, 240, 0.1)),
+    ],
+)
+def test_recipes_have_the_settings_of_the_papers(name, expected):
+    config = TrainConfig.from_dict({**read_recipe(name), 'data_dir': 'D'})
+    optimizer = (config.opt, config.lr, config.momentum, config.weight_decay)
+    assert (*optimizer, config.batch_size, config.epochs, config.decay_rate) == expected

@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import threading
+import time
 
 import pytest
 import timm
@@ -49,13 +50,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         page = mode in ('page', 'disguised page')
         body = HTML if page else body
         self.send_header('Content-Type', 'text/html; charset=utf-8' if mode == 'page' else 'application/octet-stream')
-        if mode not in ('unannounced', 'cut, unannounced', 'endless'):
+        if mode not in ('unannounced', 'cut, unannounced', 'endless', 'dawdles'):
             self.send_header('Content-Length', str(len(body) * (100 if mode == 'boasts' else 1)))
         self.end_headers()
         if mode in ('cut', 'cut, unannounced', 'dies'):
             body = body[: len(body) // 2]
-        for _ in range(100 if mode == 'endless' else 1):
-            self.wfile.write(body)
+        for i in range(100 if mode in ('endless', 'dawdles') else 1):
+            self.wfile.write(body[i : i + 1] if mode == 'dawdles' else body)
+            time.sleep(0.05 if mode == 'dawdles' else 0)
         if mode == 'dies':  # a reset, not an orderly end
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
             self.connection.close()
@@ -90,6 +92,7 @@ def mirror(monkeypatch, tmp_path, body):
     threading.Thread(target=server.serve_forever, kwargs={'poll_interval': 0.01}, daemon=True).start()
     monkeypatch.setenv('DKSZOO_WEIGHTS', f'{server.url}/')
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    monkeypatch.setenv('no_proxy', '*')
     yield server
     server.shutdown()
     server.server_close()
@@ -179,6 +182,19 @@ def test_a_failed_download_leaves_nothing(mirror, cache, run_cli, monkeypatch, m
     assert names(cache) == []
     mirror.mode = 'good'
     load()
+
+
+def test_a_server_that_dawdles(mirror, cache, monkeypatch):
+    """Neither a byte now and then nor silence keeps anybody waiting for ever."""
+    mirror.mode, asked, plain = 'dawdles', [], download.urllib.request.urlopen
+    monkeypatch.setattr(download, 'LONGEST', 0.2)
+    monkeypatch.setattr(
+        download.urllib.request, 'urlopen', lambda *args, **how: asked.append(how) or plain(*args, **how)
+    )
+    with pytest.raises(ValueError, match='does not come to an end'):
+        load()
+    assert asked == [{'timeout': download.TIMEOUT}]
+    assert names(cache) == []
 
 
 def test_other_networks_are_refused(mirror, cache, resnet18):

@@ -1,4 +1,5 @@
 import os
+import stat
 
 import pytest
 
@@ -34,3 +35,13 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, fai
 def test_sha256(tmp_path):
     (tmp_path / 'a').write_bytes(b'abc')
     assert files.sha256(tmp_path / 'a') == 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'
+
+
+@pytest.mark.parametrize('mask', [0o022, 0o077])
+def test_files_have_the_mode_of_any_other(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        files.write_text(tmp_path / 'a', 'x')
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / 'a').stat().st_mode) == 0o666 & ~mask

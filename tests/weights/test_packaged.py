@@ -107,6 +107,23 @@ def test_a_card_says_how_and_how_sure(package, trained):
     assert card_of(package, DKS)['spread']['best']['std'] is None
 
 
+def test_spreads_of_the_last_epoch_and_of_the_best(trained, tmp_path):
+    runs = []
+    for seed, last, best in ((0, 80.0, 91.0), (1, 82.0, 95.0)):
+        record = json.loads((trained / f'runs/baseline-{seed}/run.json').read_text())
+        record['result'] |= {'last': {'top1': last}, 'best': {'top1': best}}
+        runs.append(tmp_path / f'{seed}.json')
+        runs[-1].write_text(json.dumps(record))
+    measured = json.loads((trained / 'baseline-0.measured.json').read_text())
+    file = publish(trained / 'baseline-0.safetensors', 'base_digits', measured, runs, 'a note', tmp_path / 'files')
+    card = json.loads(file.with_suffix('.json').read_text())
+    assert card['spread'] == {
+        'last': {'mean': 81.0, 'std': pytest.approx(2**0.5), 'n': 2},
+        'best': {'mean': 93.0, 'std': pytest.approx(8**0.5), 'n': 2},
+    }
+    assert [run['top1'] for run in card['runs']] == [{'best': 91.0, 'last': 80.0}, {'best': 95.0, 'last': 82.0}]
+
+
 def test_the_page_has_the_numbers_of_the_cards():
     page = (ROOT / 'docs' / 'weights.md').read_text(encoding='utf-8')
     found = re.findall(r'^\| `([\w.]+)` \| ([\d.]+) \| ([\d.]+) \| (.*)\|$', page, re.MULTILINE)

@@ -1,0 +1,38 @@
+"""What a person watching a run sees: the line in the log, and curves.png."""
+
+from matplotlib.axes import Axes
+
+from dkszoo.engine import progress
+from dkszoo.engine.curves import draw_curves
+
+
+def test_the_time_that_is_left(caplog, monkeypatch):
+    """Four steps took eight seconds; four of this epoch and ten of the next are left."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, 'monotonic', lambda: now[0])
+    bar = progress.ProgressBar(epoch=1, epochs=3, steps=10, start=2, batch_size=4, interval=5, show=True)
+    now[0] = 8.0
+    with caplog.at_level('INFO'):
+        bar.update(6, 1.0, 50.0)
+    assert caplog.messages == ['epoch 2/3 step 6/10 loss 1.000 top1 50.0 % 2 img/s 00:28 left']
+
+
+def test_curves_show_the_errors_of_all_heads(tmp_path, monkeypatch):
+    drawn, plain = {}, Axes.plot
+
+    def plot(self, x, y, label, **style):
+        drawn[label] = x, y
+        return plain(self, x, y, label=label, **style)
+
+    monkeypatch.setattr(Axes, 'plot', plot)
+    history = [
+        {'epoch': i, 'train': {'top1': 60.0 + i, 'branch0_top1': 50.0}, 'eval': {'top1': 70.0, 'test_top1': 65.0}}
+        for i in range(2)
+    ]
+    draw_curves(history, tmp_path / 'curves.png', 'a run', 0)
+    assert drawn == {
+        'main head, training': ((1, 2), (40.0, 39.0)),
+        'main head, validation': ((1, 2), (30.0, 30.0)),
+        'main head, test': ((1, 2), (35.0, 35.0)),
+        'branch 0, training': ((1, 2), (50.0, 50.0)),
+    }

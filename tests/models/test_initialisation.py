@@ -1,0 +1,45 @@
+"""Fresh weights are spread as the files of `dkszoo/models` say: the network's own, and those of stages made later."""
+
+import pytest
+import zoo
+from torch import nn
+
+# network, layer, standard deviation of its weights
+SPREADS = [
+    ('cifar_resnet20', 'layer3.0.conv1', (2 / (9 * 64)) ** 0.5),
+    ('cifar_wrn16_2', 'layer2.0.conv1', (2 / (9 * 64)) ** 0.5),
+    ('cifar_densenet40_12', 'layer2.3.conv', (2 / (9 * 12)) ** 0.5),
+    ('cifar_vgg8', 'layer2.1.conv', (2 / (9 * 128)) ** 0.5),
+    ('cifar_mobilenet_v1', 'layer4.3.conv_dw', (2 / 9) ** 0.5),
+    ('cifar_mobilenet_v1', 'layer4.3.conv_pw', (2 / 512) ** 0.5),
+    ('cifar_mobilenet_v2_half', 'layer4.1.conv_dw', (2 / (9 * 480)) ** 0.5),
+    ('cifar_shufflenet_v2', 'layer2.1.pw1.conv', (1 / (3 * 116)) ** 0.5),
+]
+
+
+@pytest.mark.parametrize(('name', 'layer', 'spread'), SPREADS)
+def test_convolutions(name, layer, spread):
+    model = zoo.fresh(name)
+    stage, _, rest = layer.partition('.')
+    index = int(stage.removeprefix('layer')) - 1
+    made, _ = model.make_stage(index, model.feature_info[index - 1]['num_chs'], model.stage_depths[index])
+    for conv in (model.get_submodule(layer), made.get_submodule(rest)):
+        assert conv.weight.std().item() == pytest.approx(spread, rel=0.06)
+        assert conv.bias is None or (conv.bias == 0).all()
+    for norm in (m for m in (*model.modules(), *made.modules()) if isinstance(m, nn.BatchNorm2d)):
+        assert (norm.weight == 1).all()
+        assert (norm.bias == 0).all()
+
+
+@pytest.mark.parametrize('name', ['cifar_vgg13', 'cifar_mobilenet_v2_half'])
+def test_classifiers_that_start_small(name):
+    classifier = zoo.fresh(name).get_classifier()
+    assert classifier.weight.std().item() == pytest.approx(0.01, rel=0.06)
+    assert (classifier.bias == 0).all()
+
+
+def test_only_blocks_of_1202_layers_start_as_their_shortcut():
+    deep = zoo.fresh('cifar_resnet1202', layers=(2, 1, 1))
+    assert all((deep.get_submodule(block).bn2.weight == 0).all() for block in ('layer1.0', 'layer1.1', 'layer3.0'))
+    for name in ('cifar_resnet8', 'dks_resnet18'):
+        assert (zoo.fresh(name).layer1[0].bn2.weight == 1).all()

@@ -1,0 +1,39 @@
+"""Arguments of the networks: what they change, and what is refused."""
+
+import pytest
+import torch
+import zoo
+
+
+@torch.no_grad()
+def test_dropout_between_the_convolutions_of_a_wide_block():
+    block = zoo.fresh('cifar_wrn16_1', block_drop_rate=0.5).layer1[0]
+    zeros = []
+    block.conv2.register_forward_pre_hook(lambda _, args: zeros.append((args[0] == 0).float().mean().item()))
+    images = torch.randn(16, 16, 8, 8)
+    block.train()(images)
+    block.eval()(images)
+    assert zeros == [pytest.approx(0.75, abs=0.05), pytest.approx(0.5, abs=0.1)]  # half of them the ReLU's
+
+
+def test_a_padded_shortcut_rounds_odd_sizes_up():
+    model = zoo.meta('cifar_resnet8', shortcut='pad')
+    assert model(torch.empty(2, 3, 33, 47, device='meta')).shape == (2, 100)
+
+
+@pytest.mark.parametrize(
+    ('name', 'arguments', 'rule'),
+    [
+        *(('cifar_wrn16_2', dict(depth=depth), r'6n \+ 4') for depth in (4, 15)),
+        *(('cifar_densenet40_12', dict(depth=depth), r'3n \+ 4') for depth in (4, 41)),
+        *(('cifar_densenetbc100_12', dict(depth=depth), r'6n \+ 4') for depth in (7, 43)),
+    ],
+)
+def test_impossible_depths(name, arguments, rule):
+    with pytest.raises(ValueError, match=f'depth must be {rule} with n of at least 1, got {arguments["depth"]}'):
+        zoo.meta(name, **arguments)
+
+
+@pytest.mark.parametrize(('name', 'depth'), [('cifar_wrn16_2', 10), ('cifar_densenet40_12', 7)])
+def test_the_smallest_depths(name, depth):
+    assert zoo.meta(name, depth=depth).stage_depths == (1, 1, 1)

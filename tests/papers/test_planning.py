@@ -1,0 +1,63 @@
+"""From rows of the papers to runs: how long they are, what they are run on, and what they are predicted to take."""
+
+import itertools
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import dkszoo
+from dkszoo.cli.reproduce import read_flags
+from dkszoo.papers import workload
+from dkszoo.papers.records import read_table
+from dkszoo.papers.reproduce import cell_work, longer, named, plan_table
+from dkszoo.papers.workload import seconds_per_work, work
+
+
+def test_a_longer_run_drops_at_the_same_share():
+    settings = {'model': 'm', 'method': 'baseline', 'seed': 0, 'epochs': 60}
+    cell = named('baseline', {**settings, 'decay_milestones': [18, 36, 54], 'decay_epochs': 20})
+    longest = longer(cell, 1.5).settings
+    assert longest == {**settings, 'epochs': 90, 'decay_milestones': [27, 54, 81], 'decay_epochs': 30}
+    assert longer(cell, 1.004) is None
+
+
+def test_equal_time_is_the_ratio_of_the_work():
+    plan = plan_table(read_table('dks-table1')[:3], 'small', 1, read_flags, {})[2]
+    assert cell_work(plan.equal_time[0]) == pytest.approx(cell_work(plan.cells[0][0]), rel=0.05)
+
+
+def test_each_seed_has_a_teacher_of_its_own():
+    records = [r for r in read_table('dskd-table1') if '--kd-model-name' in r.arguments][:1]
+    (plan,) = plan_table(records, 'small', 3, read_flags, {}, equal_time=False)
+    assert [cell.needs[0].settings['seed'] for cell in plan.cells[0]] == [0, 1, 2]
+
+
+def test_scaled_runs_take_the_statistics_of_their_own_data():
+    record = next(r for r in read_table('dks-table1') if r.recipe == 'dks_wrn')
+    ((cell,),) = plan_table([record], 'small', 1, read_flags, {}, equal_time=False)[0].cells
+    assert not {'mean', 'std', 'train_crop_mode'} & cell.settings.keys()
+
+
+def test_images_held_out_are_no_work():
+    settings = {'dataset': 'digits', 'model': 'cifar_resnet8', 'epochs': 2, 'method': 'baseline'}
+    whole = work({**settings, 'val_split': 0.0, 'best_on': 'test'})
+    assert work({**settings, 'val_split': 0.5}) == pytest.approx(0.5 * whole)
+
+
+def test_a_unit_of_work_takes_the_median_step(monkeypatch):
+    """On one thread, the first step left out."""
+    threads = []
+
+    def clock():
+        threads.append(torch.get_num_threads())
+        return next(times)
+
+    times = itertools.accumulate(x for seconds in (100.0, 1.0, 2.0, 3.0, 4.0, 50.0) for x in (7.0, seconds))
+    monkeypatch.setattr(workload, 'time', SimpleNamespace(perf_counter=clock))
+    torch.set_num_threads(2)
+    found = dkszoo.cost('cifar_resnet8', 'dks', batch_size=2)
+    step = sum(found.step_work(part) for part in (found.backbone, *found.branches))
+    assert seconds_per_work('cifar_resnet8', batch_size=2) == pytest.approx(3.0 / step)
+    assert set(threads) == {1}
+    assert torch.get_num_threads() == 2
