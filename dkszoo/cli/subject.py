@@ -109,6 +109,7 @@ def open_view(args, subject: Subject) -> View:
     if classes and subject.classes and list(subject.classes) != classes:
         differing = compare_classes(subject.classes, classes)
         raise ValueError(f'data set {dataset!r} has other classes: {differing} (check the folders)')
-    if data_facts(dataset).in_chans > in_chans:
+    # Folders, and what the run itself was given --in-chans 1 for, are read in gray as they were in training.
+    if dataset not in ('', subject.dataset[0]) and data_facts(dataset).in_chans > in_chans:
         raise ValueError(f'data set {dataset!r} has colour images, the model takes {in_chans} channel')
     return View(base, None, 'L' if in_chans == 1 else 'RGB')

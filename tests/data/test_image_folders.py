@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from PIL import Image
+from small_files import write_cifar
 
 from dkszoo.data import UnreadableImage, View, open_dataset, read_sample
 
@@ -78,6 +79,18 @@ def test_images_a_model_does_not_take(run_cli, tmp_path):
     code, _, err = run_cli('validate', '--checkpoint', 'runs/r/last.pth.tar', '--img-size', '96')
     assert code == 2
     assert 'does not take 96x96 images' in err
+
+
+@pytest.mark.parametrize('name', ['', 'torch/cifar10'])
+def test_images_read_in_gray_are_so_ever_after(run_cli, tmp_path, name):
+    make(tmp_path, 8) if name == '' else write_cifar(tmp_path, 10)
+    gray = ('--dataset', name, '--in-chans', '1', '--workers', '0', '--val-split', '0', '--best-on', 'test')
+    assert run_cli(*TRAIN, *gray, '--export', 'gray.safetensors')[0] == 0
+    trained = json.loads((tmp_path / 'runs/r/run.json').read_text())['result']['last']['top1']
+    for file, more in (('runs/r/last.pth.tar', ()), ('gray.safetensors', ('--data-dir', '.'))):
+        code, out, err = run_cli('validate', '--checkpoint', file, *more, '--device', 'cpu')
+        assert code == 0, err
+        assert json.loads(out.splitlines()[-1])['top1'] == trained
 
 
 def test_a_folder_level_forgotten(run_cli, tmp_path):
