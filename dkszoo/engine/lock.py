@@ -65,6 +65,13 @@ class FolderLock:
             return os.path.samestat(os.fstat(handle), os.stat(self.path))
         return False
 
+    def sweep(self) -> None:
+        """Remove the lock file of a process that was killed; one that is held, or cannot be removed, stays."""
+        if self.path.exists():
+            with contextlib.suppress(ValueError, OSError):
+                self.acquire()
+                self.release()
+
     def release(self) -> None:
         """Give the lock back; nothing happens if it is not held."""
         if self.handle is not None:

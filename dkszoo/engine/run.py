@@ -72,6 +72,8 @@ def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
     if 'result' in record:
         folder.check_settings(config, finished=True)
         folder.check_result(record)
+        if world.is_main:
+            folder.lock.sweep()  # the run may have been killed between its result and its end
         return Run(config, folder, record, None, is_main=world.is_main)
     setup = build(config, data, world)
     if world.is_main:

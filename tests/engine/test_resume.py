@@ -336,6 +336,27 @@ def test_one_run_at_a_time(run_cli, tmp_path):
     assert not differences(PLAIN, tmp_path)
 
 
+def test_killed_with_its_result_written(run_cli, tmp_path):
+    assert wait(start(PLAIN, tmp_path, die_with_the_result)) == -9
+    assert (tmp_path / FOLDER / '.lock').exists()
+    code, out, _ = run_cli(*PLAIN)
+    assert (code, 'finished already' in out) == (0, True)
+    assert not differences(PLAIN, tmp_path)
+
+
+def die_with_the_result() -> None:
+    from dkszoo.engine.folder import RunFolder
+
+    write = RunFolder.write_record
+
+    def write_and_die(self, record):
+        write(self, record)
+        if 'result' in record:
+            os.kill(os.getpid(), 9)
+
+    RunFolder.write_record = write_and_die
+
+
 def hold(folder) -> None:
     """Stop at the first step."""
     from dkszoo.engine.step import Stepper
