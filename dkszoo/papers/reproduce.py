@@ -7,16 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from dkszoo.engine import FREE
+from dkszoo.weights import parse_yaml
 
 from . import read_recipe
 from .grid import Cell
 from .records import Record
 from .workload import work
 
-SCALE = yaml.safe_load((Path(__file__).parent / 'scale.yaml').read_text(encoding='utf-8'))
+SCALE = parse_yaml((Path(__file__).parent / 'scale.yaml').read_text(encoding='utf-8'))
 TEMPERATURES = (1, 2, 5, 10, 20)
 TEACHER_RECIPES = {'dskd_mobile': 'dskd'}  # no teacher is a mobile network
 

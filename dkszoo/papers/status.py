@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
+from dkszoo.weights import parse_yaml
 
 from .records import Record, list_tables, read_table, remarks
 from .stats import show
 
-DATA = yaml.safe_load((Path(__file__).parent / 'status.yaml').read_text(encoding='utf-8'))
+DATA = parse_yaml((Path(__file__).parent / 'status.yaml').read_text(encoding='utf-8'))
 
 
 class Status(NamedTuple):

@@ -191,20 +191,20 @@ def shapes(state: State) -> Shapes:
 
 def refusal(network: Network, model: str | None, model_kwargs: dict) -> str:
     """What to say of a file that fits nothing: the models nearest to it, and the first keys in which they differ."""
-    state = shapes(network.backbone)
-    ranks = {}
-    for name in own_names():
-        wanted = expected(name, arguments(name, network.backbone, {}))
-        alike = overlap(wanted.items(), state.items())  # other depths of a family have the same kinds of entries
-        ranks[name] = (-overlap(kinds(wanted), kinds(state)), -alike, abs(len(wanted) - len(state)))
-    nearest = sorted(ranks, key=ranks.get)[:3]
-    size = 'another depth or width is an argument of the model, as depth=22'
-    if model or network.arch:
-        name, asked = model or network.arch, {**network.model_kwargs, **model_kwargs}
+    state, name, asked = shapes(network.backbone), model or network.arch, {**network.model_kwargs, **model_kwargs}
+    if name:
         own = arguments(name, network.backbone, network.model_kwargs)
         if state == expected(name, own):
             said = ', '.join(f'{key}={value}' for key, value in own.items() if asked.get(key, value) != value)
             return f'is of a {name} with {said} (ask for that, or leave it out)'
+    ranks = {}
+    for near in own_names():
+        wanted = expected(near, arguments(near, network.backbone, {}))
+        alike = overlap(wanted.items(), state.items())  # other depths of a family have the same kinds of entries
+        ranks[near] = (-overlap(kinds(wanted), kinds(state)), -alike, abs(len(wanted) - len(state)))
+    nearest = sorted(ranks, key=ranks.get)[:3]
+    size = 'another depth or width is an argument of the model, as depth=22'
+    if name:
         said = ', '.join(near for near in nearest if near != name)
         return f'does not fit {name}: {differences(name, asked, network)} (nearest to it: {said}; {size})'
     listed = '; '.join(f'{name}: {differences(name, {}, network)}' for name in nearest)
