@@ -35,7 +35,6 @@ class Trainer:
         self.keeper = Keeper(setup, folder)
         self.progress = Progress()
         self.stepper = Stepper(setup)
-        self.began = time.monotonic()  # an epoch, less the breaks in it
         self.loaders = {name: self.eval_loader(view) for name in ('val', 'test') if (view := getattr(setup.data, name))}
 
     def eval_loader(self, view, distributed: bool = True):
@@ -67,6 +66,7 @@ class Trainer:
             RunFailed: A loss or a weight is not finite.
         """
         with self.stop.deferred():
+            self.began = time.monotonic() - self.progress.seconds  # the epoch, less the breaks in it
             if self.stepper.finite.later and self.keeper.source is None:
                 self.save_recovery()  # a loss found to be broken later needs a file from before it
             while self.progress.epoch < self.config.epochs:
