@@ -10,6 +10,7 @@ from dkszoo.papers.grid import Result
 from dkszoo.papers.records import list_tables, read_table
 from dkszoo.papers.report import report
 from dkszoo.papers.reproduce import plan_table
+from dkszoo.papers.stats import gain_by_seed, mean_std, show, table
 from dkszoo.papers.status import DATA, get_status, status_page
 
 RESULTS = Path(__file__).parents[2] / 'docs/results'
@@ -48,6 +49,43 @@ def test_a_published_table_is_what_its_runs_give(entry):
     again = report(plans, there)
     assert [cells[:-1] for cells in rows(again)] == [cells[:-1] for cells in rows(text)]  # times are in no record
     assert again.partition('\n\n')[2] == text.rstrip('\n').partition('\n\n')[2]
+
+
+LONG = RESULTS / 'fashion_mnist_65_epochs'
+ORDER = ('baseline', 'ds', 'dks', 'kd', 'dskd')
+
+
+@pytest.mark.parametrize('which', ['last', 'best'])
+@pytest.mark.parametrize('noise', [0.0, 0.5])
+def test_the_tables_of_the_long_runs_are_what_the_runs_give(noise, which):
+    """Error and cross-entropy on the test images; gains over the baseline of as many epochs and over the longer one."""
+    runs: dict[tuple, list[dict]] = {}
+    for path in sorted((LONG / 'runs').glob('*.json')):
+        record = json.loads(path.read_text())
+        settings = record['settings']
+        if settings['label_noise'] == noise:
+            key = (settings['model'], ORDER.index(settings['method']), settings['epochs'])
+            runs.setdefault(key, []).append(record)
+    errors = {key: {r['seed']: 100 - r['result'][which]['top1'] for r in group} for key, group in runs.items()}
+    lines = []
+    for key in sorted(runs):
+        baselines = [other for other in sorted(runs) if other[:2] == (key[0], 0)]  # the shorter one first
+        gains = [gain_by_seed(errors[other], errors[key]) if other != key else '' for other in baselines]
+        loss, _ = mean_std([r['result'][which]['loss'] for r in runs[key]])
+        assert len(errors[key]) == 3
+        cells = (ORDER[key[1]], str(key[2]), show(*mean_std(list(errors[key].values()))), f'{loss:.3f}')
+        lines.append((f'`{key[0]}`', *cells, gains[0], '' if key in baselines else ''.join(gains[1:])))
+    header = (
+        'network',
+        'method',
+        'epochs',
+        f'error, {which}',
+        'cross-entropy',
+        'gain',
+        'gain over the longer baseline',
+    )
+    columns = 6 if noise else 7  # no longer baseline was run with wrong labels
+    assert table(header[:columns], [line[:columns] for line in lines]) in (LONG / 'README.md').read_text()
 
 
 def rows(text: str) -> list[list[str]]:
