@@ -130,6 +130,7 @@ def empty_model(name: str, **kwargs) -> nn.Module:
     arch = timm.models.split_model_name_tag(name)[0]
     if not timm.is_model(arch):
         near = difflib.get_close_matches(arch, timm.list_models(), 3)
-        raise ValueError(f'unknown model {name!r}' + (f' (did you mean {" or ".join(near)}?)' if near else ''))
+        hint = f'did you mean {" or ".join(near)}?' if near else 'dkszoo models lists ours'
+        raise ValueError(f'unknown model {name!r} ({hint})')
     with torch.device('meta'):
         return timm.create_model(name, pretrained=False, **kwargs)

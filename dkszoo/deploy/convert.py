@@ -10,7 +10,7 @@ from torch import nn
 
 import dkszoo
 from dkszoo.branches import DeeplySupervised
-from dkszoo.weights import Converted, check_arguments, described, identify, load_strictly, read_any, sha256
+from dkszoo.weights import Converted, check_arguments, described, identify, load_strictly, read_any, sha256, tag_of
 
 from .export import write_network
 from .formats import check_target
@@ -63,7 +63,7 @@ def convert_file(
         'model_args': converted.model_kwargs,
         'design': known.get('design', converted.design),
         'method': known.get('method'),
-        'tag': known.get('tag', known.get('method')),
+        'tag': known.get('tag', tag_of(known)),
         'class_names': known.get('class_names'),
         'dataset': known.get('dataset'),
         'data': data,

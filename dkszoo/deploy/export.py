@@ -18,6 +18,7 @@ from dkszoo.weights import (
     load_strictly,
     read_pickle,
     sha256,
+    tag_of,
     write_card,
     write_durably,
 )
@@ -63,7 +64,7 @@ def export(checkpoint: str | os.PathLike, out: str | os.PathLike, ema: bool = Tr
     net, model = rebuild(contents, checkpoint, ema)
     card = {
         **model,
-        'tag': model['method'],
+        'tag': tag_of(model),
         'ema': ema and 'state_dict_ema' in contents,
         'epoch': contents['epoch'],
         'metric': contents.get('metric'),

@@ -84,7 +84,7 @@ def hub_config(folder: Path, card: dict, license: str) -> dict:
         config = json.loads((Path(scratch) / CONFIG).read_text(encoding='utf-8'))
     if card.get('class_names'):
         config['label_names'] = card['class_names']
-    own = {'tag': card['method'], 'license': license, 'paper_ids': PAPERS}
+    own = {'tag': card['tag'], 'license': license, 'paper_ids': PAPERS}
     config['pretrained_cfg'] = {**config['pretrained_cfg'], **own}
     for key in ('label_names', 'origin_url', 'paper_name'):  # the names stand at the top; the rest is of other weights
         config['pretrained_cfg'].pop(key, None)

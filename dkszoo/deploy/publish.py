@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dkszoo.models._tags import FILES
-from dkszoo.weights import own_names, read_card, sha256, write_card, write_durably
+from dkszoo.weights import own_names, read_card, sha256, tag_of, write_card, write_durably
 
 BUDGET = 25e6  # bytes, all packaged weights together
 OWN_TO_A_RUN = {
@@ -74,7 +74,7 @@ def check_tag(card: dict, tag: str) -> None:
     """Raise a ValueError unless the tag says all of a network: architecture, method, classes and channels."""
     if card['arch'] not in own_names():
         raise ValueError(f'{card["arch"]!r} is no name of ours without tag (export a network made by its plain name)')
-    prefix = {'baseline': 'base'}.get(card['method'], card['method'])
+    prefix = tag_of({**card, 'dataset': None})
     if not tag.startswith(f'{prefix}_'):
         raise ValueError(f'{tag!r} is no tag of a network trained with {card["method"]} (call it {prefix}_...)')
     more = {key for key in card['model_args'] if 'drop' not in key} - {'num_classes', 'in_chans'}

@@ -1,6 +1,5 @@
 """Creating models by name."""
 
-import difflib
 import fnmatch
 import logging
 import os
@@ -13,7 +12,15 @@ from torch import nn
 
 import dkszoo.models  # noqa: F401 - registers our names with timm
 from dkszoo.branches import attach_branches
-from dkszoo.weights import check_source, convert, load_strictly, parse_yaml, pretrained_overlay, weighted_name
+from dkszoo.weights import (
+    check_model,
+    check_source,
+    convert,
+    load_strictly,
+    parse_yaml,
+    pretrained_overlay,
+    weighted_name,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -127,10 +134,7 @@ def check_name(name: str) -> None:
     if ':' in name.split('/')[0]:  # a source of timm's own, such as hf-hub: or local-dir:
         return
     arch, tag = timm.models.split_model_name_tag(name)
-    if not timm.is_model(arch):
-        near = difflib.get_close_matches(arch, timm.list_models(), 3)
-        hint = f'did you mean {" or ".join(near)}?' if near else 'dkszoo models lists ours'
-        raise ValueError(f'unknown model {name!r} ({hint})')
+    check_model(name)
     if tag and not has_tag(name):
         tags = timm.list_pretrained(f'{arch}.*')
         raise ValueError(f'model {arch!r} has no tag {tag!r} (it has {", ".join(tags) or "none"})')

@@ -1,9 +1,9 @@
 """Weights on disk: reading them safely, in any known format, and writing them durably."""
 
 from .card import card_path, is_card, read_card, read_card_file, write_card
-from .description import LARGEST, check_arguments, check_description, described
+from .description import LARGEST, check_arguments, check_description, described, tag_of
 from .files import sha256, sync, write_durably, write_text
-from .identify import Converted, check_fit, convert, identify, own_names, read_any
+from .identify import Converted, check_fit, check_model, convert, identify, own_names, read_any
 from .pretrained import check_source, pretrained_overlay, weighted_name
 from .read import backbone_state, load_strictly, read_pickle, read_safetensors, read_tensors
 from .texts import dump_yaml, first_line, parse_json, parse_yaml
@@ -16,6 +16,7 @@ __all__ = [
     'check_arguments',
     'check_description',
     'check_fit',
+    'check_model',
     'check_source',
     'convert',
     'described',
@@ -36,6 +37,7 @@ __all__ = [
     'read_tensors',
     'sha256',
     'sync',
+    'tag_of',
     'weighted_name',
     'write_card',
     'write_durably',

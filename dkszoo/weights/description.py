@@ -1,6 +1,7 @@
 """What a file of ours says of its model, checked before anything is made from it: it may come from anybody."""
 
 import math
+import re
 import reprlib
 from collections.abc import Callable
 
@@ -69,6 +70,13 @@ def described(contents, source: str) -> dict | None:
     if not isinstance(model, dict) or not {'arch', 'model_args'} <= model.keys():
         return None
     return check_description(model, source)
+
+
+def tag_of(model: dict) -> str | None:
+    """`method_dataset`, as weights are named here; None for other people's, which have no method."""
+    method = {'baseline': 'base'}.get(model.get('method'), model.get('method'))
+    words = (method, (model.get('dataset') or '').removeprefix('torch/'))
+    return '_'.join(re.sub(r'\W+', '_', word).strip('_') for word in words if word) if method else None
 
 
 def check_description(model: dict, source: str) -> dict:

@@ -117,11 +117,18 @@ def candidates(model: str | None, network: Network) -> Sequence[str]:
     """
     if not model:
         return (network.arch,) if timm.is_model(network.arch) else own_names()
-    if ':' not in model and not timm.is_model(timm.models.split_model_name_tag(model)[0]):
-        near = difflib.get_close_matches(model, timm.list_models(), 3)
-        hint = f'did you mean {" or ".join(near)}?' if near else 'dkszoo models lists ours'
-        raise ValueError(f'unknown model {model!r} ({hint})')
+    if ':' not in model:
+        check_model(model)
     return (model,)
+
+
+def check_model(name: str) -> None:
+    """Raise a ValueError that names the nearest models, unless timm or dkszoo has one of this name, its tag aside."""
+    arch = timm.models.split_model_name_tag(name)[0]
+    if not timm.is_model(arch):
+        near = difflib.get_close_matches(arch, timm.list_models(), 3)
+        hint = f'did you mean {" or ".join(near)}?' if near else 'dkszoo models lists ours'
+        raise ValueError(f'unknown model {name!r} ({hint})')
 
 
 def own_names() -> list[str]:

@@ -136,6 +136,7 @@ def test_convert_keeps_what_an_export_says(checkpoint, run_cli, tmp_path):
     again = json.loads((tmp_path / 'p.json').read_text())
     for key in ('arch', 'design', 'method', 'tag', 'class_names', 'dataset', 'data'):
         assert again[key] == card[key], key
+    assert card['tag'] == 'dks_digits'
     assert run_cli('convert', 'o.safetensors', 'p.safetensors', '--std', '0.1', '0.2', '0.3')[0] == 0
     data = json.loads((tmp_path / 'p.json').read_text())['data']
     assert data == {**card['data'], 'std': [0.1, 0.2, 0.3]}

@@ -74,7 +74,7 @@ def test_model_card(run_folder, tmp_path, run_cli):
     images = torch.randn(2, 1, 32, 32)
     model = timm.create_model(f'local-dir:{tmp_path / "hub"}', pretrained=True).eval()
     assert torch.equal(model(images), net.eval()(images).logits)
-    assert model.pretrained_cfg['tag'] == 'dks'
+    assert model.pretrained_cfg['tag'] == 'dks_digits'
     loaded, _ = dkszoo.load(tmp_path / 'hub' / 'model.safetensors')
     assert torch.equal(loaded(images), model(images))
 
@@ -126,7 +126,7 @@ def test_config_and_folder(checkpoint, tmp_path):
     config = json.loads((tmp_path / 'hub/config.json').read_text())
     own = config['pretrained_cfg']
     assert config['label_names'] == [f'class {i}' for i in range(4)]
-    assert (own['license'], own['tag']) == ('cc-by-4.0', 'dks')
+    assert (own['license'], own['tag']) == ('cc-by-4.0', 'dks_digits')
     assert own['paper_ids'] == ['arXiv:1906.00675', 'arXiv:2202.07846']
     assert stat.S_IMODE((tmp_path / 'hub').stat().st_mode) == 0o755
     assert 'as trained, after epoch 4 |' in (tmp_path / 'hub/README.md').read_text()

@@ -22,6 +22,7 @@ from dkszoo.deploy.publish import BUDGET, publish
 from dkszoo.engine import TrainConfig
 from dkszoo.engine.setup import open_data
 from dkszoo.models._tags import FILES
+from dkszoo.weights import tag_of
 
 ROOT = Path(__file__).parents[2]
 RUN = (
@@ -137,6 +138,25 @@ def test_the_page_has_the_numbers_of_the_cards():
             std = '' if best['std'] is None else f' ({best["std"]:.2f})'
             assert (top1, top5) == (f'{100 - results["top1"]:.2f}', f'{100 - results["top5"]:.2f}'), name
             assert seeds.strip() == f'{100 - best["mean"]:.2f}{std}, {best["n"]}', name
+
+
+def test_packaged_cards_say_the_same_things():
+    cards = [json.loads(file.read_text()) for file in sorted(FILES.glob('*.json'))]
+    assert {tuple(sorted(card)) for card in cards} == {tuple(sorted(cards[0]))}
+    assert {'source', 'design', 'method', 'class_names', 'data', 'num_params', 'flops', 'verified'} <= cards[0].keys()
+
+
+@pytest.mark.parametrize(
+    ('method', 'dataset', 'tag'),
+    [
+        ('baseline', 'torch/fashion_mnist', 'base_fashion_mnist'),
+        ('kd+ds', 'hfds/owner/some-set', 'kd_ds_hfds_owner_some_set'),
+        ('dks', '', 'dks'),
+        (None, 'digits', None),
+    ],
+)
+def test_tags_are_method_and_dataset(method, dataset, tag):
+    assert tag_of({'method': method, 'dataset': dataset}) == tag
 
 
 def test_tags_load_everywhere_offline(package):
