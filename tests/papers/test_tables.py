@@ -180,6 +180,3 @@ def test_recipes_have_the_settings_of_the_papers(name, expected):
     config = TrainConfig.from_dict({**read_recipe(name), 'data_dir': 'D'})
     optimizer = (config.opt, config.lr, config.momentum, config.weight_decay)
     assert (*optimizer, config.batch_size, config.epochs, config.decay_rate) == expected
-    if name == 'dks_imagenet':  # 256 x 256, crops of 224: of timm's ResNets, too, whose own setting is another
-        assert (config.crop_pct, config.crop_mode, config.train_crop_mode) == (0.875, 'squash', 'squash')
-        assert config.interpolation == 'bicubic'
