@@ -62,6 +62,7 @@ def test_real_images(run_cli):
         *((['cifar_resnet8', flag, '1'], f'unknown arguments: {flag}') for flag in ('--export', '--log-interval')),
         (['--config', 'quickstart', '--dataset', 'hfds/unknown'], 'size of data set'),
         (['cifar_resnet8', '--loader', 'memory', '--aa', 'rand-m9'], '--loader timm'),
+        (['vit_tiny_patch16_224', '--img-size', '32', '--method', 'baseline'], 'does not take 32x32 images'),
     ],
 )
 def test_mistakes(run_cli, argv, message):

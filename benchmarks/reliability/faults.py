@@ -118,7 +118,7 @@ class Saver:
 
     @torch.no_grad()
     def change(self) -> None:
-        for parameter in self.run.setup.task.parameters():
+        for parameter in self.run.trainer.setup.task.parameters():
             parameter.add_(1.0)
 
     def rewind(self) -> None:

@@ -111,6 +111,7 @@ def cost(
 
     Raises:
         ValueError: Unknown name, design or tap; a network that does not take such images, or none without values.
+        TypeError: Arguments of a model beside a network.
     """
     if batch_size < 1 or (img_size is not None and img_size < 1):
         raise ValueError(f'images and their sides are counted from 1, got batch {batch_size}, side {img_size}')

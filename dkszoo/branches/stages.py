@@ -54,6 +54,8 @@ def resnet_stages(backbone: ResNet) -> OwnStages:
         ValueError: The network has other blocks, widths, strides, norms, ... than the plain one of its depth.
     """
     layers = [getattr(backbone, entry['module']) for entry in feature_list(backbone)[1:]]
+    if not all(len(layer) for layer in layers):
+        raise ValueError('a stage of it has no blocks')
     block = type(layers[0][0])
     if block not in (BasicBlock, Bottleneck):
         raise ValueError(f'its blocks are {block.__name__}, not those of the plain ResNet')

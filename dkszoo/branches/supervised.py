@@ -43,7 +43,11 @@ class DeeplySupervised(nn.Module):
     def forward_stages(
         self, x: torch.Tensor, indices: Sequence[int] = ()
     ) -> tuple[DeepOutput, tuple[torch.Tensor, ...]]:
-        """`forward`, and the maps of the stages with these `feature_info` indices, tapped or not."""
+        """`forward`, and the maps of the stages with these `feature_info` indices, tapped or not.
+
+        Raises:
+            ValueError: The backbone gives several logits.
+        """
         wanted = sorted({*self.taps, *indices})
         if wanted:
             # Hiera's default is to stop at the deepest stage asked for.

@@ -10,7 +10,7 @@ import timm
 import torch
 
 from dkszoo.data import ArrayImages, StreamSampler, data_facts
-from dkszoo.engine import TrainConfig, create_model
+from dkszoo.engine import TrainConfig, check_images, create_model
 from dkszoo.engine.create import check_name
 from dkszoo.engine.setup import Data, Setup, build, fit_data, open_data
 from dkszoo.engine.timing import WARM_UP, measure
@@ -60,9 +60,14 @@ def make_setup(asked: TrainConfig, steps: int, folder: Path) -> Setup:
     check_name(asked.model)
     world = join_world(asked.device)
     if asked.data_dir or asked.dataset == 'digits':
-        return build(*open_data(asked), world)
-    config, data = random_data(asked, (WARM_UP + steps) * asked.batch_size)
-    return build(random_teacher(config, folder), data, world)
+        setup = build(*open_data(asked), world)
+    else:
+        config, data = random_data(asked, (WARM_UP + steps) * asked.batch_size)
+        setup = build(random_teacher(config, folder), data, world)
+    config = setup.config
+    size = (config.in_chans, config.img_size, config.img_size)
+    check_images(setup.task.get_net(), config.model, size, world.device)
+    return setup
 
 
 def random_data(asked: TrainConfig, total: int) -> tuple[TrainConfig, Data]:
@@ -122,7 +127,7 @@ def predict(asked: TrainConfig, setup: Setup, result: dict) -> dict:
 def print_result(result: dict) -> None:
     print(
         f'{result["model"]}, method {result["method"]}, branches {result["branches"]}, batch {result["batch_size"]}, '
-        f'loader {result["loader"]}, {result["device"]}'
+        f'loader {result["loader"]}, {result["device"]}, threads {result["threads"]}'
     )
     print(f'  {result["images_per_second"]:,.0f} images/s, {result["step_ms"]:.1f} ms a step')
     total = sum(result['parts_ms'].values())

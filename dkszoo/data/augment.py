@@ -62,7 +62,7 @@ class Choices:
 
 
 def draw_choices(total: int, size: int, augmentation: Augmentation, seed: int) -> Choices:
-    """The choices for `total` samples of size x size pixels; what a sample gets depends on `seed` and its index."""
+    """The choices for `total` samples of size x size pixels; a sample gets what `seed`, `total` and its index say."""
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(*shape: int) -> torch.Tensor:

@@ -93,7 +93,7 @@ class PixelLoader:
 class MemoryLoader(PixelLoader):
     """The stream's training batches (images [B, C, S, S], targets [B]), from images in memory.
 
-    What is drawn for a sample depends on (seed, epoch, index). The loader never waits for the device.
+    What is drawn for a sample depends on (seed, epoch, index, N). The loader never waits for the device.
 
     Args:
         images: [N, C, S, S] uint8, before augmentation.

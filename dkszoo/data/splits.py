@@ -42,16 +42,15 @@ def split_indices(
     return np.flatnonzero(~mask).tolist(), np.flatnonzero(mask).tolist()
 
 
-def balanced_subset(indices: Sequence[int], targets: Sequence[int] | None, count: int, seed: int = 0) -> list[int]:
+def balanced_subset(indices: Sequence[int], targets: Sequence[int] | None, count: int) -> list[int]:
     """`count` of the indices, as many of each class as there are to be had.
 
-    A larger subset holds every smaller one.
+    The choice depends on nothing else, and a larger subset holds every smaller one.
 
     Args:
         indices: To choose from.
         targets: The classes of all samples, by index; None: at random.
         count: How many.
-        seed: The choice depends on it and on nothing else.
 
     Returns:
         An ascending list.
@@ -61,7 +60,7 @@ def balanced_subset(indices: Sequence[int], targets: Sequence[int] | None, count
     """
     if not 1 <= count <= len(indices):
         raise ValueError(f'cannot train on {count} of {len(indices)} images (choose 1 to {len(indices)})')
-    order = np.random.default_rng(seed).permutation(np.asarray(indices))
+    order = np.random.default_rng(0).permutation(np.asarray(indices))
     if targets is not None:
         classes, rank = np.asarray(targets)[order], np.empty(len(order), dtype=np.int64)
         for c in np.unique(classes):

@@ -1,7 +1,8 @@
-"""The sample stream: what comes when depends on (seed, epoch, index of the sample) and on nothing else.
+"""The sample stream: what comes when depends on (seed, epoch, index of the sample, number of samples) alone.
 
 The order of an epoch is a permutation drawn from (seed, epoch); the randomness of a sample's transform from (seed,
-epoch, index). Neither depends on the number of workers or processes, nor on where a run was resumed.
+epoch, index), in memory from the number of samples, too. Neither depends on the number of workers or processes, nor on
+where a run was resumed.
 """
 
 import random

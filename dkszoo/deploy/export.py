@@ -50,6 +50,7 @@ def export(checkpoint: str | os.PathLike, out: str | os.PathLike, ema: bool = Tr
         ValueError: The checkpoint cannot be read, `out` cannot be written, or the network is no graph.
         VerificationFailed: Logits, parameters or FLOPs are not those of the trained network's main head: not a bit of
             a logit may differ, in an ONNX file 1e-4 (1e-6 of the largest logit where that is more).
+        TypeError: `checkpoint` is no path.
     """
     if not isinstance(checkpoint, str | os.PathLike):
         raise TypeError(
@@ -146,14 +147,13 @@ def rebuild(contents: dict, source: str | os.PathLike, ema: bool) -> tuple[Deepl
 
 
 @torch.inference_mode()
-def verify(net: nn.Module, plain: nn.Module, input_size: tuple[int, int, int], batch_size: int = 8) -> dict:
-    """Prove that a plain network is the main path of a network with branches.
+def verify(net: nn.Module, plain: nn.Module, input_size: tuple[int, int, int]) -> dict:
+    """Prove that a plain network is the main path of a network with branches, on images from a normal distribution.
 
     Args:
         net: The trained network.
         plain: A fresh network with the exported weights.
         input_size: (C, H, W).
-        batch_size: Images of the comparison, drawn from a normal distribution with seed 0.
 
     Returns:
         {'num_params', 'flops' (of one image, 2 a multiply-add), 'verified'}.
@@ -161,7 +161,7 @@ def verify(net: nn.Module, plain: nn.Module, input_size: tuple[int, int, int], b
     Raises:
         VerificationFailed: Logits differ in any bit, or parameters or FLOPs do.
     """
-    images = draw(input_size, batch_size)
+    images = draw(input_size, BATCH_SIZES[0])
     main, own = net.eval()(images).logits, plain.eval()(images)
     if not torch.equal(main, own):
         difference = (main - own).abs().max().item()
@@ -179,7 +179,7 @@ def verify(net: nn.Module, plain: nn.Module, input_size: tuple[int, int, int], b
     return {
         'num_params': num_params,
         'flops': flops,
-        'verified': f'strict load; logits of {batch_size} images bit-identical; parameters and FLOPs equal',
+        'verified': f'strict load; logits of {BATCH_SIZES[0]} images bit-identical; parameters and FLOPs equal',
     }
 
 

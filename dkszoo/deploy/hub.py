@@ -10,7 +10,7 @@ from pathlib import Path
 import timm
 import torch
 
-from dkszoo.weights import parse_json, read_pickle, sync, write_text
+from dkszoo.weights import parse_json, read_pickle, sync, temporary_beside, write_text
 
 from .export import VerificationFailed, draw, export
 from .load import load
@@ -43,7 +43,8 @@ def export_hub(
         VerificationFailed: See `export`; or timm does not make the same network of the folder.
     """
     folder = check_folder(folder)
-    temporary = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', suffix='.tmp', dir=folder.parent))
+    temporary = temporary_beside(folder)
+    temporary.mkdir()
     try:
         card = export(checkpoint, temporary / WEIGHTS, ema)
         contents = read_pickle(checkpoint, legacy=False)
@@ -53,7 +54,6 @@ def export_hub(
         )
         write_text(temporary / README, text)
         verify_folder(temporary, card)
-        temporary.chmod(0o755)
         os.replace(temporary, folder)
         sync(folder.parent)
     except BaseException:

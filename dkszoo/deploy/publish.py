@@ -9,11 +9,10 @@ from pathlib import Path
 from dkszoo.models._tags import FILES
 from dkszoo.weights import own_names, read_card, sha256, tag_of, write_card, write_durably
 
+from .model_card import LEFT_OUT
+
 BUDGET = 25e6  # bytes, all packaged weights together
-OWN_TO_A_RUN = {
-    *('seed', 'data_dir', 'output', 'experiment', 'resume', 'overwrite', 'export', 'device'),
-    *('workers', 'log_interval', 'recovery_interval'),
-}
+OWN_TO_A_RUN = {*LEFT_OUT, 'seed', 'data_dir'}
 MEASURED = ('loss', 'top1', 'top5', 'ece', 'images', 'batch_size')
 
 

@@ -145,8 +145,8 @@ class RunSettings:
     export: str = setting('', 'at the end export the best to this .safetensors, .onnx or .pt2', metavar='FILE')
 
 
-# Settings that cannot change the result of a run: they may differ when it goes on.
-# (A run that ends at all has passed over no more losses than it was allowed to.)
+# Settings that cannot change the result of a run that has begun: they may differ when it goes on.
+# (A run that ends at all has passed over no more losses than it was allowed to; --resume was read at its beginning.)
 FREE = (
     *('workers', 'log_interval', 'recovery_interval', 'skip_nonfinite', 'export'),
     *('output', 'experiment', 'resume', 'overwrite'),
@@ -237,4 +237,6 @@ def negation(name: str) -> str:
 
 def plain(value):
     """Tuples to lists, all the way down."""
+    if isinstance(value, dict):
+        return {key: plain(v) for key, v in value.items()}
     return [plain(v) for v in value] if isinstance(value, tuple | list) else value

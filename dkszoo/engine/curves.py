@@ -41,7 +41,8 @@ def draw_curves(history: list[dict], path: Path, title: str, best_epoch: int) ->
             style = dict(color=color, ls='-' if part == 'validation' else ':', lw=width)
             draw([row['eval'].get(key) for row in history], f'{label}, {part}', **style)
     axes.axvline(best_epoch + 1, color='0.6', lw=0.8, label='best epoch')
-    axes.set(xlabel='epoch', ylabel='top-1 error (%)', ylim=(0, None), title=title)
+    axes.set(xlabel='epoch', ylabel='top-1 error (%)', ylim=(0, None))
+    axes.set_title(title, parse_math=False)  # a folder's name may have a $
     axes.grid(alpha=0.3)
     axes.legend(fontsize='small')
     write_durably(path, lambda temporary: figure.savefig(temporary, format='png', dpi=120))

@@ -1,13 +1,13 @@
 """The run folder: what lies in it and how it is written."""
 
+import csv
+import io
 import json
 import logging
 import math
 import os
 import re
 from pathlib import Path
-
-from timm.utils import update_summary
 
 from dkszoo.data import Flip
 from dkszoo.weights import dump_yaml, parse_json, parse_yaml, write_durably, write_text
@@ -171,18 +171,19 @@ class RunFolder:
 
     def write_summary(self, history: list[dict]) -> None:
         """summary.csv, whole, from one row an epoch (epoch, lr, train, eval); timm's columns, no times."""
-        path = self.path / 'summary.csv'
-
-        def write(temporary: Path) -> None:
-            for i, row in enumerate(history):
-                update_summary(
-                    row['epoch'], row['train'], row['eval'], str(temporary), lr=row['lr'], write_header=i == 0
-                )
-
-        if history:
-            write_durably(path, write)
-        else:
+        path, rows = self.path / 'summary.csv', []
+        for row in history:
+            figures = {f'{part}_{name}': value for part in ('train', 'eval') for name, value in row[part].items()}
+            rows.append({'epoch': row['epoch'], **figures, 'lr': row['lr']})
+        if not rows:
             path.unlink(missing_ok=True)
+            return
+        text = io.StringIO(newline='')
+        columns = list(dict.fromkeys(name for row in rows for name in row))  # --resume may have changed the method
+        writer = csv.DictWriter(text, columns, restval='')
+        writer.writeheader()
+        writer.writerows(rows)
+        write_durably(path, lambda temporary: temporary.write_bytes(text.getvalue().encode()))
 
 
 def logged_epoch(line: str) -> float:

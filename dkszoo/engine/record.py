@@ -39,9 +39,14 @@ def versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """The commit this package runs from, marked if changed; None outside a repository."""
-    command = ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--match=']
+    is_ours = ('ls-files', '--error-unmatch', Path(__file__).name)  # else the package lies in another's repository
+    return git('describe', '--always', '--dirty', '--abbrev=40', '--match=') if git(*is_ours) else None
+
+
+def git(*argv: str) -> str | None:
+    """What git prints in this file's folder; None where it fails."""
     try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+        done = subprocess.run(['git', *argv], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None
@@ -91,24 +96,26 @@ def start_record(setup: Setup, argv: list[str], started: str) -> dict:
         'wrong_labels': len(setup.data.flips),
         'kd_checkpoint_sha256': hash_of(setup.config.kd_checkpoint),
         'initial_checkpoint_sha256': hash_of(setup.config.initial_checkpoint),
+        'resume_sha256': hash_of(setup.config.resume),
         'best_on': setup.config.best_on,
         'started': started,
     }
 
 
 def hash_of(path: str) -> str | None:
-    return sha256(path) if path else None
+    return sha256(path) if path and Path(path).is_file() else None  # a run that goes on needs no --resume any more
 
 
 def differences(record: dict, here: dict) -> list[str]:
     """What can change the numbers and is not as it was, one line each: 'thread count: 4, here 2'."""
     pairs = [('thread count', 'threads'), ('number of processes', 'processes'), ('device', 'device')]
     pairs += [('data set (its fingerprint)', 'dataset_sha256'), ('teacher checkpoint', 'kd_checkpoint_sha256')]
-    pairs += [('first weights', 'initial_checkpoint_sha256'), ('commit of the code', 'git_commit')]
+    pairs += [('first weights', 'initial_checkpoint_sha256'), ('checkpoint to go on from (--resume)', 'resume_sha256')]
+    pairs += [('commit of the code', 'git_commit')]
     found = [(what, record.get(key), here.get(key)) for what, key in pairs]
     old, new = [known if isinstance(known := of.get('versions'), dict) else {} for of in (record, here)]
     found += [(f'version of {name}', old.get(name), version) for name, version in new.items()]
-    return [f'{what}: {then}, here {now}' for what, then, now in found if then is not None and then != now]
+    return [f'{what}: {then}, here {now}' for what, then, now in found if None not in (then, now) and then != now]
 
 
 def read_record(path: Path, advice: str) -> dict:

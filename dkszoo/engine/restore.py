@@ -61,6 +61,11 @@ def check_place(setup: Setup, progress: Progress) -> None:
     steps, epochs = setup.sampler.steps, setup.config.epochs
     if progress.step > steps:
         raise ValueError(f'it is at step {progress.step} of an epoch that has {steps} steps here')
+    if progress.step % setup.config.grad_accum_steps and progress.step < steps:
+        raise ValueError(
+            f'it is at step {progress.step}, amid a parameter update here (--grad-accum-steps '
+            f'{setup.config.grad_accum_steps})'
+        )
     if progress.epoch > epochs or (progress.epoch == epochs and progress.step):
         raise ValueError(
             f'it is at step {progress.step} of epoch {progress.epoch + 1}, beyond the end at --epochs {epochs}'

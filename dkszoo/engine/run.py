@@ -28,14 +28,13 @@ class Run:
         config: Its settings, resolved.
         folder: Its folder.
         record: The contents of its run.json.
-        setup: What it is made of; None for a finished run.
+        trainer: What trains it; None for a finished run.
         is_main: Whether this process is the one that writes and prints.
     """
 
     config: TrainConfig
     folder: RunFolder
     record: dict
-    setup: Setup | None
     trainer: Trainer | None = None
     is_main: bool = True
 
@@ -74,7 +73,7 @@ def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
         folder.check_result(record)
         if world.is_main:
             folder.lock.sweep()  # the run may have been killed between its result and its end
-        return Run(config, folder, record, None, is_main=world.is_main)
+        return Run(config, folder, record, is_main=world.is_main)
     setup = build(config, data, world)
     if world.is_main:
         log_cost(setup)
@@ -94,7 +93,7 @@ def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
     except BaseException:
         folder.lock.release()
         raise
-    return Run(config, folder, record, setup, trainer, world.is_main)
+    return Run(config, folder, record, trainer, world.is_main)
 
 
 def begin_record(folder: RunFolder, setup: Setup, argv: list[str]) -> dict:
@@ -127,16 +126,15 @@ def execute(run: Run) -> dict:
         Stopped: A signal came; everything is saved.
         RunFailed: A non-finite loss.
     """
-    trainer, world = run.trainer, run.setup.world
-    result = trainer.fit()
-    if world.is_main:
+    trainer = run.trainer
+    result = trainer.fit()  # the others do not wait for the first one's test: it may take longer than they may
+    if run.is_main:
         last = read_checkpoint(run.folder.path / LAST)
         states = [last[key] for key in ('state_dict', 'task_state', 'state_dict_ema', 'task_state_ema') if key in last]
         title = f'{run.config.model}, {run.config.method}, {run.config.dataset or run.config.data_dir}'
         draw_curves(trainer.progress.history, run.folder.path / 'curves.png', title, trainer.progress.best_epoch)
         run.record.update(result=result, weights_sha256=state_hash(*states), ended=now())
         run.folder.write_record(run.record)
-    world.wait()
     return result
 
 

@@ -170,15 +170,15 @@ def model_arguments(config: TrainConfig) -> dict:
     return {**arguments, **check_arguments(config.model_kwargs or {}, '--model-kwargs')}
 
 
-def build_net(config: TrainConfig, pretrained: bool = False) -> DeeplySupervised:
-    """The network with its branches, freshly initialised unless `pretrained`.
+def build_net(config: TrainConfig) -> DeeplySupervised:
+    """The network with its branches, with the first weights the settings ask for.
 
     Raises:
         ValueError: The model does not take these arguments, cannot carry the branches, or its weights cannot be had.
     """
-    checkpoint, arguments = config.initial_checkpoint if pretrained else '', model_arguments(config)
+    checkpoint, arguments = config.initial_checkpoint, model_arguments(config)
     try:
-        model = create_model(config.model, pretrained=pretrained and config.pretrained, **arguments)
+        model = create_model(config.model, pretrained=config.pretrained, **arguments)
         if checkpoint:
             given = {key: value for key, value in arguments.items() if key != 'num_classes'}
             state, needed = weights_for(config.model, checkpoint, given)
@@ -202,7 +202,7 @@ def build_net(config: TrainConfig, pretrained: bool = False) -> DeeplySupervised
 def build(config: TrainConfig, data: Data, world: World) -> Setup:
     """Make everything but the run folder. Seeds all generators: the initial weights follow from `config.seed`."""
     seed_all(config.seed)
-    net = build_net(config, pretrained=True)
+    net = build_net(config)
     if config.grad_checkpointing:
         net.set_grad_checkpointing()
     net.to(world.device, memory_format=torch.channels_last if config.channels_last else torch.preserve_format)

@@ -13,6 +13,7 @@ from dkszoo.weights import described, identify, load_strictly, read_any, weighte
 
 from .config import TrainConfig
 from .create import check_name, create_model
+from .evaluate import check_images
 
 _logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ def build_teacher(config: TrainConfig, device: torch.device, classes: list[str] 
     stats = {key: data.get(key) or cfg.get(key) for key in ('mean', 'std')}
     if any(value is None or len(value) != config.in_chans for value in stats.values()):
         stats = {'mean': config.mean, 'std': config.std}
+    check_images(model, named, (config.in_chans, config.img_size, config.img_size), torch.device('cpu'))
     _logger.info('teacher: %s, mean %s, std %s', cfg.get('architecture', named), *stats.values())
     teacher = Teacher(
         model,

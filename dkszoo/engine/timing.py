@@ -1,7 +1,7 @@
 """How long a training step takes, and which part of it."""
 
+import functools
 import itertools
-import resource
 import statistics
 import sys
 import time
@@ -11,6 +11,7 @@ import torch
 from timm.utils import unwrap_model
 
 from .evaluate import evaluate
+from .record import device_name
 from .setup import Setup
 from .step import Stepper
 
@@ -26,7 +27,8 @@ class Clock:
     """
 
     def __init__(self, device: torch.device):
-        self.wait: Callable[[], None] = torch.cuda.synchronize if device.type == 'cuda' else lambda: None
+        wait = functools.partial(torch.accelerator.synchronize, device)
+        self.wait: Callable[[], None] = wait if device.type != 'cpu' else lambda: None
         self.seconds: dict[str, float] = {}
         self.began: dict[str, float] = {}
 
@@ -85,6 +87,7 @@ def measure(setup: Setup, steps: int) -> dict:
         'method': config.method,
         'branches': design if isinstance(design, str) else config.branches,
         'device': device_name(device),
+        'threads': torch.get_num_threads(),
         'batch_size': config.batch_size,
         'loader': config.loader,
         'torchcompile': stepper.compiled.active and (config.torchcompile_mode or 'default'),
@@ -95,12 +98,6 @@ def measure(setup: Setup, steps: int) -> dict:
         'peak_memory_mib': peak_memory(device),
         'eval_images_per_second': eval_speed(setup),
     }
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == 'cuda':
-        return torch.cuda.get_device_name(device)
-    return f'{device.type} with {torch.get_num_threads()} threads'
 
 
 def time_whole(clock: Clock, step: Callable[[], None], steps: int) -> float:
@@ -169,5 +166,7 @@ def peak_memory(device: torch.device) -> float:
     """MiB: what torch held on the CUDA device, that of CUDA graphs too, else what the whole process held."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_reserved(device) / 2**20
+    import resource  # not on Windows
+
     unit = 1 if sys.platform == 'darwin' else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

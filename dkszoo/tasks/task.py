@@ -37,6 +37,7 @@ class DeepSupervisionTask(TrainingTask):
     Raises:
         ValueError: Unknown method or setting, a setting out of its range, branches or a teacher that are missing or do
             not fit. (A setting that the method does not read is only warned of.)
+        TypeError: The model or the teacher is no classifier of timm's kind.
 
     Example:
         >>> net = dkszoo.create_model('cifar_resnet20', num_classes=10, branches='dks')
@@ -72,7 +73,7 @@ class DeepSupervisionTask(TrainingTask):
         warn_unread(spec, settings)
         described = isinstance(teacher, Teacher)  # by whoever made it
         teacher = None if teacher is None else adopt_teacher(teacher, net)
-        self._hold('teacher', teacher)
+        object.__setattr__(self, 'teacher', teacher)  # no part: not in state_dict(), parameters() or train()
         if verbose and teacher is not None and teacher.renormalises and not described:
             _logger.info('teacher: its pretrained_cfg has other mean and std, so images are normalised anew for it')
         kinds = [TERMS[name] for name in spec.terms]
@@ -87,10 +88,6 @@ class DeepSupervisionTask(TrainingTask):
         terms = make_terms(spec.resolve(settings), Context(net, criterion, example))
         idle_branches = len(net.branches) > 0 and not needs_branches
         self.trainable_module = TrainableModule(net, terms, criterion, own_stages, idle_branches)
-
-    def _hold(self, name: str, module: nn.Module | None) -> None:
-        """Keep a module without making it a part: not in state_dict(), parameters() or train()."""
-        object.__setattr__(self, name, module)
 
     def _apply(self, fn, *args, **kwargs):
         """Conversions such as `.to(device)` reach the teacher too; its type is its own."""

@@ -58,7 +58,8 @@ class Teacher(nn.Module):
         described = own_statistics(self.model)
         own = described[0] if mean is None else mean, described[1] if std is None else std
         given = own[0] if input_mean is None else input_mean, own[1] if input_std is None else input_std
-        self.renormalises = None not in own + given and tuple(map(tuple, own)) != tuple(map(tuple, given))
+        known = all(values is not None for values in own + given)
+        self.renormalises = known and tuple(map(tuple, own)) != tuple(map(tuple, given))
         if self.renormalises:
             if len({len(values) for values in own + given}) > 1:
                 raise ValueError(

@@ -1,9 +1,9 @@
 """Weights on disk: reading them safely, in any known format, and writing them durably."""
 
-from .card import card_path, is_card, read_card, read_card_file, write_card
-from .description import LARGEST, check_arguments, check_description, described, tag_of
-from .files import sha256, sync, write_durably, write_text
-from .identify import Converted, check_fit, check_model, convert, identify, own_names, read_any
+from .card import card_path, is_card, read_card, write_card
+from .description import LARGEST, check_arguments, check_model, described, tag_of
+from .files import sha256, sync, temporary_beside, write_durably, write_text
+from .identify import Converted, check_fit, convert, identify, own_names, read_any
 from .pretrained import check_source, pretrained_overlay, weighted_name
 from .read import backbone_state, load_strictly, read_pickle, read_safetensors, read_tensors
 from .texts import dump_yaml, first_line, parse_json, parse_yaml
@@ -14,7 +14,6 @@ __all__ = [
     'backbone_state',
     'card_path',
     'check_arguments',
-    'check_description',
     'check_fit',
     'check_model',
     'check_source',
@@ -31,13 +30,13 @@ __all__ = [
     'pretrained_overlay',
     'read_any',
     'read_card',
-    'read_card_file',
     'read_pickle',
     'read_safetensors',
     'read_tensors',
     'sha256',
     'sync',
     'tag_of',
+    'temporary_beside',
     'weighted_name',
     'write_card',
     'write_durably',

@@ -1,5 +1,6 @@
 """What a file of ours says of its model, checked before anything is made from it: it may come from anybody."""
 
+import difflib
 import math
 import re
 import reprlib
@@ -101,6 +102,15 @@ def check_description(model: dict, source: str) -> dict:
     if data is not None:
         check_data(data, source)
     return model
+
+
+def check_model(name: str) -> None:
+    """Raise a ValueError that names the nearest models, unless timm or dkszoo has one of this name, its tag aside."""
+    arch = timm.models.split_model_name_tag(name)[0]
+    if not timm.is_model(arch):
+        near = difflib.get_close_matches(arch, timm.list_models(), 3)
+        hint = f'did you mean {" or ".join(near)}?' if near else 'dkszoo models lists ours'
+        raise ValueError(f'unknown model {name!r} ({hint})')
 
 
 def check_data(data: dict, source: str) -> None:

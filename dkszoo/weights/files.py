@@ -4,13 +4,13 @@ import contextlib
 import errno
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
 
 def write_durably(
-    path: str | os.PathLike, write: Callable[[Path], None], check: Callable[[Path], None] | None = None
+    path: str | os.PathLike, write: Callable[[Path], object], check: Callable[[Path], object] | None = None
 ) -> None:
     """Replace `path` by what `write` puts into a temporary file beside it.
 
@@ -23,15 +23,13 @@ def write_durably(
         check: Reads that file back.
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f'.{path.name}.', suffix='.tmp', dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = temporary_beside(path)
+    temporary.open('xb').close()
     try:
         write(temporary)
         sync(temporary)
         if check is not None:
             check(temporary)
-        temporary.chmod(0o666 & ~current_umask())
         os.replace(temporary, path)
         sync(path.parent)
     except BaseException:
@@ -49,7 +47,7 @@ def sync(path: Path) -> None:
     """Flush a file or a folder to disk; where folders cannot be flushed they are not."""
     if path.is_dir() and os.name == 'nt':
         return
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows flushes what it may write
     try:
         os.fsync(handle)
     except OSError as error:
@@ -59,10 +57,9 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def current_umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def temporary_beside(path: Path) -> Path:
+    """A name nobody has, for what will be renamed to `path`."""
+    return path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')
 
 
 def sha256(path: str | os.PathLike) -> str:

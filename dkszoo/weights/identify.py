@@ -1,6 +1,5 @@
 """Reading other people's checkpoints: which model a file fits, and its weights under our names."""
 
-import difflib
 import functools
 import logging
 import os
@@ -14,6 +13,7 @@ import torch
 
 import dkszoo.models
 
+from .description import check_model
 from .networks import Network, State, find_networks
 from .read import check_shapes, read_pickle, read_safetensors
 
@@ -35,7 +35,7 @@ class Converted(NamedTuple):
 
     model: str
     model_kwargs: dict
-    design: str | None
+    design: str | dict | None
     backbone: State
     branches: State
 
@@ -122,15 +122,6 @@ def candidates(model: str | None, network: Network) -> Sequence[str]:
     return (model,)
 
 
-def check_model(name: str) -> None:
-    """Raise a ValueError that names the nearest models, unless timm or dkszoo has one of this name, its tag aside."""
-    arch = timm.models.split_model_name_tag(name)[0]
-    if not timm.is_model(arch):
-        near = difflib.get_close_matches(arch, timm.list_models(), 3)
-        hint = f'did you mean {" or ".join(near)}?' if near else 'dkszoo models lists ours'
-        raise ValueError(f'unknown model {name!r} ({hint})')
-
-
 def own_names() -> list[str]:
     """dkszoo's models; the ImageNet ones come first, as the most asked for, and before ResNet-1202, the slowest."""
     return [name for family in reversed(dkszoo.models.__all__) for name in timm.list_models(module=family)]
@@ -203,7 +194,8 @@ def refusal(network: Network, model: str | None, model_kwargs: dict) -> str:
         own = arguments(name, network.backbone, network.model_kwargs)
         if state == expected(name, own):
             said = ', '.join(f'{key}={value}' for key, value in own.items() if asked.get(key, value) != value)
-            return f'is of a {name} with {said} (ask for that, or leave it out)'
+            said = f'with {said}' if said else f'without {", ".join(key for key in asked if key not in own)}'
+            return f'is of a {name} {said} (ask for that, or leave it out)'
     ranks = {}
     for near in own_names():
         wanted = expected(near, arguments(near, network.backbone, {}))

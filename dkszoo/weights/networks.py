@@ -34,7 +34,7 @@ class Network:
     theirs: dict[str, str]
     arch: str
     model_kwargs: dict
-    design: str | None
+    design: str | dict | None
 
 
 def find_networks(contents: dict) -> list[Network]:

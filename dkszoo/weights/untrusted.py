@@ -9,7 +9,7 @@ import torch
 
 from .texts import walk
 
-MOST_VALUES = 1_000_000  # plain values in a checkpoint, one that stands in two places counted twice
+MOST_VALUES = 10_000_000  # plain values in a checkpoint, one that stands in two places counted twice
 LEGACY_PICKLES = 5  # torch's format before 1.6: magic number, version, sizes of types, the object, its storages
 
 

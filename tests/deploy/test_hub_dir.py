@@ -141,6 +141,18 @@ def test_a_folder_that_timm_reads_otherwise_is_not_kept(checkpoint, tmp_path, mo
     assert not (tmp_path / 'hub').exists()
 
 
+@pytest.mark.parametrize('mask', [0o002, 0o077])
+def test_a_folder_has_the_mode_of_any_other(run_folder, tmp_path, mask):
+    path, _ = run_folder
+    before = os.umask(mask)
+    try:
+        export_hub(path, tmp_path / 'hub')
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / 'hub').stat().st_mode) == 0o777 & ~mask
+    assert {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / 'hub').iterdir()} == {0o666 & ~mask}
+
+
 def test_a_folder_is_whole_or_not_there(run_folder, tmp_path, run_cli, monkeypatch):
     path, _ = run_folder
     (tmp_path / 'full').mkdir()

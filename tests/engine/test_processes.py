@@ -10,6 +10,8 @@ import pytest
 from benchmarks.reliability.runs import FOLDER, digest
 from dkszoo.data import StreamSampler
 from dkszoo.engine.checkpoint import BEST, LAST, read_checkpoint
+from dkszoo.engine.trainer import Trainer
+from dkszoo.engine.world import World
 
 RUN = '''
 """train.py that notes every sample it is fed and, if asked to, is killed in a step."""
@@ -48,6 +50,21 @@ def test_the_parts_of_two_processes_make_the_batch_of_one():
             expected = one.indices(epoch, step)
             assert both == expected[: len(both)]  # of a last batch of odd size one sample is left out
             assert len(both) == len(expected) // 2 * 2
+
+
+def test_no_process_waits_for_the_test_of_the_first(run_cli, monkeypatch):
+    """It may take longer than torch lets the others wait."""
+    tested, test, wait = [], Trainer.test, World.wait
+    monkeypatch.setattr(Trainer, 'test', lambda trainer: tested.append(True) or test(trainer))
+
+    def waiting(world: World) -> None:
+        assert not tested
+        wait(world)
+
+    monkeypatch.setattr(World, 'wait', waiting)
+    code, _, err = run_cli('train', *ARGV, '--epochs', '1', '--batch-size', '16')
+    assert code == 0, err
+    assert tested
 
 
 def train(cwd, environment, processes: int, batch_size: int, die_at: int = 0) -> subprocess.CompletedProcess:

@@ -2,12 +2,14 @@
 
 import json
 import platform
+import subprocess
 
 import pytest
 import timm
 import torch
 
 from benchmarks.reliability.runs import FOLDER, MIXED, PLAIN, outcome, reference, start, wait
+from dkszoo.engine import record
 from dkszoo.engine.checkpoint import BEST, LAST, read_checkpoint, state_hash
 
 
@@ -60,6 +62,20 @@ def test_replay_is_equal_and_names_what_differs(run_cli, finished, tmp_path):
     assert first == f'not as recorded, the weights may differ: version of timm: 0.0.1, here {timm.__version__}'
     assert last.startswith('different: ')
     assert (tmp_path / 'again/other/run.json').exists()
+
+
+def test_the_commit_is_that_of_the_package(tmp_path, monkeypatch):
+    """Not that of somebody's project in whose folder the package lies."""
+    run = lambda *argv: subprocess.run(['git', *argv], cwd=tmp_path, check=True, capture_output=True)  # noqa: E731
+    (tmp_path / 'record.py').touch()
+    (tmp_path / '.gitignore').write_text('record.py')
+    run('init')
+    run('add', '.gitignore')
+    run('-c', 'user.name=a', '-c', 'user.email=a@b', 'commit', '-m', 'theirs')
+    monkeypatch.setattr(record, '__file__', str(tmp_path / 'record.py'))
+    assert record.git_commit() is None
+    run('add', '--force', 'record.py')
+    assert len(record.git_commit().removesuffix('-dirty')) == 40
 
 
 def outcome_weights(folder) -> str:

@@ -128,9 +128,14 @@ def test_settings_that_do_not_count():
     }
 
 
+def test_tuples_are_the_lists_that_args_yaml_holds():
+    config = TrainConfig(model_kwargs={'channels': (2, 4), 'more': {'of': (1,)}})
+    assert config.to_dict()['model_kwargs'] == {'channels': [2, 4], 'more': {'of': [1]}}
+
+
 def test_every_change_of_what_a_run_was_made_in_is_said():
     keys = ('threads', 'processes', 'device', 'dataset_sha256', 'kd_checkpoint_sha256')
-    keys += ('initial_checkpoint_sha256', 'git_commit')
+    keys += ('initial_checkpoint_sha256', 'resume_sha256', 'git_commit')
     record = {'versions': {}, **dict.fromkeys(keys, 'one')}
     for key in keys:
         assert len(differences(record, {**record, key: 'other'})) == 1, key

@@ -112,6 +112,15 @@ def test_mistakes(run_cli, tmp_path, argv, says):
     assert not (tmp_path / 'runs').exists()
 
 
+def test_a_teacher_that_takes_no_such_images_is_refused(run_cli, tmp_path):
+    vit = timm.create_model('vit_tiny_patch16_224', num_classes=10, in_chans=1)
+    torch.save(vit.state_dict(), tmp_path / 'vit.pth')  # says nothing of a size
+    argv = ('--kd-model-name', 'vit_tiny_patch16_224', '--kd-checkpoint', 'vit.pth')
+    code, _, err = run_cli(*TINY, '--method', 'kd', *argv)
+    assert code == 2
+    assert "'vit_tiny_patch16_224' does not take 32x32 images" in err.splitlines()[-1]
+
+
 def test_a_teacher_of_another_size_is_refused(run_cli, teacher):
     argv = (*TINY, '--method', 'kd', '--kd-checkpoint', TEACHER, '--img-size', '40')
     code, _, err = run_cli(*argv)

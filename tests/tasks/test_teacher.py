@@ -195,8 +195,9 @@ def test_it_stays_where_the_network_is():
 
 
 def test_statistics_as_arrays():
-    teacher = Teacher(make_teacher(), np.array([0.5]), np.array([0.25]), input_mean=np.array([0.4]), input_std=(0.2,))
-    assert teacher.renormalises
+    mean, std = np.full(3, 0.5), np.full(3, 0.25)
+    assert Teacher(make_teacher(), mean, std, input_mean=np.full(3, 0.4), input_std=(0.2,) * 3).renormalises
+    assert not Teacher(make_teacher(), mean, std, mean, std).renormalises
 
 
 @pytest.mark.parametrize('name', ['densenet121', 'inception_v3', 'inception_v4', 'hrnet_w18_small', 'resnet50'])

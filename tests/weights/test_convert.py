@@ -450,6 +450,12 @@ def test_files_that_fit_nothing_name_the_nearest():
         dkszoo.convert(hollow(keys), 'cifar_wrn16-2')
 
 
+def test_arguments_that_the_file_does_not_need():
+    state = timm.create_model('cifar_resnet8', num_classes=10).state_dict()
+    with pytest.raises(ValueError, match=r'is of a cifar_resnet8 without channels, stem_chs \(ask for that'):
+        dkszoo.convert(state, 'cifar_resnet8', channels=[2, 4, 4], stem_chs=2)
+
+
 def test_files_that_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r'holds no state dict .*looked for under: .*model'):
         dkszoo.convert({'epoch': 3})

@@ -98,6 +98,12 @@ def test_load_strictly_names_the_first_difference():
         load_strictly(model, {**state, 'weight': torch.ones(2, 2)}, 'file')
 
 
+def test_checkpoints_of_many_values(tmp_path):
+    """As those of ResNet-1202 with an optimizer, averaged weights and branches."""
+    torch.save({'state_dict': {'w': torch.ones(2)}, 'history': [7] * 1_200_000}, tmp_path / 'a.pth')
+    assert len(read_pickle(tmp_path / 'a.pth')['history']) == 1_200_000
+
+
 def test_a_name_with_colons_of_a_time(tmp_path):
     """torch names the records of a file after the file."""
     path = tmp_path / 'run-12:30:00.pth'
