@@ -25,12 +25,21 @@ def main(argv: list[str]) -> int:
     numbers = dict(nargs='+', action=Listing, type=reader([tuple[float, ...]]), metavar='X')
     add('--mean', **numbers, help="channel means it was trained with (default: the model's)")
     add('--std', **numbers, help='their standard deviations')
+    add('--img-size', type=int, metavar='N', help="side of the images to evaluate at (default: the model's)")
+    add(
+        '--crop-pct',
+        type=float,
+        metavar='X',
+        help="share of the image their crop keeps (default: the model's)",
+    )
+    add('--no-ema', action='store_true', help='take the weights themselves where the file has averaged ones, too')
     args = parser.parse_args(argv)
-    for name in ('mean', 'std'):
-        check_range(name, getattr(args, name))
+    known = {name: getattr(args, name) for name in ('mean', 'std', 'img_size', 'crop_pct')}
+    for name, value in known.items():
+        check_range(name, value)
     setup_default_logging()
     try:
-        card = deploy.convert_file(args.checkpoint, args.out, args.model, args.mean, args.std, args.model_kwargs)
+        card = deploy.convert_file(args.checkpoint, args.out, args.model, args.model_kwargs, not args.no_ema, **known)
     except deploy.VerificationFailed as error:
         return fail(error, 1)
     print_card(args.out, card)

@@ -10,7 +10,17 @@ from torch import nn
 
 import dkszoo
 from dkszoo.branches import DeeplySupervised
-from dkszoo.weights import Converted, check_arguments, described, identify, load_strictly, read_any, sha256, tag_of
+from dkszoo.weights import (
+    Converted,
+    check_arguments,
+    described,
+    fit_channels,
+    identify,
+    load_strictly,
+    read_any,
+    sha256,
+    tag_of,
+)
 
 from .export import write_network
 from .formats import check_target
@@ -22,9 +32,12 @@ def convert_file(
     checkpoint: str | os.PathLike,
     out: str | os.PathLike,
     model: str | None = None,
+    model_kwargs: dict | None = None,
+    ema: bool = True,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    model_kwargs: dict | None = None,
+    img_size: int | None = None,
+    crop_pct: float | None = None,
 ) -> dict:
     """Write the network of a checkpoint of any known format to a file, and what it is to a JSON beside it.
 
@@ -35,9 +48,12 @@ def convert_file(
         checkpoint: The file to read, see `convert`.
         out: The file to write, as for `export`; it appears only once it is verified.
         model: The name it has to fit; default: as in `convert`.
+        model_kwargs: Arguments the model is to be made with, beyond those the file tells.
+        ema: Take the averaged weights where there are any.
         mean: Channel means of the images it was trained on, in [0, 1], where they are not the model's own.
         std: Their standard deviations.
-        model_kwargs: Arguments the model is to be made with, beyond those the file tells.
+        img_size: Side of the images to evaluate at, in pixels, where it is not the model's own.
+        crop_pct: Share of the image that the crop keeps, where it is not the model's own.
 
     Returns:
         The contents of that JSON.
@@ -49,18 +65,28 @@ def convert_file(
     """
     out, source = check_target(out), f'checkpoint {os.fspath(checkpoint)!r}'
     contents = read_any(checkpoint)
+    averaged = isinstance(contents.get('state_dict_ema'), dict)
+    if averaged and ema:
+        _logger.info('%s: its averaged weights (--no-ema: the others)', source)
+    elif averaged:
+        contents = {key: value for key, value in contents.items() if not key.endswith('_ema')}
     converted = identify(contents, source, model, check_arguments(model_kwargs or {}, '--model-kwargs'))
     known = described(contents, source) or {}
     net = timm.create_model(converted.model, **converted.model_kwargs)
     load_strictly(net, converted.backbone, source)
     data = known.get('data') or model_settings(net, converted)
-    if not known.get('data') and None in (mean, std):
-        own = f'mean {data["mean"]}, std {data["std"]}'
-        _logger.info("%s: it does not say how images are normalised; the model's own: %s (--mean, --std)", source, own)
     data = normalised_with(data, mean, std)
+    if img_size:
+        data['input_size'] = [data['input_size'][0], img_size, img_size]
+    if crop_pct:
+        data['crop_pct'] = crop_pct
+    if not known.get('data') and None in (mean, std, img_size, crop_pct):
+        said = 'mean {mean}, std {std}, size {input_size}, crop {crop_pct}'.format_map(data)
+        _logger.info('%s: it does not say how images are prepared; taken: %s (see dkszoo convert --help)', source, said)
     card = {
         'arch': converted.model,
         'model_args': converted.model_kwargs,
+        'ema': averaged and ema,
         'design': known.get('design', converted.design),
         'method': known.get('method'),
         'tag': known.get('tag', tag_of(known)),
@@ -94,6 +120,5 @@ def model_settings(net: nn.Module, converted: Converted) -> dict:
     data = timm.data.resolve_data_config({}, model=net, use_test_size=True)
     in_chans = converted.model_kwargs.get('in_chans', data['input_size'][0])
     for key in ('mean', 'std'):
-        values = data[key]
-        data[key] = list(values if len(values) == in_chans else (sum(values) / len(values),) * in_chans)
+        data[key] = list(fit_channels(data[key], in_chans))
     return {**data, 'input_size': [in_chans, *data['input_size'][1:]]}

@@ -66,13 +66,15 @@ def read_pt2(path: Path, model: dict) -> Classifier:
 def write_onnx(net: nn.Module, images: torch.Tensor, path: Path) -> None:
     """The network as an ONNX graph with input 'images' and output 'logits', for batches of any size."""
     names = dict(input_names=['images'], output_names=['logits'])
-    logger = logging.getLogger('onnxscript')
-    level = logger.level
-    logger.setLevel(logging.WARNING)  # it tells of every node
+    loggers = [logging.getLogger(name) for name in ('onnxscript', 'onnx_ir')]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)  # they tell of every node and pass
     try:
         program = graph(torch.onnx.export, net, images, dynamo=True, verbose=False, **names)
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
     program.save(path, external_data=False)
 
 

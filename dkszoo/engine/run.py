@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 from datetime import UTC, datetime
 
 from dkszoo.branches import cost
@@ -77,6 +78,7 @@ def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
     setup = build(config, data, world)
     if world.is_main:
         log_cost(setup)
+        warn_of_average(setup)
     trainer = Trainer(setup, folder, stop)
     new = not folder.path.exists()
     try:
@@ -117,6 +119,18 @@ def log_cost(setup: Setup) -> None:
         lines = [f'cost: not known ({error})']
     for line in lines:
         _logger.info('%s', line)
+
+
+def warn_of_average(setup: Setup) -> None:
+    """Say so if the averaged weights, by which the run is judged, will mostly be those it starts with."""
+    config = setup.config
+    updates = config.epochs * math.ceil(setup.sampler.steps / config.grad_accum_steps)
+    share = config.model_ema_decay**updates if config.model_ema else 0.0
+    if share > 0.1:
+        _logger.warning(
+            '--model-ema-decay %g over %d updates: %.0f %% of the average will be the first weights (%.4g leaves 1 %%)',
+            *(config.model_ema_decay, updates, 100 * share, 0.01 ** (1 / updates)),
+        )
 
 
 def execute(run: Run) -> dict:

@@ -33,7 +33,7 @@ from dkszoo.data import (
     train_transform,
 )
 from dkszoo.tasks import DeepSupervisionTask, LossSettings, get_method
-from dkszoo.weights import check_arguments, read_any, weighted_name
+from dkszoo.weights import check_arguments, fit_channels, read_any, weighted_name
 
 from .compiled import compile_task
 from .config import TrainConfig
@@ -152,12 +152,6 @@ def default_branches(config: TrainConfig) -> str:
     return method.design or 'auto' if method.needs_branches(LossSettings(**config.loss_settings())) else 'none'
 
 
-def fit_channels(values: tuple, in_chans: int) -> tuple[float, ...]:
-    """Per-channel statistics for another number of channels: their mean, repeated."""
-    values = tuple(float(v) for v in values)
-    return values if len(values) == in_chans else (sum(values) / len(values),) * in_chans
-
-
 def model_arguments(config: TrainConfig) -> dict:
     """The arguments of the model's constructor; what an export records and `load` repeats."""
     arguments = dict(num_classes=config.num_classes, in_chans=config.in_chans)
@@ -189,7 +183,8 @@ def build_net(config: TrainConfig) -> DeeplySupervised:
                 )
             load_body(model, state, f'checkpoint {checkpoint!r}')
     except WRONG_ARGUMENTS as error:
-        raise ValueError(f'cannot make model {config.model!r}: {error}') from error
+        cure = ' (--initial-checkpoint FILE takes weights that are here)' if config.pretrained else ''
+        raise ValueError(f'cannot make model {config.model!r}: {error}{cure}') from error
     if config.branches in ('', 'none'):
         if default_branches(config) != 'none':
             raise ValueError(f'method {config.method!r} needs branches (leave --branches {config.branches} out)')

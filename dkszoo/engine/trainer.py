@@ -17,6 +17,7 @@ from .signals import StopRequest, batches_of
 from .step import Stepper
 from .sums import Sums
 
+MOST_NAMED = 8  # samples in a message
 ADVICE = 'start again with a lower --lr; --skip-nonfinite N goes on and passes over N steps'
 
 
@@ -148,7 +149,9 @@ class Trainer:
         epoch, view = self.progress.epoch, self.setup.data.train
         samples = self.setup.sampler.indices(epoch, error.step)
         names = [int(view.indices[i]) for part in self.world.gather(samples) for i in part]
-        return f'epoch {epoch + 1}, step {error.step + 1}: term {error} is not finite for samples {names}'
+        self.keeper.warn(f'samples of step {error.step + 1}: {names}')
+        said = f'{", ".join(map(str, names[:MOST_NAMED]))}' + (', ...' if len(names) > MOST_NAMED else '')
+        return f'epoch {epoch + 1}, step {error.step + 1}: term {error} is not finite for samples {said}'
 
     def at_update(self) -> bool:
         """Whether the parameters were just updated, so that no gradients are pending."""

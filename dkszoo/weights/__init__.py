@@ -1,7 +1,7 @@
 """Weights on disk: reading them safely, in any known format, and writing them durably."""
 
 from .card import card_path, is_card, read_card, write_card
-from .description import LARGEST, check_arguments, check_model, described, tag_of
+from .description import LARGEST, check_arguments, check_model, described, fit_channels, tag_of
 from .files import sha256, sync, temporary_beside, write_durably, write_text
 from .identify import Converted, check_fit, convert, identify, own_names, read_any
 from .pretrained import check_source, pretrained_overlay, weighted_name
@@ -21,6 +21,7 @@ __all__ = [
     'described',
     'dump_yaml',
     'first_line',
+    'fit_channels',
     'identify',
     'is_card',
     'load_strictly',

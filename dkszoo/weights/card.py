@@ -45,6 +45,8 @@ def read_card(path: str | os.PathLike) -> dict:
         raise ValueError(f'{str(path)!r} is a finished graph (run it with onnxruntime or torch.export.load)')
     if not path.is_file():
         raise ValueError(f'no file {str(path)!r} (an export is a .safetensors with its .json beside it)')
+    if path.suffix != '.safetensors' and not card_path(path).is_file():
+        raise ValueError(f'{str(path)!r} is no export (dkszoo export makes one of a checkpoint of ours)')
     card = read_card_file(path)
     for key in NEEDED:
         if key not in card:

@@ -113,6 +113,12 @@ def check_model(name: str) -> None:
         raise ValueError(f'unknown model {name!r} ({hint})')
 
 
+def fit_channels(values: tuple, in_chans: int) -> tuple[float, ...]:
+    """Per-channel statistics for another number of channels: their mean, repeated."""
+    values = tuple(float(v) for v in values)
+    return values if len(values) == in_chans else (sum(values) / len(values),) * in_chans
+
+
 def check_data(data: dict, source: str) -> None:
     """Raise a ValueError unless input size, mean and std are there and of one number of channels."""
     for key in ('input_size', 'mean', 'std'):

@@ -4,6 +4,7 @@ from os import replace
 import pytest
 import timm
 import torch
+from PIL import Image
 
 import dkszoo
 from dkszoo.deploy import VerificationFailed, verify
@@ -127,6 +128,26 @@ def test_a_kill_leaves_no_export_without_its_card(checkpoint, tmp_path, monkeypa
     assert out.exists()
     dkszoo.load(out)
     dkszoo.export(path, out)
+
+
+def test_convert_of_a_file_from_ones_own_loop(run_cli, tmp_path, caplog):
+    """It says neither size nor crop, and may have averaged weights beside those it was trained with."""
+    nets = [timm.create_model('cifar_resnet8', num_classes=4) for _ in range(2)]
+    states = dict(zip(('state_dict', 'state_dict_ema'), (net.state_dict() for net in nets), strict=True))
+    torch.save({'arch': 'cifar_resnet8', 'version': 2, **states}, tmp_path / 'own.pth')
+    for net, argv in zip(nets, (('--no-ema',), ()), strict=True):
+        caplog.clear()
+        code, _, err = run_cli('convert', 'own.pth', 'o.safetensors', *argv, '--img-size', '24', '--crop-pct', '0.9')
+        assert code == 0, err
+        card = json.loads((tmp_path / 'o.json').read_text())
+        assert card['ema'] == (not argv) == ('its averaged weights (--no-ema: the others)' in caplog.text)
+        assert (card['data']['input_size'], card['data']['crop_pct']) == ([3, 24, 24], 0.9)
+        assert 'size [3, 24, 24], crop 0.9 (see dkszoo convert --help)' in caplog.text
+        loaded, transform = dkszoo.load('o.safetensors')
+        assert torch.equal(loaded.fc.weight, net.fc.weight)
+        assert transform(Image.new('RGB', (50, 40))).shape == (3, 24, 24)
+    code, _, err = run_cli('convert', 'own.pth', 'o.safetensors', '--img-size', '0')
+    assert (code, '--img-size' in err.splitlines()[-1]) == (2, True)
 
 
 def test_convert_keeps_what_an_export_says(checkpoint, run_cli, tmp_path):

@@ -12,6 +12,7 @@ from dkszoo.engine import TrainConfig
 from dkszoo.engine.config import FREE
 from dkszoo.engine.optim import build_optimizer
 from dkszoo.engine.record import differences, fingerprint
+from dkszoo.engine.run import warn_of_average
 from dkszoo.engine.setup import build, open_data
 from dkszoo.engine.step import Stepper
 from dkszoo.engine.sums import Sums
@@ -126,6 +127,16 @@ def test_settings_that_do_not_count():
         *('workers', 'log_interval', 'recovery_interval', 'skip_nonfinite', 'export'),
         *('output', 'experiment', 'resume', 'overwrite'),
     }
+
+
+@pytest.mark.parametrize(('epochs', 'decay', 'said'), [(1, 0.9, True), (60, 0.9, False), (1, 0.1, False)])
+def test_an_average_that_stays_the_start_is_said(caplog, epochs, decay, said):
+    """Seven steps an epoch, two of them an update: 0.9 to the fourth is 66 %."""
+    settings = dict(model='cifar_resnet8', device='cpu', train_num_samples=100, batch_size=16, grad_accum_steps=2)
+    config = TrainConfig(epochs=epochs, model_ema=True, model_ema_decay=decay, **settings)
+    warn_of_average(build(*open_data(config), World(torch.device('cpu'))))
+    assert ('over 4 updates: 66 % of the average will be the first weights (0.3162 leaves 1 %)' in caplog.text) == said
+    assert ('--model-ema-decay' in caplog.text) == said
 
 
 def test_tuples_are_the_lists_that_args_yaml_holds():
