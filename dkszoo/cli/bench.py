@@ -133,7 +133,8 @@ def print_result(result: dict) -> None:
     total = sum(result['parts_ms'].values())
     for part, value in result['parts_ms'].items():
         print(f'  {part:10} {value:10.2f} ms {100 * value / total:6.1f} %')
-    print(f'  peak memory {result["peak_memory_mib"]:,.0f} MiB')
+    if result['peak_memory_mib'] is not None:
+        print(f'  peak memory {result["peak_memory_mib"]:,.0f} MiB')
     print(f'  evaluation {result["eval_images_per_second"]:,.0f} images/s')
     if 'recipe' in result:
         recipe = result['recipe']

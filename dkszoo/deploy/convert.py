@@ -13,6 +13,7 @@ from dkszoo.branches import DeeplySupervised
 from dkszoo.weights import (
     Converted,
     check_arguments,
+    check_values,
     described,
     fit_channels,
     identify,
@@ -59,34 +60,37 @@ def convert_file(
         The contents of that JSON.
 
     Raises:
-        ValueError: The checkpoint cannot be read or fits no model, `out` cannot be written, or mean or std is not of
-            the network's channels.
+        ValueError: The checkpoint cannot be read or fits no model, `out` cannot be written, mean or std is not of the
+            network's channels, or the size or crop is none.
         VerificationFailed: The file written does not give the network's logits.
     """
     out, source = check_target(out), f'checkpoint {os.fspath(checkpoint)!r}'
     contents = read_any(checkpoint)
-    averaged = isinstance(contents.get('state_dict_ema'), dict)
+    averaged = isinstance(contents.get('state_dict_ema'), dict) and len(contents['state_dict_ema']) > 0
     if averaged and ema:
         _logger.info('%s: its averaged weights (--no-ema: the others)', source)
     elif averaged:
-        contents = {key: value for key, value in contents.items() if not key.endswith('_ema')}
+        contents = {key: contents[key] for key in contents if key not in ('state_dict_ema', 'task_state_ema')}
+    elif not ema:
+        _logger.warning('%s: --no-ema chooses nothing, it has one set of weights', source)
     converted = identify(contents, source, model, check_arguments(model_kwargs or {}, '--model-kwargs'))
     known = described(contents, source) or {}
     net = timm.create_model(converted.model, **converted.model_kwargs)
     load_strictly(net, converted.backbone, source)
     data = known.get('data') or model_settings(net, converted)
     data = normalised_with(data, mean, std)
-    if img_size:
+    if img_size is not None:
         data['input_size'] = [data['input_size'][0], img_size, img_size]
-    if crop_pct:
+    if crop_pct is not None:
         data['crop_pct'] = crop_pct
+    check_values(data, '')
     if not known.get('data') and None in (mean, std, img_size, crop_pct):
         said = 'mean {mean}, std {std}, size {input_size}, crop {crop_pct}'.format_map(data)
         _logger.info('%s: it does not say how images are prepared; taken: %s (see dkszoo convert --help)', source, said)
     card = {
         'arch': converted.model,
         'model_args': converted.model_kwargs,
-        'ema': averaged and ema,
+        'ema': known.get('ema', averaged and ema),
         'design': known.get('design', converted.design),
         'method': known.get('method'),
         'tag': known.get('tag', tag_of(known)),

@@ -20,7 +20,7 @@ PAPERS = """@inproceedings{sun2019dks,
 # Settings that are places on the machine of the training, or no matter to anybody who repeats it.
 LEFT_OUT = (
     *('output', 'experiment', 'resume', 'overwrite', 'export'),
-    *('workers', 'log_interval', 'recovery_interval', 'skip_nonfinite', 'device'),
+    *('workers', 'log_interval', 'recovery_interval', 'device'),
 )
 PLACES = ('data_dir', 'initial_checkpoint', 'kd_checkpoint')
 

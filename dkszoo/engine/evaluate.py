@@ -76,8 +76,10 @@ def eval_loader(
 
 
 @torch.inference_mode()
-def check_images(net: nn.Module, name: str, input_size: tuple[int, int, int], device: torch.device) -> None:
-    """Look whether a network takes one image [C, H, W].
+def check_images(
+    net: nn.Module, name: str, input_size: tuple[int, int, int], device: torch.device, cure: str = ''
+) -> None:
+    """Look whether a network takes one image [C, H, W]; `cure` is what to do if not.
 
     Raises:
         ValueError: It does not.
@@ -88,9 +90,10 @@ def check_images(net: nn.Module, name: str, input_size: tuple[int, int, int], de
         net(torch.zeros(1, *input_size, device=device))
     except Exception as error:  # whatever a foreign forward raises
         side = 'x'.join(map(str, input_size[1:]))
-        cure = 'give another --img-size'
-        if 'img_size' in inspect.signature(type(strip(net)).__init__).parameters:
-            cure += f'; the size is built in: train with --model-kwargs img_size={input_size[-1]}'
+        if not cure:
+            cure = 'give another --img-size'
+            if 'img_size' in inspect.signature(type(strip(net)).__init__).parameters:
+                cure += f'; the size is built in: train with --model-kwargs img_size={input_size[-1]}'
         raise ValueError(f'{name!r} does not take {side} images: {error} ({cure})') from error
     finally:
         net.train(was_training)

@@ -115,7 +115,7 @@ def differences(record: dict, here: dict) -> list[str]:
     found = [(what, record.get(key), here.get(key)) for what, key in pairs]
     old, new = [known if isinstance(known := of.get('versions'), dict) else {} for of in (record, here)]
     found += [(f'version of {name}', old.get(name), version) for name, version in new.items()]
-    return [f'{what}: {then}, here {now}' for what, then, now in found if None not in (then, now) and then != now]
+    return [f'{what}: {then}, here {now}' for what, then, now in found if then is not None and then != now]
 
 
 def read_record(path: Path, advice: str) -> dict:

@@ -63,8 +63,8 @@ def check_place(setup: Setup, progress: Progress) -> None:
         raise ValueError(f'it is at step {progress.step} of an epoch that has {steps} steps here')
     if progress.step % setup.config.grad_accum_steps and progress.step < steps:
         raise ValueError(
-            f'it is at step {progress.step}, amid a parameter update here (--grad-accum-steps '
-            f'{setup.config.grad_accum_steps})'
+            f'it is at step {progress.step}, amid an update of --grad-accum-steps {setup.config.grad_accum_steps} '
+            '(give one that divides it)'
         )
     if progress.epoch > epochs or (progress.epoch == epochs and progress.step):
         raise ValueError(

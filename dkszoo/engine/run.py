@@ -101,6 +101,8 @@ def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
 def begin_record(folder: RunFolder, setup: Setup, argv: list[str]) -> dict:
     """run.json as it was begun; written now if this is the start. Says what is not as it was then."""
     here, record = start_record(setup, argv, now()), folder.read_record()
+    if 'resume_sha256' in record:
+        here['resume_sha256'] = record['resume_sha256']  # it was read at the beginning, and may have gone
     for line in differences(record, here):
         _logger.warning('the run was begun with another %s: the result may differ in its last digits', line)
     if not record:
@@ -122,14 +124,17 @@ def log_cost(setup: Setup) -> None:
 
 
 def warn_of_average(setup: Setup) -> None:
-    """Say so if the averaged weights, by which the run is judged, will mostly be those it starts with."""
+    """Say so if the averaged weights, by which the run is judged, will be mostly those of its very beginning.
+
+    timm's average is the weights themselves after the first update; from then on the decay holds.
+    """
     config = setup.config
     updates = config.epochs * math.ceil(setup.sampler.steps / config.grad_accum_steps)
-    share = config.model_ema_decay**updates if config.model_ema else 0.0
-    if share > 0.1:
+    if config.model_ema and updates > 1 and (share := config.model_ema_decay ** (updates - 1)) > 0.1:
         _logger.warning(
-            '--model-ema-decay %g over %d updates: %.0f %% of the average will be the first weights (%.4g leaves 1 %%)',
-            *(config.model_ema_decay, updates, 100 * share, 0.01 ** (1 / updates)),
+            '--model-ema-decay %g over %d updates: %.0f %% of the average will be the weights after the first one '
+            '(%.6g leaves 1 %%)',
+            *(config.model_ema_decay, updates, 100 * share, 0.01 ** (1 / (updates - 1))),
         )
 
 

@@ -183,7 +183,8 @@ def build_net(config: TrainConfig) -> DeeplySupervised:
                 )
             load_body(model, state, f'checkpoint {checkpoint!r}')
     except WRONG_ARGUMENTS as error:
-        cure = ' (--initial-checkpoint FILE takes weights that are here)' if config.pretrained else ''
+        here = config.pretrained and isinstance(error, OSError)  # no network, no room
+        cure = ' (--initial-checkpoint FILE takes weights that are here)' if here else ''
         raise ValueError(f'cannot make model {config.model!r}: {error}{cure}') from error
     if config.branches in ('', 'none'):
         if default_branches(config) != 'none':

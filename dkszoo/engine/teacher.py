@@ -48,7 +48,8 @@ def build_teacher(config: TrainConfig, device: torch.device, classes: list[str] 
     stats = {key: data.get(key) or cfg.get(key) for key in ('mean', 'std')}
     if any(value is None or len(value) != config.in_chans for value in stats.values()):
         stats = {'mean': config.mean, 'std': config.std}
-    check_images(model, named, (config.in_chans, config.img_size, config.img_size), torch.device('cpu'))
+    size = (config.in_chans, config.img_size, config.img_size)
+    check_images(model, f'teacher {named}', size, torch.device('cpu'), f'train with --img-size N, or {REMEDY}')
     _logger.info('teacher: %s, mean %s, std %s', cfg.get('architecture', named), *stats.values())
     teacher = Teacher(
         model,

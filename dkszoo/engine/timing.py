@@ -162,11 +162,13 @@ def eval_speed(setup: Setup) -> float:
     return 2 * count / (time.perf_counter() - began)
 
 
-def peak_memory(device: torch.device) -> float:
-    """MiB: what torch held on the CUDA device, that of CUDA graphs too, else what the whole process held."""
+def peak_memory(device: torch.device) -> float | None:
+    """MiB: what torch held on the CUDA device, that of CUDA graphs too, else what the whole process held, if known."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_reserved(device) / 2**20
-    import resource  # not on Windows
-
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
     unit = 1 if sys.platform == 'darwin' else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

@@ -1,7 +1,7 @@
 """Weights on disk: reading them safely, in any known format, and writing them durably."""
 
 from .card import card_path, is_card, read_card, write_card
-from .description import LARGEST, check_arguments, check_model, described, fit_channels, tag_of
+from .description import LARGEST, check_arguments, check_model, check_values, described, fit_channels, tag_of
 from .files import sha256, sync, temporary_beside, write_durably, write_text
 from .identify import Converted, check_fit, convert, identify, own_names, read_any
 from .pretrained import check_source, pretrained_overlay, weighted_name
@@ -17,6 +17,7 @@ __all__ = [
     'check_fit',
     'check_model',
     'check_source',
+    'check_values',
     'convert',
     'described',
     'dump_yaml',

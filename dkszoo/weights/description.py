@@ -95,11 +95,9 @@ def check_description(model: dict, source: str) -> dict:
         raise ValueError(f'{source} names a model {reprlib.repr(arch)}, which neither timm nor dkszoo has')
     check_arguments(model['model_args'], source)
     data = model.get('data')
-    for group, values in ((ENTRIES, model), (DATA, data if isinstance(data, dict) else {})):
-        for key, fits in group.items():
-            if (value := values.get(key)) is not None and not fits(value):
-                raise ValueError(f'{source} is damaged: its {key} cannot be {reprlib.repr(value)}')
+    check_values(model, f'{source} is damaged: its ', ENTRIES)
     if data is not None:
+        check_values(data if isinstance(data, dict) else {}, f'{source} is damaged: its ')
         check_data(data, source)
     return model
 
@@ -117,6 +115,13 @@ def fit_channels(values: tuple, in_chans: int) -> tuple[float, ...]:
     """Per-channel statistics for another number of channels: their mean, repeated."""
     values = tuple(float(v) for v in values)
     return values if len(values) == in_chans else (sum(values) / len(values),) * in_chans
+
+
+def check_values(values: dict, said: str, group: dict[str, Callable] = DATA) -> None:
+    """Raise a ValueError that begins with `said` if an entry of `group` is no such thing; it may be missing or None."""
+    for key, fits in group.items():
+        if (value := values.get(key)) is not None and not fits(value):
+            raise ValueError(f'{said}{key} cannot be {reprlib.repr(value)}')
 
 
 def check_data(data: dict, source: str) -> None:

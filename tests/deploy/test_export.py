@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 import dkszoo
-from dkszoo.deploy import VerificationFailed, verify
+from dkszoo.deploy import VerificationFailed, convert_file, verify
 
 
 def test_export_and_load(checkpoint, tmp_path):
@@ -148,6 +148,13 @@ def test_convert_of_a_file_from_ones_own_loop(run_cli, tmp_path, caplog):
         assert transform(Image.new('RGB', (50, 40))).shape == (3, 24, 24)
     code, _, err = run_cli('convert', 'own.pth', 'o.safetensors', '--img-size', '0')
     assert (code, '--img-size' in err.splitlines()[-1]) == (2, True)
+    with pytest.raises(ValueError, match=r'^crop_pct cannot be 50'):
+        convert_file('own.pth', 'o.safetensors', crop_pct=50.0)
+    torch.save({'arch': 'cifar_resnet8', 'version': 2, 'state_dict': states['state_dict'], 7: 8}, tmp_path / 'one.pth')
+    assert run_cli('convert', 'one.pth', 'o.safetensors', '--no-ema')[0] == 0
+    assert '--no-ema chooses nothing, it has one set of weights' in caplog.text
+    with pytest.raises(ValueError, match=r"'own.pth' is no export \(dkszoo export makes one"):
+        dkszoo.load('own.pth')
 
 
 def test_convert_keeps_what_an_export_says(checkpoint, run_cli, tmp_path):
@@ -155,7 +162,7 @@ def test_convert_keeps_what_an_export_says(checkpoint, run_cli, tmp_path):
     card = dkszoo.export(path, 'o.safetensors')
     assert run_cli('convert', 'o.safetensors', 'p.safetensors')[0] == 0
     again = json.loads((tmp_path / 'p.json').read_text())
-    for key in ('arch', 'design', 'method', 'tag', 'class_names', 'dataset', 'data'):
+    for key in ('arch', 'design', 'method', 'tag', 'class_names', 'dataset', 'data', 'ema'):
         assert again[key] == card[key], key
     assert card['tag'] == 'dks_digits'
     assert run_cli('convert', 'o.safetensors', 'p.safetensors', '--std', '0.1', '0.2', '0.3')[0] == 0

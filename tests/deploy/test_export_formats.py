@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -21,12 +22,14 @@ def logits(net, batch_size):
         return images, net.eval().backbone(images)
 
 
-def test_onnx(checkpoint, tmp_path, run_cli):
+def test_onnx(checkpoint, tmp_path, run_cli, caplog):
     import onnxruntime
 
     path, net = checkpoint
+    caplog.set_level(logging.INFO)
     code, out, err = run_cli('export', path, 'o.onnx')
     assert code == 0, err
+    assert not [record for record in caplog.records if record.name.startswith('onnx')]
     card = json.loads((tmp_path / 'o.onnx.json').read_text())
     assert out.splitlines() == [
         f'o.onnx: cifar_resnet8, {card["num_params"]:,} parameters, {card["flops"]:,} FLOPs an image',

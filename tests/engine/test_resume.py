@@ -300,17 +300,19 @@ def test_resume_from_a_file(run_cli, tmp_path, stop_at_step):
     assert code == 2
     assert 'it is of a cifar_resnet8, not a cifar_resnet14' in err.splitlines()[-1]
     assert not (tmp_path / 'runs').exists()
-    # the branches of another method: columns of its own
-    assert run_cli(*PLAIN, '--resume', tmp_path / 'before/tiny' / LAST, '--eval-test-every-epoch')[0] == 0
+    # another method with the same branches: a figure less, others more
+    other = ('--method', 'ds', '--eval-test-every-epoch')
+    assert run_cli(*PLAIN, '--resume', tmp_path / 'before/tiny' / LAST, *other)[0] == 0
     with open(tmp_path / FOLDER / 'summary.csv', newline='') as file:
         first, *rest = csv.DictReader(file)
-    assert first['eval_test_top1'] == ''
-    assert all(0 <= float(row['eval_test_top1']) <= 100 and 0 < float(row['lr']) < 0.1 for row in rest)
+    assert list(first)[-1] == 'lr'
+    assert (first['eval_test_top1'], float(first['train_synergy']) > 0) == ('', True)
+    assert all(0 <= float(row['eval_test_top1']) <= 100 and row['train_synergy'] == '' for row in rest)
     shutil.rmtree(tmp_path / 'runs')
     # amid an update of the new settings
     code, _, err = run_cli(*PLAIN, '--resume', newest, '--grad-accum-steps', '4')
     assert code == 2
-    assert 'amid a parameter update here (--grad-accum-steps 4)' in err.splitlines()[-1]
+    assert 'amid an update of --grad-accum-steps 4 (give one that divides it)' in err.splitlines()[-1]
     # an epoch that is shorter than the step the file is at
     code, _, err = run_cli(*PLAIN, '--resume', newest, '--batch-size', '50')
     assert code == 2

@@ -118,7 +118,8 @@ def test_a_teacher_that_takes_no_such_images_is_refused(run_cli, tmp_path):
     argv = ('--kd-model-name', 'vit_tiny_patch16_224', '--kd-checkpoint', 'vit.pth')
     code, _, err = run_cli(*TINY, '--method', 'kd', *argv)
     assert code == 2
-    assert "'vit_tiny_patch16_224' does not take 32x32 images" in err.splitlines()[-1]
+    assert "'teacher vit_tiny_patch16_224' does not take 32x32 images" in err.splitlines()[-1]
+    assert 'train with --img-size N, or give --kd-checkpoint FILE of a teacher' in err.splitlines()[-1]
 
 
 def test_a_teacher_of_another_size_is_refused(run_cli, teacher):
