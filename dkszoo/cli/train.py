@@ -1,5 +1,7 @@
 """`dkszoo train`, `python train.py`."""
 
+import logging
+import os
 import traceback
 from collections.abc import Callable
 
@@ -38,7 +40,7 @@ def carry_out(config: TrainConfig, argv: list[str], work: Callable[[engine.Run],
     Raises:
         ValueError: The settings or the run folder have to be mended first.
     """
-    setup_default_logging()
+    setup_default_logging(logging.WARNING if int(os.environ.get('RANK', 0)) else logging.INFO)
 
     def prepare_and_work(stop: engine.StopRequest) -> int:
         try:

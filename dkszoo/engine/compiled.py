@@ -46,10 +46,12 @@ class CompiledSteps:
         active: Whether there is anything compiled; false from the moment it fails.
         module: All that trains.
         device: Where it is.
+        alone: Whether this is the only process. Several cannot go on each for itself: a step done again would talk to
+            those that did it once.
     """
 
-    def __init__(self, active: bool, module: nn.Module, device: torch.device):
-        self.active, self.module, self.device = active, module, device
+    def __init__(self, active: bool, module: nn.Module, device: torch.device, alone: bool = True):
+        self.active, self.module, self.device, self.alone = active, module, device, alone
         self.stance = nullcontext
         self.worked: Counter[torch.Size] = Counter()
 
@@ -65,6 +67,8 @@ class CompiledSteps:
             except NonFinite:
                 raise
             except Exception as error:
+                if not self.alone:
+                    raise RuntimeError('--torchcompile fails in one of several processes (leave it out)') from error
                 say_why(error)
                 before.put_back()
                 self.active, self.stance = False, lambda: torch.compiler.set_stance('force_eager')

@@ -34,7 +34,7 @@ class Stepper:
         module = unwrap_model(setup.task.get_trainable_module())
         self.finite = FiniteCheck(setup.world, can_look_later(config, device))
         self.before = Snapshot(module, device)
-        self.compiled = CompiledSteps(setup.compiled, module, device)
+        self.compiled = CompiledSteps(setup.compiled, module, device, setup.world.size == 1)
 
     def to_device(self, images: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         device = self.setup.world.device

@@ -169,6 +169,7 @@ class Trainer:
     def save_recovery(self) -> None:
         self.progress.seconds = time.monotonic() - self.began
         self.keeper.save_recovery(self.progress)
+        self.world.wait()  # a process that ended now would have torchrun stop the one that is writing
 
     def agree(self, due: bool = False) -> tuple[bool, bool]:
         """Whether a signal has come to any process, and whether any of them finds a checkpoint due."""

@@ -6,10 +6,13 @@ import sys
 from collections import Counter
 
 import pytest
+import torch
 
 from benchmarks.reliability.runs import FOLDER, digest
 from dkszoo.data import StreamSampler
 from dkszoo.engine.checkpoint import BEST, LAST, read_checkpoint
+from dkszoo.engine.compiled import CompiledSteps
+from dkszoo.engine.keeper import Keeper
 from dkszoo.engine.trainer import Trainer
 from dkszoo.engine.world import World
 
@@ -65,6 +68,25 @@ def test_no_process_waits_for_the_test_of_the_first(run_cli, monkeypatch):
     code, _, err = run_cli('train', *ARGV, '--epochs', '1', '--batch-size', '16')
     assert code == 0, err
     assert tested
+
+
+def test_nobody_ends_while_the_first_saves(run_cli, monkeypatch, stop_at_step):
+    """torchrun would stop the first one, too."""
+    order, save, wait = [], Keeper.save_recovery, World.wait
+    monkeypatch.setattr(Keeper, 'save_recovery', lambda *args: save(*args) or order.append('saved'))
+    monkeypatch.setattr(World, 'wait', lambda world: order.append('waited') or wait(world))
+    stop_at_step(3)
+    assert run_cli('train', *ARGV, '--batch-size', '16', '--recovery-interval', '100')[0] == 143
+    assert order[-2:] == ['saved', 'waited']
+
+
+def test_several_processes_do_not_go_on_without_the_compiler():
+    def step() -> dict:
+        raise ZeroDivisionError
+
+    steps = CompiledSteps(True, torch.nn.Linear(1, 1), torch.device('cpu'), alone=False)
+    with pytest.raises(RuntimeError, match='fails in one of several processes'):
+        steps(step, torch.Size([1]))
 
 
 def train(cwd, environment, processes: int, batch_size: int, die_at: int = 0) -> subprocess.CompletedProcess:
