@@ -1,8 +1,14 @@
 """`dkszoo bench`: every part is there, the parts make the whole, and the hours follow from the figures."""
 
+import itertools
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
+
+from dkszoo.cli.bench import predict
+from dkszoo.engine import TrainConfig, timing
 
 SMALL = ('--steps', '2', '-b', '4', '--workers', '0', '--validation-batch-size', '4', '--device', 'cpu')
 
@@ -25,6 +31,28 @@ def test_random_images(run_cli):
     assert 'images/s' in out
 
 
+def test_figures_are_of_one_step_and_of_all_images(run_cli, monkeypatch):
+    """By a clock that goes on by a second whenever it is looked at."""
+    ticks = itertools.count()
+    monkeypatch.setattr(timing, 'time', SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    result, _ = bench(run_cli, 'cifar_resnet8', '--method', 'dks')
+    assert (result['parts_ms']['data'], result['parts_ms']['optimizer']) == (1000, 1000)
+    assert result['eval_images_per_second'] == 8  # two batches of four
+
+
+@pytest.mark.parametrize('steps', [3, 20, 25])
+def test_a_step_that_was_held_up_does_not_count(monkeypatch, steps):
+    now, done = [0.0], []
+
+    def step() -> None:
+        done.append(None)
+        now[0] += 50.0 if len(done) == 2 else 1.0
+
+    monkeypatch.setattr(timing, 'time', SimpleNamespace(perf_counter=lambda: now[0]))
+    assert timing.time_whole(timing.Clock(torch.device('cpu')), step, steps) == 1.0
+    assert len(done) == steps
+
+
 def test_a_method_without_branches_on_a_model_of_timms(run_cli):
     result, _ = bench(run_cli, '--model', 'test_resnet', '--method', 'baseline', '--img-size', '96', '--amp')
     assert 'branches' not in result['parts_ms']
@@ -45,6 +73,15 @@ def test_hours_of_a_recipe_without_its_data(run_cli, tmp_path):
     evaluation = (7 * 5_000 + 2 * 10_000) / result['eval_images_per_second']
     assert prediction['hours'] == pytest.approx((training + evaluation) / 3600)
     assert '7 epochs of 45,000 images' in out
+
+
+def test_hours_are_of_the_images_that_are_looked_at():
+    settings = dict(epochs=2, batch_size=64, train_num_samples=640, val_split=0.1, eval_test_every_epoch=True)
+    setup = SimpleNamespace(data=None, world=SimpleNamespace(size=1))
+    result = {'step_ms': 1000.0, 'eval_images_per_second': 10.0}
+    found = predict(TrainConfig(dataset='torch/cifar100', **settings), setup, result)
+    assert found['train_images'] == 640
+    assert found['hours'] == pytest.approx((2 * 10 + (2 * 15_000 + 2 * 10_000) / 10) / 3600)
 
 
 def test_real_images(run_cli):

@@ -120,6 +120,8 @@ def test_command_for_other_classes_and_channels(run_cli):
         (['resnet1'], "unknown model 'resnet1'"),
         (['vit_tiny_patch16_224', '--branches', 'conv'], 'one resolution'),
         (['resnet18', '--taps', '9'], 'no tap 9'),
+        (['resnet18', '--num-classes', '-1'], '--num-classes must be'),
+        (['resnet18', '--in-chans', '-1'], '--in-chans must be'),
         (['resnet18', '--branches', 'none', '--taps', '1'], '--taps without branches'),
         (['resnet18', '--model-kwargs', 'widht=3'], 'cannot make model'),
         (['resnet18', '--model-kwargs', 'layers=[0,0,0,0]'], 'it cannot be looked at'),

@@ -3,10 +3,12 @@
 import json
 
 import pytest
+import timm
 import torch
 import torchvision
 
 import dkszoo
+from dkszoo.deploy import convert_file
 
 
 @pytest.fixture
@@ -64,6 +66,22 @@ def test_convert_of_other_channels(run_cli, tmp_path):
     assert data['mean'] == [pytest.approx((0.5071 + 0.4867 + 0.4408) / 3)]
     code, _, err = run_cli('convert', 'gray.pth', 'gray.safetensors', '--mean', '0.1', '0.2')
     assert (code, 'takes 1 channels' in err) == (2, True)
+
+
+def test_a_deviation_of_nothing(tmp_path):
+    torch.save(dkszoo.create_model('cifar_resnet8', num_classes=4).state_dict(), tmp_path / 'net.pth')
+    with pytest.raises(ValueError, match=r'are above 0, got \[0.5, 0, 0.5\] \(give others to --std\)'):
+        convert_file(tmp_path / 'net.pth', tmp_path / 'w.safetensors', std=(0.5, 0, 0.5))
+    assert not (tmp_path / 'w.safetensors').exists()
+
+
+def test_the_size_is_that_of_evaluation(run_cli, tmp_path):
+    """Which is larger than that of training in many of timm's models."""
+    torch.save(timm.create_model('test_mambaout', num_classes=4).state_dict(), tmp_path / 'net.pth')
+    code, _, err = run_cli('convert', 'net.pth', 'w.safetensors', '--model', 'test_mambaout')
+    assert code == 0, err
+    with open('w.json') as file:
+        assert json.load(file)['data']['input_size'] == [3, 192, 192]
 
 
 def test_convert_of_another_size(run_cli, tmp_path):

@@ -40,3 +40,8 @@ def test_a_reader_that_has_enough_is_no_error(environment):
     done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True)
     assert done.stdout.startswith('name')
     assert done.stderr == ''
+
+
+def test_a_command_broken_off_says_nothing(run_cli, monkeypatch):
+    monkeypatch.setattr('dkszoo.cli.models.main', lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert run_cli('models') == (130, '', '')

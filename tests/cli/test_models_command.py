@@ -26,8 +26,13 @@ def test_models_lists_sizes(run_cli):
     code, out, _ = run_cli('models', 'cifar_wrn16_*')
     assert [line.split()[0] for line in out.splitlines()[1:]] == ['cifar_wrn16_1', 'cifar_wrn16_2']
     assert '703,284' in out
+    assert len(run_cli('models', 'cifar_resnet?')[1].splitlines()) == 2
     code, _, err = run_cli('models', 'nonsense')
     assert (code, "no model of dkszoo fits 'nonsense'" in err) == (2, True)
+    assert err.endswith('(dkszoo models lists all)\n')
+    assert run_cli('models', 'vit_tiny_patch16_224')[2].endswith(
+        "(dkszoo cost vit_tiny_patch16_224 has the figures of timm's)\n"
+    )
 
 
 def test_every_model_has_its_row():

@@ -65,7 +65,24 @@ def test_calibration_error_by_hand():
     assert certain.compute() == 0
 
 
+def test_what_the_file_says_otherwise(run_cli, digits_export):
+    for argv, says in (
+        (
+            ('--model', 'cifar_resnet14'),
+            "'net.safetensors' holds a cifar_resnet8, not a cifar_resnet14 (leave --model out)",
+        ),
+        (('--num-classes', '4'), 'holds a model of 10 classes (leave --num-classes out)'),
+        (('--in-chans', '3'), 'holds a model of 1 channels (leave --in-chans out)'),
+        (('--pretrained',), 'two sources of weights (give one)'),
+    ):
+        code, _, err = run_cli(*digits_export, *argv)
+        assert (code, says in err.splitlines()[-1]) == (2, True), err
+    code, _, err = run_cli(*digits_export, '--model', 'cifar_resnet8', '--num-classes', '10', '--in-chans', '1')
+    assert code == 0, err
+
+
 def test_results_file_has_timms_columns_first(run_cli, digits_export):
+    open('r.csv', 'w').close()  # an empty one is as good as none
     for _ in range(2):
         code, out, err = run_cli(*digits_export, '--results-file', 'r.csv')
         assert code == 0, err

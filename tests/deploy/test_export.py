@@ -8,6 +8,7 @@ from PIL import Image
 
 import dkszoo
 from dkszoo.deploy import VerificationFailed, convert_file, verify
+from dkszoo.weights import write_card
 
 
 def test_export_and_load(checkpoint, tmp_path):
@@ -101,7 +102,7 @@ def test_failed_verification_on_the_command_line(checkpoint, run_cli, monkeypatc
     assert err.splitlines()[-1].startswith('dkszoo: error: logits of the stripped network differ')
 
 
-def test_verify_compares_parameters_too():
+def test_verify_compares_parameters_and_flops_too():
     small = timm.create_model('cifar_resnet8', num_classes=3)
     net = dkszoo.attach_branches(small)
     other = timm.create_model('cifar_resnet8', num_classes=3)
@@ -109,6 +110,11 @@ def test_verify_compares_parameters_too():
     assert verify(net, other, (3, 32, 32))['num_params'] == sum(p.numel() for p in small.parameters())
     other.spare = torch.nn.Linear(2, 2)
     with pytest.raises(VerificationFailed, match='parameters'):
+        verify(net, other, (3, 32, 32))
+    del other.spare
+    once = other.forward
+    other.forward = lambda images: (once(images), once(images))[0]
+    with pytest.raises(VerificationFailed, match='FLOPs differ'):
         verify(net, other, (3, 32, 32))
 
 
@@ -165,6 +171,9 @@ def test_convert_keeps_what_an_export_says(checkpoint, run_cli, tmp_path):
     for key in ('arch', 'design', 'method', 'tag', 'class_names', 'dataset', 'data', 'ema'):
         assert again[key] == card[key], key
     assert card['tag'] == 'dks_digits'
+    write_card(tmp_path / 'o.safetensors', {**card, 'tag': 'sun2019_in1k', 'method': None})
+    assert run_cli('convert', 'o.safetensors', 'p.safetensors')[0] == 0
+    assert json.loads((tmp_path / 'p.json').read_text())['tag'] == 'sun2019_in1k'
     assert run_cli('convert', 'o.safetensors', 'p.safetensors', '--std', '0.1', '0.2', '0.3')[0] == 0
     data = json.loads((tmp_path / 'p.json').read_text())['data']
     assert data == {**card['data'], 'std': [0.1, 0.2, 0.3]}

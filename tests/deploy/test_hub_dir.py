@@ -17,9 +17,9 @@ import yaml
 from safetensors.torch import load_file
 
 import dkszoo
-from dkszoo.deploy import VerificationFailed, export_hub, hub
+from dkszoo.deploy import VerificationFailed, check_folder, export_hub, hub
 from dkszoo.deploy.hub import read_results
-from dkszoo.deploy.model_card import recipe
+from dkszoo.deploy.model_card import fact_lines, recipe
 from dkszoo.engine import TrainConfig
 
 FILES = ['README.md', 'config.json', 'model.json', 'model.safetensors']
@@ -84,6 +84,7 @@ def test_model_card(run_folder, tmp_path, run_cli):
     for part in (
         'trained with dks on digits',
         '| top1 | 91.5000 % |',
+        '| loss | 0.2500 |',
         'licence of the weights | cc-by-4.0',
         'import dkszoo',
         'Deeply-supervised Knowledge Synergy',
@@ -118,6 +119,9 @@ def test_figures_are_of_these_very_weights(tmp_path, file, ema, expected):
     result = {'best_epoch': 3, 'best': {'top1': 91.5}, 'last': {'top1': 90.0}}
     (tmp_path / 'run.json').write_text(json.dumps({'settings': {'model_ema': False}, 'result': result}))
     assert read_results(tmp_path / file, {'ema': ema}) == expected
+    result['best'] |= {'loss': float('nan'), 'top5': '99', 'branch0_top1': True}
+    (tmp_path / 'run.json').write_text(json.dumps({'settings': {'model_ema': False}, 'result': result}))
+    assert read_results(tmp_path / file, {'ema': ema}) == expected
 
 
 def test_config_and_folder(checkpoint, tmp_path):
@@ -130,6 +134,39 @@ def test_config_and_folder(checkpoint, tmp_path):
     assert own['paper_ids'] == ['arXiv:1906.00675', 'arXiv:2202.07846']
     assert stat.S_IMODE((tmp_path / 'hub').stat().st_mode) == 0o755
     assert 'as trained, after epoch 4 |' in (tmp_path / 'hub/README.md').read_text()
+
+
+def test_nothing_of_timms_own_weights_is_claimed(tmp_path, monkeypatch):
+    net = timm.create_model('resnet10t', num_classes=4)
+    assert net.pretrained_cfg['origin_url']
+    monkeypatch.setattr(hub, 'load', lambda _: (net, None))
+    own = hub.hub_config(tmp_path, {'data': {'crop_pct': 1.0}, 'tag': 'dks'}, 'mit')['pretrained_cfg']
+    assert (own['crop_pct'], own['tag']) == (1.0, 'dks')
+    assert not {'label_names', 'origin_url', 'paper_name'} & own.keys()
+
+
+def test_the_place_of_a_folder(tmp_path, monkeypatch):
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'link').symlink_to('empty')
+    (tmp_path / 'astray').symlink_to('nowhere')
+    for name in ('link', 'astray'):
+        with pytest.raises(ValueError, match='is there already and no empty folder'):
+            check_folder(tmp_path / name)
+    monkeypatch.chdir(tmp_path / 'empty')
+    assert check_folder('.') == tmp_path / 'empty'
+
+
+def test_the_name_of_a_folder_is_flushed(run_folder, tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(hub, 'sync', lambda path: flushed.append((path, (tmp_path / 'hub').exists())))
+    export_hub(run_folder[0], tmp_path / 'hub')
+    assert flushed == [(tmp_path, True)]
+
+
+def test_a_design_of_ones_own_is_named_in_the_model_card(run_folder, tmp_path):
+    card = export_hub(run_folder[0], tmp_path / 'hub')
+    for design, name in (({'name': 'mine', 'branches': []}, 'mine'), ({'branches': []}, 'own'), ('dks', 'dks')):
+        assert f'| method | `dks`, branches `{name}` |' in fact_lines({**card, 'design': design}, 'mit')
 
 
 def test_a_folder_that_timm_reads_otherwise_is_not_kept(checkpoint, tmp_path, monkeypatch):

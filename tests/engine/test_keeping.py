@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from dkszoo.engine import TrainConfig, keeper
-from dkszoo.engine.checkpoint import BEST, LAST, newest_checkpoint, read_checkpoint
+from dkszoo.engine.checkpoint import BEST, LAST, newest_checkpoint, read_checkpoint, recovery_files
 from dkszoo.engine.contents import Progress
-from dkszoo.engine.restore import check_place
+from dkszoo.engine.folder import RECORDS, RunFolder
+from dkszoo.engine.restore import check_place, restore
 
 GOLDEN = Path(__file__).parents[1] / 'golden/checkpoint_format1.pth.tar'  # at step 4 of its second epoch
 
@@ -57,6 +58,38 @@ def test_a_recovery_file_so_many_steps_after_the_last(kept, clock):
     assert [is_due(kept, step, recovery_interval=5) for step in (10, 11)] == [False, True]
 
 
+def test_after_a_save_and_on_going_on_it_is_counted_from_there(kept, clock, monkeypatch):
+    kept.setup = SimpleNamespace(world=SimpleNamespace(is_main=False), config=TrainConfig())
+    monkeypatch.setattr(keeper, 'capture', lambda *_: {})
+    monkeypatch.setattr(kept, 'check_sound', lambda _: None)
+    clock.now += 61
+    kept.save_recovery(Progress(step=4))
+    assert not is_due(kept, 5)
+    assert [is_due(kept, step, recovery_interval=5) for step in (8, 9)] == [False, True]
+    clock.now += 61
+    kept.save_epoch(Progress(epoch=1), 50.0, False)
+    assert not is_due(kept, 1)
+    assert [is_due(kept, step, recovery_interval=5) for step in (4, 5)] == [False, True]
+    monkeypatch.setattr(keeper, 'newest_checkpoint', lambda *_: (Path('recovery-1-2.pth.tar'), {}))
+    monkeypatch.setattr(keeper, 'restore', lambda *_: Progress(epoch=1, step=2))
+    kept.resume()
+    assert [is_due(kept, step, recovery_interval=5) for step in (6, 7)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ('source', 'stay'),
+    [('recovery-0-4.pth.tar', ['recovery-0-4.pth.tar', 'recovery-0-2.pth.tar']), (LAST, [])],
+)
+def test_files_that_were_passed_over_go(kept, tmp_path, source, stay):
+    for step in (2, 4, 6):
+        (tmp_path / f'recovery-0-{step}.pth.tar').touch()
+    nothing = lambda _: None  # noqa: E731
+    kept.folder = SimpleNamespace(path=tmp_path, write_summary=nothing, trim_log=nothing)
+    kept.last, kept.source = tmp_path / LAST, tmp_path / source
+    kept.settle(Progress(step=4))
+    assert [path.name for path in recovery_files(tmp_path)] == stay
+
+
 def copy_at(step: int, target: Path) -> None:
     checkpoint = read_checkpoint(GOLDEN)
     checkpoint['dkszoo']['progress']['step'] = step
@@ -101,3 +134,58 @@ def test_places_a_run_does_not_come_to(place, reason):
         return
     with pytest.raises(ValueError, match=reason):
         check_place(setup, Progress(**place))
+
+
+def test_the_last_update_of_an_epoch_may_be_of_fewer_steps():
+    setup = SimpleNamespace(sampler=SimpleNamespace(steps=7), config=TrainConfig(epochs=3, grad_accum_steps=2))
+    for step in (0, 6, 7):
+        check_place(setup, Progress(epoch=1, step=step))
+    with pytest.raises(ValueError, match='at step 5, amid an update'):
+        check_place(setup, Progress(epoch=1, step=5))
+
+
+def of_two_processes(checkpoint: dict) -> None:
+    checkpoint['dkszoo']['processes'] *= 2
+
+
+@pytest.mark.parametrize(
+    ('change', 'reason'),
+    [
+        (lambda checkpoint: checkpoint.pop('state_dict_ema'), 'was made without --model-ema'),
+        (of_two_processes, r'2 processes made it, not 1 \(torchrun --nproc-per-node 2\)'),
+    ],
+)
+def test_checkpoints_of_another_kind_of_run(change, reason):
+    task = SimpleNamespace(load_checkpoint_state=lambda *_, **__: None, has_ema=lambda: True)
+    world, sampler = SimpleNamespace(size=1, rank=0), SimpleNamespace(steps=7)
+    setup = SimpleNamespace(
+        task=task, world=world, sampler=sampler, config=TrainConfig(model='cifar_resnet8', epochs=3)
+    )
+    checkpoint = read_checkpoint(GOLDEN)
+    change(checkpoint)
+    with pytest.raises(ValueError, match=reason):
+        restore(setup, checkpoint)
+
+
+def test_a_run_is_cleared_from_its_result_to_its_settings(tmp_path, monkeypatch):
+    for name in (*RECORDS, LAST, BEST, 'recovery-0-2.pth.tar', 'mine.txt'):
+        (tmp_path / name).touch()
+    gone, unlink = [], Path.unlink
+    monkeypatch.setattr(Path, 'unlink', lambda path, **how: gone.append(path.name) or unlink(path, **how))
+    RunFolder(tmp_path).clear()
+    assert (gone[0], gone[-1]) == ('run.json', 'args.yaml')
+    assert [path.name for path in tmp_path.iterdir()] == ['mine.txt']
+
+
+def test_a_line_of_the_log_is_flushed(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr('os.fsync', lambda _: flushed.append((tmp_path / 'log.jsonl').read_text()))
+    RunFolder(tmp_path).log(epoch=0)
+    assert flushed == ['{"epoch": 0}\n']
+
+
+def test_ruined_weights_are_not_saved_at_the_end_of_an_epoch_either(kept, monkeypatch):
+    monkeypatch.setattr(kept, 'is_sound', lambda: False)
+    for save in (lambda: kept.save_recovery(Progress()), lambda: kept.save_epoch(Progress(epoch=1), 50.0, True)):
+        with pytest.raises(keeper.RunFailed, match='were not saved'):
+            save()

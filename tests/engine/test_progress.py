@@ -18,18 +18,20 @@ def test_the_time_that_is_left(caplog, monkeypatch):
 
 
 def test_curves_show_the_errors_of_all_heads(tmp_path, monkeypatch):
-    drawn, plain = {}, Axes.plot
+    drawn, marked, plain = {}, [], Axes.plot
 
     def plot(self, x, y, label, **style):
         drawn[label] = x, y
         return plain(self, x, y, label=label, **style)
 
     monkeypatch.setattr(Axes, 'plot', plot)
+    monkeypatch.setattr(Axes, 'axvline', lambda axes, x, **_: marked.append(x))
     history = [
         {'epoch': i, 'train': {'top1': 60.0 + i, 'branch0_top1': 50.0}, 'eval': {'top1': 70.0, 'test_top1': 65.0}}
         for i in range(2)
     ]
-    draw_curves(history, tmp_path / 'curves.png', 'a run on my $a_$ data', 0)
+    draw_curves(history, tmp_path / 'curves.png', 'a run on my $a_$ data', 1)
+    assert marked == [2]
     assert drawn == {
         'main head, training': ((1, 2), (40.0, 39.0)),
         'main head, validation': ((1, 2), (30.0, 30.0)),

@@ -75,7 +75,18 @@ def test_the_commit_is_that_of_the_package(tmp_path, monkeypatch):
     monkeypatch.setattr(record, '__file__', str(tmp_path / 'record.py'))
     assert record.git_commit() is None
     run('add', '--force', 'record.py')
-    assert len(record.git_commit().removesuffix('-dirty')) == 40
+    run('-c', 'user.name=a', '-c', 'user.email=a@b', 'commit', '-m', 'ours')
+    commit = record.git_commit()
+    assert len(commit) == 40
+    (tmp_path / 'record.py').write_text('changed')
+    assert record.git_commit() == f'{commit}-dirty'
+    monkeypatch.setenv('PATH', str(tmp_path))  # where git is not installed
+    assert record.git_commit() is None
+
+
+def test_a_checkpoint_that_is_gone_has_no_hash(tmp_path):
+    """A run that goes on needs the file of --resume no more."""
+    assert record.hash_of(str(tmp_path / 'gone.pth.tar')) is None
 
 
 def outcome_weights(folder) -> str:
@@ -103,6 +114,8 @@ def test_replay_mistakes(run_cli, finished, tmp_path):
     record = json.loads((finished / FOLDER / 'run.json').read_text())
     (tmp_path / 'run.json').write_text(json.dumps({**record, 'weights_sha256': None}))
     assert 'has no weights_sha256 (give the run.json of a finished run)' in refused('run.json')
+    (tmp_path / 'run.json').write_text(json.dumps({**record, 'threads': 0}))
+    assert 'has 0 threads (1 to 1024 can be had)' in refused('run.json')
     (tmp_path / 'run.json').write_text(json.dumps({**record, 'settings': {**record['settings'], 'epoch': 3}}))
     assert "unknown setting 'epoch' (did you mean 'epochs'?)" in refused('run.json')
     assert 'choose another --output' in refused(finished / FOLDER / 'run.json', '--output', finished / 'runs')

@@ -415,6 +415,7 @@ def test_overwriting_begins_when_all_else_is_checked(run_cli, tmp_path):
     assert run_cli(*argv)[0] == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / FOLDER).iterdir()}
     wrong = {'nothing.pth.tar': 'no checkpoint file', f'{FOLDER}/last.pth.tar': '--overwrite would delete'}
+    wrong[str(tmp_path / FOLDER / LAST)] = '--overwrite would delete'
     for file, says in wrong.items():
         code, _, err = run_cli(*argv, '--overwrite', '--resume', file)
         assert code == 2

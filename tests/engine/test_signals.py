@@ -11,7 +11,7 @@ import pytest
 from benchmarks.reliability.runs import PLAIN, differences, wait
 from benchmarks.reliability.signals import signals
 from dkszoo.cli.stopping import until_stopped
-from dkszoo.engine.signals import SIGNALS, Stopped, StopRequest, hidden_signals
+from dkszoo.engine.signals import SIGNALS, Stopped, StopRequest, batches_of, hidden_signals
 
 BUSY = 120.0  # seconds: on an idle machine it takes one, on a busy one nobody knows
 
@@ -30,6 +30,12 @@ def send_and_wait(signum: int, noted: list) -> None:
     noted.append(signum)
 
 
+def wait_no_more(stop: StopRequest, signum: int, noted: list) -> None:
+    with stop.deferred():
+        pass
+    send_and_wait(signum, noted)
+
+
 @pytest.mark.parametrize('signum', SIGNALS)
 def test_raises_at_once_or_waits(signum):
     before, noted = signal.getsignal(signum), []
@@ -41,6 +47,31 @@ def test_raises_at_once_or_waits(signum):
     with StopRequest() as stop, pytest.raises(Stopped), stop.deferred():
         send_and_wait(signum, noted)
     assert noted == [signum] == [stop.signum]
+    with StopRequest() as stop, pytest.raises(Stopped):
+        wait_no_more(stop, signum, noted)
+    assert noted == [signum]
+
+
+class Batches:
+    ended = False
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return 7
+
+    def _shutdown_workers(self):
+        self.ended = True
+
+
+def test_loading_processes_are_ended_after_an_error_alone():
+    whole, broken = Batches(), Batches()
+    with batches_of(whole) as batches:
+        assert next(batches) == 7
+    with pytest.raises(Stopped), batches_of(broken):
+        raise Stopped(signal.SIGTERM)
+    assert (whole.ended, broken.ended) == (False, True)
 
 
 def test_a_signal_at_the_very_end_is_too_late(monkeypatch):
@@ -89,6 +120,15 @@ def test_a_second_signal_ends_at_once(monkeypatch):
             os._exit(7)
 
     assert fork(passed_on) == 7
+
+    def later():
+        with StopRequest() as stop, stop.deferred():
+            os.kill(os.getpid(), signal.SIGINT)
+            stop.noted_at -= 3
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+
+    assert fork(later) == 143
 
 
 def test_hidden_signals_are_delivered_later_and_not_to_children():

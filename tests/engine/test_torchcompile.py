@@ -15,6 +15,8 @@ import torch
 from benchmarks.reliability.runs import FOLDER, PLAIN, differences, digest, finish, outcome, reference
 from dkszoo import DeepSupervisionTask
 from dkszoo.engine.checkpoint import LAST, read_checkpoint
+from dkszoo.engine.compiled import CompiledSteps
+from dkszoo.engine.finite import NonFinite
 from dkszoo.engine.step import Stepper
 
 FAILS = 'fails, going on without it: '
@@ -151,6 +153,17 @@ def test_an_error_of_the_step_itself_is_raised(train):
     code, _, err = train('use(functools.partial(refuse_from, 99)); fail_in_backward()', *PLAIN)
     assert code != 0
     assert 'ZeroDivisionError: not the compiler' in err.splitlines()[-1]
+
+
+def test_a_loss_that_is_not_finite_is_no_fault_of_the_compiler():
+    def step():
+        calls.append(None)
+        raise NonFinite(0, ['ce'])
+
+    calls, steps = [], CompiledSteps(True, torch.nn.Linear(1, 1), torch.device('cpu'))
+    with pytest.raises(NonFinite):
+        steps(step, torch.Size([1]))
+    assert (len(calls), steps.active) == (1, True)
 
 
 def test_where_it_works(train, tmp_path, run_cli):

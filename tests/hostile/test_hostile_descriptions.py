@@ -119,6 +119,13 @@ def test_cards(refused, place, name):
     refused('validate', '--checkpoint', 'x.safetensors')
 
 
+@pytest.mark.parametrize('key', ['arch', 'model_args', 'data'])
+def test_cards_that_lack_something(refused, place, key):
+    (place / 'x.safetensors').write_bytes(save(dkszoo.create_model('cifar_resnet8', num_classes=3).state_dict()))
+    seal(place / 'x.safetensors', {name: value for name, value in CARD.items() if name != key})
+    assert f'lacks {key!r}' in refused('validate', '--checkpoint', 'x.safetensors')
+
+
 @pytest.mark.parametrize('text', ['[]', '7', 'null', '{"sha256": ', '[' * 100000, '{"arch": "cifar_resnet8"}', '\x00'])
 def test_cards_that_are_none(refused, place, text):
     (place / 'x.safetensors').write_bytes(save({'w': torch.ones(2)}))

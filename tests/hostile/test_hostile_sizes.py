@@ -1,5 +1,6 @@
 """Small checkpoints that stand for more than fits in memory or time: refused before either is spent."""
 
+import pickle
 import time
 import zipfile
 
@@ -7,6 +8,9 @@ import pytest
 import torch
 
 from dkszoo.weights import read_pickle
+
+# With what torch's format before 1.6 begins.
+OLD_TORCH = [torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, {}]
 
 
 def doubling_tuples(levels: int = 45) -> bytes:
@@ -40,7 +44,7 @@ def refused(path, says: str) -> None:
     assert time.monotonic() - began < 20
 
 
-@pytest.mark.parametrize('form', ['zip', 'bare'])
+@pytest.mark.parametrize('form', ['zip', 'bare', 'old, object', 'old, storages'])
 def test_tuples_that_double(form, tmp_path):
     path = tmp_path / 'bomb.pth.tar'
     if form == 'zip':
@@ -49,7 +53,8 @@ def test_tuples_that_double(form, tmp_path):
             archive.writestr('a/version', '3\n')
             archive.writestr('a/byteorder', 'little')
     else:
-        path.write_bytes(doubling_tuples())
+        before = {'bare': [], 'old, object': OLD_TORCH, 'old, storages': [*OLD_TORCH, {}]}[form]
+        path.write_bytes(b''.join(pickle.dumps(value, 2) for value in before) + doubling_tuples())
     refused(path, 'too many values')
 
 

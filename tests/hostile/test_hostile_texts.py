@@ -95,8 +95,11 @@ def record(**changes) -> dict:
     return {
         'argv': ['train.py', '; touch canary', '$(touch canary)', '`touch canary`'],
         'settings': {**settings, **changes.pop('settings', {})},
+        'seed': 0,
         'threads': 1,
+        'best_on': 'val',
         'weights_sha256': '0' * 64,
+        'result': {'best_epoch': 0, 'last': {'top1': 90.0, 'top5': 99.0}, 'best': {'top1': 90.0, 'top5': 99.0}},
         **changes,
     }
 

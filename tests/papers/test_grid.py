@@ -115,6 +115,9 @@ def test_compare_refuses_what_train_refuses(run_cli, tmp_path):
         (('--methods', 'baseline,dsk'), "unknown method 'dsk'"),
         (('--methods', 'dks:synergi=top-down'), "did you mean 'synergy'"),
         (('--methods', 'dks:synergy=sideways'), 'sideways'),
+        (('--methods', 'ds,kd,ds'), "--methods has 'ds' twice (leave one out)"),
+        (('--methods', 'ds:model_kwargs=7'), 'cannot be set for one method (give --model-kwargs)'),
+        (('--methods', 'ds:model_ema=maybe'), "model_ema: 'maybe' is not true or false"),
         (('--seeds', '0'), '--seeds and --jobs must be at least 1'),
         (('--jobs', '0'), '--seeds and --jobs must be at least 1'),
         (('--seed', '5'), '--seed 5'),
@@ -221,11 +224,11 @@ def events(monkeypatch):
     return seen
 
 
-def finish(folder) -> None:
+def finish(folder, **settings) -> None:
     """Leave what a run leaves."""
     figures = {'top1': 50.0, 'top5': 90.0}
     result = {'best_epoch': 0, 'last': figures, 'best': figures}
-    record = {'settings': {}, 'seed': 0, 'threads': 1, 'best_on': 'val', 'weights_sha256': '', 'result': result}
+    record = {'settings': settings, 'seed': 0, 'threads': 1, 'best_on': 'val', 'weights_sha256': '', 'result': result}
     folder.mkdir()
     (folder / 'run.json').write_text(json.dumps(record))
     (folder / 'log.jsonl').write_text('{"seconds": {"train": 1.0}}\n')
@@ -237,17 +240,36 @@ def cell(name: str, *needs: Cell) -> Cell:
 
 def test_teachers_come_first_and_threads_are_shared(events, tmp_path):
     said = []
+    (tmp_path / 'bad.log').write_text('what an earlier try said\n')
     results = run_grid([cell('alone'), cell('pupil', cell('teacher')), cell('bad')], tmp_path, 2, said.append)
     assert events[:2] == ['teacher starts, threads: 4', 'teacher ends']
     starts = [event for event in events if 'starts' in event]
     assert sorted(starts) == [f'{name} starts, threads: 4' for name in ('alone', 'bad', 'pupil', 'teacher')]
     assert set(results) == {'teacher', 'alone', 'pupil'}
     assert f'bad: failed with exit code 1 ({tmp_path / "bad"}.log)' in said
+    assert (tmp_path / 'bad.log').read_text() == 'what an earlier try said\n'
 
 
 def test_one_run_at_a_time_has_all_threads(events, tmp_path):
     run_grid([cell('one'), cell('two')], tmp_path, 1, lambda text: None)
     assert events == ['one starts, threads: None', 'one ends', 'two starts, threads: None', 'two ends']
+
+
+def test_a_design_is_what_is_in_its_file(tmp_path):
+    file = tmp_path / 'd.yaml'
+    file.write_text('branches: [{tap: 1, stages: [1]}]')
+    finish(tmp_path / 'x', branches=read_design(str(file)))
+    made = Cell('x', {'branches': str(file)})
+    assert grid.check_settings(made, tmp_path / 'x')
+    file.write_text('branches: [{tap: 0, stages: [1]}]')
+    with pytest.raises(ValueError, match='holds a run with --branches'):
+        grid.check_settings(made, tmp_path / 'x')
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(ValueError, match=r'cannot write into .*\(choose another --output\)'):
+        run_grid([cell('one')], tmp_path / 'file/grid', 1, pytest.fail)
 
 
 @pytest.mark.usefixtures('events')

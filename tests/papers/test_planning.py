@@ -10,7 +10,7 @@ import dkszoo
 from dkszoo.cli.reproduce import read_flags
 from dkszoo.papers import workload
 from dkszoo.papers.records import read_table
-from dkszoo.papers.reproduce import cell_work, longer, named, plan_table
+from dkszoo.papers.reproduce import cell_work, longer, named, plan_table, stretched
 from dkszoo.papers.workload import seconds_per_work, work
 
 
@@ -20,6 +20,8 @@ def test_a_longer_run_drops_at_the_same_share():
     longest = longer(cell, 1.5).settings
     assert longest == {**settings, 'epochs': 90, 'decay_milestones': [27, 54, 81], 'decay_epochs': 30}
     assert longer(cell, 1.004) is None
+    shortest = stretched({'epochs': 200, 'decay_milestones': [2, 100], 'decay_epochs': 3}, 10)
+    assert shortest == {'epochs': 10, 'decay_milestones': [1, 5], 'decay_epochs': 1}
 
 
 def test_equal_time_is_the_ratio_of_the_work():
@@ -39,10 +41,16 @@ def test_scaled_runs_take_the_statistics_of_their_own_data():
     assert not {'mean', 'std', 'train_crop_mode'} & cell.settings.keys()
 
 
-def test_images_held_out_are_no_work():
+def test_images_that_are_not_trained_on_are_no_work():
     settings = {'dataset': 'digits', 'model': 'cifar_resnet8', 'epochs': 2, 'method': 'baseline'}
     whole = work({**settings, 'val_split': 0.0, 'best_on': 'test'})
     assert work({**settings, 'val_split': 0.5}) == pytest.approx(0.5 * whole)
+    assert work({**settings, 'train_num_samples': 719}) == pytest.approx(0.5 * whole)
+
+
+def test_smaller_batches_are_more_updates_of_as_many_images():
+    settings = {'dataset': 'digits', 'model': 'cifar_resnet8', 'epochs': 2, 'method': 'baseline'}
+    assert 1 < work({**settings, 'batch_size': 32}) / work({**settings, 'batch_size': 64}) < 1.5
 
 
 def test_a_unit_of_work_takes_the_median_step(monkeypatch):

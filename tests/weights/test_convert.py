@@ -509,3 +509,18 @@ def test_a_first_layer_that_reads_no_image(name):
     with torch.device('meta'):
         net = timm.create_model(name)
     assert dkszoo.convert(net.to_empty(device='cpu').state_dict(), name).model == name
+
+
+def test_wrappers_in_wrappers():
+    state = timm.create_model('cifar_resnet8', num_classes=4).state_dict()
+    assert dkszoo.convert({f'module._orig_mod.{key}': value for key, value in state.items()}).model == 'cifar_resnet8'
+
+
+def test_arguments_given_go_before_those_of_the_file():
+    state = timm.create_model('cifar_resnet8', num_classes=4).state_dict()
+    args = {'model_kwargs': {'drop_rate': 0.3}}
+    contents = {'arch': 'cifar_resnet8', 'version': 2, 'state_dict': state, 'args': args}
+    assert dkszoo.convert(contents).model_kwargs['drop_rate'] == 0.3
+    assert dkszoo.convert(contents, drop_rate=0.1).model_kwargs['drop_rate'] == 0.1
+    with pytest.raises(ValueError, match=r'does not name its model, whose arguments .* were given \(name it\)'):
+        dkszoo.convert(state, drop_rate=0.1)

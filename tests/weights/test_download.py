@@ -43,6 +43,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         mode, body = self.server.mode, self.server.body
         self.server.paths.append(self.path)
+        if mode == 'no HTTP':
+            self.wfile.write(b'220 ready\r\n')
+            return
         if mode == 'missing':
             self.send_error(404)
             return
@@ -155,6 +158,15 @@ def test_a_folder_as_mirror_and_a_cache_of_ones_own(tmp_path, monkeypatch, resne
     assert names(cache) == [f'{NAME}.json', f'{NAME}.safetensors']
 
 
+def test_a_mirror_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.setenv('DKSZOO_WEIGHTS', '~/mirror')
+    file = tmp_path / 'mirror' / f'{NAME}.pth'
+    file.parent.mkdir()
+    file.touch()
+    assert download.fetch(NAME, '', tmp_path) == (str(file), file)
+
+
 @pytest.mark.parametrize(
     ('mode', 'says'),
     [
@@ -164,6 +176,7 @@ def test_a_folder_as_mirror_and_a_cache_of_ones_own(tmp_path, monkeypatch, resne
         ('page', 'a web page instead of the file'),
         ('disguised page', 'is no checkpoint, or is damaged'),
         ('missing', '404'),
+        ('no HTTP', '220 ready'),
         ('endless', 'does not come to an end'),
         ('boasts', 'announces'),
     ],
@@ -227,7 +240,7 @@ def test_what_was_downloaded_first_is_held_against_the_rest(mirror, cache, body)
     weights, card = cache / f'{NAME}.safetensors', cache / f'{NAME}.json'
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(ValueError, match=r'SHA-256 does not fit.*delete'):
+    with pytest.raises(ValueError, match=r'\(SHA-256 does not fit; delete .* downloaded again\)$'):
         load()
 
     weights.unlink()  # as it says: the same file comes again

@@ -1,3 +1,5 @@
+import contextlib
+import errno
 import os
 import stat
 
@@ -45,3 +47,25 @@ def test_files_have_the_mode_of_any_other(tmp_path, mask):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / 'a').stat().st_mode) == 0o666 & ~mask
+
+
+def test_first_the_file_is_flushed_and_then_its_new_name(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(files, 'sync', lambda path: flushed.append((path.is_dir(), (tmp_path / 'a.txt').exists())))
+    files.write_text(tmp_path / 'a.txt', 'x')
+    assert flushed == [(False, False), (True, True)]
+
+
+@pytest.mark.parametrize(
+    ('name', 'code', 'passes'),
+    [('', errno.EINVAL, True), ('', errno.ENOTSUP, True), ('', errno.EIO, False), ('a.txt', errno.EINVAL, False)],
+)
+def test_only_folders_may_be_such_as_cannot_be_flushed(tmp_path, monkeypatch, name, code, passes):
+    (tmp_path / 'a.txt').touch()
+
+    def fail(handle):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, 'fsync', fail)
+    with contextlib.nullcontext() if passes else pytest.raises(OSError, match=os.strerror(code)):
+        files.sync(tmp_path / name)

@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 from dkszoo.weights import backbone_state, load_strictly, read_pickle
 
@@ -55,6 +56,11 @@ def test_numpy_arrays_are_not_on_the_allow_list(tmp_path):
 def test_missing_empty_foreign_truncated_and_damaged_files(tmp_path):
     with pytest.raises(ValueError, match='no checkpoint file'):
         read_pickle(tmp_path / 'nothing')
+    with pytest.raises(ValueError, match=r'no checkpoint file .* \(a folder\)$'):
+        read_pickle(tmp_path)
+    (tmp_path / 'w.safetensors').write_bytes(save({'w': torch.ones(2)}))
+    with pytest.raises(ValueError, match='start from it with --initial-checkpoint'):
+        read_pickle(tmp_path / 'w.safetensors')
     path = tmp_path / 'empty'
     path.touch()
     with pytest.raises(ValueError, match='is empty'):
