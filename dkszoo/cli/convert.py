@@ -26,12 +26,7 @@ def main(argv: list[str]) -> int:
     add('--mean', **numbers, help="channel means it was trained with (default: the model's)")
     add('--std', **numbers, help='their standard deviations')
     add('--img-size', type=int, metavar='N', help="side of the images to evaluate at (default: the model's)")
-    add(
-        '--crop-pct',
-        type=float,
-        metavar='X',
-        help="share of the image their crop keeps (default: the model's)",
-    )
+    add('--crop-pct', type=float, metavar='X', help="share of the image their crop keeps (default: the model's)")
     add('--no-ema', action='store_true', help='take the weights themselves where the file has averaged ones, too')
     args = parser.parse_args(argv)
     known = {name: getattr(args, name) for name in ('mean', 'std', 'img_size', 'crop_pct')}

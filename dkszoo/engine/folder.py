@@ -179,8 +179,8 @@ class RunFolder:
             path.unlink(missing_ok=True)
             return
         text = io.StringIO(newline='')
-        figures = dict.fromkeys(name for row in rows for name in row if name != 'lr')  # --resume may have changed them
-        writer = csv.DictWriter(text, [*figures, 'lr'], restval='')
+        names = dict.fromkeys(name for row in rows for name in row if name != 'lr')  # --resume may have changed them
+        writer = csv.DictWriter(text, [*names, 'lr'], restval='')
         writer.writeheader()
         writer.writerows(rows)
         write_durably(path, lambda temporary: temporary.write_bytes(text.getvalue().encode()))

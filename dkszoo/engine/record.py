@@ -96,7 +96,6 @@ def start_record(setup: Setup, argv: list[str], started: str) -> dict:
         'wrong_labels': len(setup.data.flips),
         'kd_checkpoint_sha256': hash_of(setup.config.kd_checkpoint),
         'initial_checkpoint_sha256': hash_of(setup.config.initial_checkpoint),
-        'resume_sha256': hash_of(setup.config.resume),
         'best_on': setup.config.best_on,
         'started': started,
     }

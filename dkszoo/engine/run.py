@@ -12,7 +12,7 @@ from .config import TrainConfig
 from .curves import draw_curves
 from .evaluate import check_images
 from .folder import RunFolder
-from .record import differences, start_record
+from .record import differences, hash_of, start_record
 from .setup import Setup, build, open_data
 from .signals import StopRequest
 from .trainer import Trainer
@@ -101,8 +101,8 @@ def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
 def begin_record(folder: RunFolder, setup: Setup, argv: list[str]) -> dict:
     """run.json as it was begun; written now if this is the start. Says what is not as it was then."""
     here, record = start_record(setup, argv, now()), folder.read_record()
-    if 'resume_sha256' in record:
-        here['resume_sha256'] = record['resume_sha256']  # it was read at the beginning, and may have gone
+    # --resume is read at the beginning: whoever goes on needs it no more, and need not read it for its hash.
+    here['resume_sha256'] = record.get('resume_sha256') if record else hash_of(setup.config.resume)
     for line in differences(record, here):
         _logger.warning('the run was begun with another %s: the result may differ in its last digits', line)
     if not record:

@@ -145,12 +145,12 @@ class Trainer:
             raise RunFailed(f'{self.describe(error)} ({ADVICE})') from error
 
     def describe(self, error: NonFinite) -> str:
-        """Step, terms and samples."""
+        """Step, terms and the first samples; all of them are told to the log."""
         epoch, view = self.progress.epoch, self.setup.data.train
         samples = self.setup.sampler.indices(epoch, error.step)
         names = [int(view.indices[i]) for part in self.world.gather(samples) for i in part]
         self.keeper.warn(f'samples of step {error.step + 1}: {names}')
-        said = f'{", ".join(map(str, names[:MOST_NAMED]))}' + (', ...' if len(names) > MOST_NAMED else '')
+        said = ', '.join(map(str, names[:MOST_NAMED])) + (', ...' if len(names) > MOST_NAMED else '')
         return f'epoch {epoch + 1}, step {error.step + 1}: term {error} is not finite for samples {said}'
 
     def at_update(self) -> bool:
