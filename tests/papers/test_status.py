@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.long_runs import draw, read_curves
 from dkszoo.cli.reproduce import read_flags
 from dkszoo.papers.grid import Result
 from dkszoo.papers.records import list_tables, read_table
@@ -86,6 +87,16 @@ def test_the_tables_of_the_long_runs_are_what_the_runs_give(noise, which):
     )
     columns = 6 if noise else 7  # no longer baseline was run with wrong labels
     assert table(header[:columns], [line[:columns] for line in lines]) in (LONG / 'README.md').read_text()
+
+
+def test_the_curves_of_the_long_runs_are_whole(tmp_path):
+    panels = read_curves(LONG / 'runs')
+    assert {model for model, noise in panels if not noise} == {'cifar_resnet20', 'cifar_resnet8x4', 'cifar_wrn16_2'}
+    for curves in panels.values():
+        for (_, epochs), runs in curves.items():
+            assert [len(errors) for errors in runs] == [epochs] * 3
+    draw(LONG / 'runs', tmp_path / 'curves.png')
+    assert (tmp_path / 'curves.png').read_bytes().startswith(b'\x89PNG')
 
 
 def rows(text: str) -> list[list[str]]:
