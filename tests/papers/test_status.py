@@ -99,6 +99,24 @@ def test_the_curves_of_the_long_runs_are_whole(tmp_path):
     assert (tmp_path / 'curves.png').read_bytes().startswith(b'\x89PNG')
 
 
+@pytest.mark.parametrize('study', ['', '-resnet8', '-noise50'])
+def test_the_tables_of_lengths_are_what_the_runs_give(study):
+    """Errors and gains at equal epochs; the records hold no times of epochs, of which the other columns are."""
+    errors: dict[tuple[str, int], dict[int, float]] = {}
+    for path in sorted((RESULTS / 'lengths/runs').glob(f'*-seed?{study}.json')):
+        record = json.loads(path.read_text())
+        settings = record['settings']
+        of = errors.setdefault((settings['method'], settings['epochs']), {})
+        of[record['seed']] = 100 - record['result']['last']['top1']
+    lines = []
+    for (method, epochs), by_seed in sorted(errors.items()):
+        gain = '' if method == 'baseline' else gain_by_seed(errors['baseline', epochs], by_seed)
+        lines.append([method, str(epochs), str(len(by_seed)), show(*mean_std(list(by_seed.values()))), gain])
+    published = [cells[:5] for cells in rows((RESULTS / 'lengths/README.md').read_text()) if cells[1].isdecimal()]
+    starts = [i for i, cells in enumerate(published) if cells[:2] in (['baseline', '5'], ['baseline', '10'])]
+    assert any(published[i : i + len(lines)] == lines for i in starts)
+
+
 def rows(text: str) -> list[list[str]]:
     """The cells of the Markdown table in a text, header and rule included."""
     return [[cell.strip() for cell in line.strip('|').split('|')] for line in text.splitlines() if line.startswith('|')]
