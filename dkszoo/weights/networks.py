@@ -56,6 +56,8 @@ def find_networks(contents: dict) -> list[Network]:
         return [Network(f'DeeplySupervised{LEFT_OUT}', backbone, {}, theirs, '', {}, None)]
     if inner := [(name, part) for name in NETWORKS if (part := below(state, name))]:
         return [renamed(part, f'mdistiller checkpoint, {name}') for name, part in inner]
+    if any(key.startswith('auxiliary_classifier.') for key in state):
+        return [renamed(below(state, 'backbone'), 'HSAKD checkpoint, without its auxiliary classifiers')]
     if 'version' in contents and isinstance(contents.get('arch'), str):  # timm's; DHM's arch comes without a version
         settings = contents.get('args')
         settings = vars(settings) if isinstance(settings, argparse.Namespace) else settings

@@ -254,6 +254,15 @@ def test_pytorch_cifar_wraps_the_same_network():
     built(converted)
 
 
+def test_the_backbone_of_an_hsakd_checkpoint():
+    state = hollow((f'module.backbone.{key}', shape) for key, shape in NETWORKS['RepDistiller resnet20'][0])
+    state |= hollow([('module.auxiliary_classifier.block_extractor1.0.0.conv1.weight', (32, 16, 3, 3))])
+    converted = dkszoo.convert({'net': state, 'acc': 70.2, 'epoch': 239})
+    assert converted[:3] == ('cifar_resnet20', {'num_classes': 100, 'in_chans': 3}, None)
+    built(converted)
+    assert not converted.branches
+
+
 @torch.no_grad()
 def test_imagenet_resnet_with_heads():
     """DHM's ImageNet heads are stages of torchvision's ResNet of other depth and width."""
