@@ -20,6 +20,7 @@ import numpy as np
 
 from dkszoo.papers.grid import Result, read_result
 from dkszoo.papers.stats import gain_by_seed, mean_std, show, table
+from dkszoo.tasks import METHODS
 
 QUIET = 0.1  # the share of epochs that a shared machine left alone
 HEADER = ('method', 'epochs', 'runs', 'error, last', 'gain, equal epochs', 'gain, equal time', 'time')
@@ -50,12 +51,18 @@ def read_points(folder: Path) -> dict[str, dict[int, Point]]:
         seconds = [s for (of, _), group in runs.items() if of == method for run in group for s in epoch_seconds(run)]
         quiet[method] = float(np.quantile(seconds, QUIET))
     points: dict[str, dict[int, Point]] = {}
-    for (method, epochs), group in sorted(runs.items()):
+    for (method, epochs), group in sorted(runs.items(), key=in_order):
         errors = {run.record['seed']: run.metric('top1_err', 'last') for run in group}
         if len(errors) < len(group):
             raise ValueError(f'{method} with {epochs} epochs and one seed was run with several settings')
         points.setdefault(method, {})[epochs] = Point(errors, epochs * quiet[method])
     return points
+
+
+def in_order(item) -> tuple[int, str, int]:
+    """Methods stand, and have their colours, in the order of `METHODS`, sums of them at the end."""
+    (method, epochs), _ = item
+    return (*METHODS, method).index(method), method, epochs
 
 
 def epoch_seconds(run: Result) -> list[float]:

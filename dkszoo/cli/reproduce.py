@@ -45,7 +45,7 @@ def run_and_report(args: argparse.Namespace, plans: list, cells: list, folder: P
     text = report(plans, results)
     print(text)
     (folder / f'{args.table}.md').write_text(text + '\n', encoding='utf-8')
-    draw_groups(plans, results, folder, folder / f'{args.table}.png')
+    draw_groups(plans, results, folder / f'{args.table}.png')
     missing = [cell.name for cell in cells if cell.name not in results]
     if missing:
         failed = f'{len(missing)} of {len(cells)} runs failed, the first is {missing[0]}'

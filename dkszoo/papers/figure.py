@@ -8,21 +8,21 @@ from pathlib import Path
 from dkszoo.weights import write_durably
 
 from .grid import Result
-from .report import network
+from .report import measure, network
 from .reproduce import Plan
 
 COLUMNS = 4
 
 
-def draw_groups(plans: list[Plan], results: dict[str, Result], folder: Path, path: Path) -> None:
+def draw_groups(plans: list[Plan], results: dict[str, Result], path: Path) -> None:
     """Draw the error that each row is about over the epochs, in percent, the mean over the seeds.
 
-    It is that of the images that the best epoch is chosen on. Does nothing without matplotlib.
+    It is that of the images that the best epoch is chosen on; of several temperatures that of the report is drawn, and
+    teachers are not. Does nothing without matplotlib.
 
     Args:
         plans: The rows, of which those with finished runs are drawn.
         results: The finished runs, by name.
-        folder: The grid's, with a folder of each run.
         path: The PNG file to write.
     """
     try:
@@ -32,12 +32,13 @@ def draw_groups(plans: list[Plan], results: dict[str, Result], folder: Path, pat
         return
     groups: dict[str, list[tuple[str, list[float]]]] = {}
     titles = {}
-    for plan in plans:
+    for plan in (plan for plan in plans if not plan.record.row.endswith('-teacher')):
         lines = groups.setdefault(plan.record.group, [])
         titles.setdefault(plan.record.group, f'{plan.record.group}: {network(plan)}')
-        for cells in plan.cells:
-            done = [folder / cell.name for cell in cells if cell.name in results]
-            lines.append((plan.record.row, mean_errors(done, plan.record.metric.removesuffix('_err'))))
+        if measured := measure(plan, results):
+            name = plan.record.row + (f' (T={measured.temperature})' if measured.temperature else '')
+            folders = [run.folder for run in measured.runs.values()]
+            lines.append((name, mean_errors(folders, plan.record.metric.removesuffix('_err'))))
     groups = {name: found for name, lines in groups.items() if (found := [line for line in lines if line[1]])}
     if not groups:
         return
@@ -49,7 +50,7 @@ def draw_groups(plans: list[Plan], results: dict[str, Result], folder: Path, pat
         axes.set_visible(False)
     for axes, (name, lines) in zip(panels, groups.items(), strict=False):
         for row, errors in lines:
-            label = row.removesuffix('-top5').removeprefix(f'{name.removesuffix("-top5")}-')
+            label = row.replace('-top5', '').removeprefix(f'{name.removesuffix("-top5")}-')
             axes.plot(range(1, len(errors) + 1), errors, label=label, marker='.')
         if all(error > 0 for _, errors in lines for error in errors):
             axes.set_yscale('log')  # what the lines differ by in the end is little beside where they begin

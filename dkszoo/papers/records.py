@@ -1,6 +1,7 @@
 """The tables of both papers as records, one a published number."""
 
 import csv
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,12 @@ class Record:
     @property
     def arguments(self) -> list[str]:
         return shlex.split(self.flags)
+
+    @property
+    def figure(self) -> str:
+        """The metric in words, such as 'top-5 error' or 'top-1 accuracy, branch 0'."""
+        branch, top, error = re.fullmatch(r'(?:branch(\d)_)?top(\d)(_err)?', self.metric).groups()
+        return f'top-{top} {"error" if error else "accuracy"}' + (f', branch {branch}' if branch else '')
 
 
 def list_tables() -> list[str]:

@@ -8,8 +8,8 @@ from .reproduce import TEMPERATURES, Plan
 from .stats import gain_by_seed, mean_std, show, table
 
 HEADER = (
-    *('row', 'network run', 'paper', 'paper gain', 'runs', 'last', 'best', 'gain, last (95 %)', 'gain, best (95 %)'),
-    *('at equal time, best', 'time'),
+    *('row', 'network run', 'figure, %', 'paper', 'paper gain', 'runs', 'last', 'best'),
+    *('gain, last (95 %)', 'gain, best (95 %)', 'at equal time, best', 'time'),
 )
 
 
@@ -49,7 +49,7 @@ def report(plans: list[Plan], results: dict[str, Result]) -> str:
     rows, first = [], {}
     for plan in plans:
         record, measured = plan.record, measure(plan, results)
-        paper = (show(record.value, record.std), '' if record.gain is None else f'{record.gain:+.2f}')
+        paper = (record.figure, show(record.value, record.std), '' if record.gain is None else f'{record.gain:+.2f}')
         base_record, base = first.setdefault(record.group, (record, measured))
         if measured is None:
             rows.append((record.row, network(plan), *paper, '0', *[''] * 6))

@@ -39,12 +39,15 @@ def status_page() -> str:
     """Markdown: for every table its rows, the published numbers and what has been run of them."""
     parts = []
     for name in list_tables():
-        parts += [f'### {name}', '', '| row | network | method | paper | status | why not in full |', '|' + '---|' * 6]
+        parts += [f'### {name}', '', '| row | network | method | figure, % | paper | status |', '|' + '---|' * 6]
+        reasons: dict[str, None] = {}  # in their order
         for record in (records := read_table(name)):
             word, why, results = get_status(record)
             shown = f'[{word}]({results}/{name}.md)' if results else word
             paper = show(record.value, record.std)
-            parts.append(f'| {record.row} | {record.network} | {record.method} | {paper} | {shown} | {why} |')
-        notes = remarks(records)
-        parts += ['', notes, ''] if notes else ['']
+            parts.append(f'| {record.row} | {record.network} | {record.method} | {record.figure} | {paper} | {shown} |')
+            reasons |= {why: None} if why else {}
+        parts += ['', f'Not run in full: {"; ".join(reasons)}.', ''] if reasons else ['']
+        if notes := remarks(records):
+            parts += [notes, '']
     return '\n'.join(parts[:-1])

@@ -58,7 +58,13 @@ def test_a_row_of_the_table_by_hand():
     (longer,) = plans[1].equal_time
     runs = {base.name: result(70, 71), dks.name: result(73, 75, seconds=30.0), longer.name: result(71, 72.5)}
     row = [cell.strip() for cell in report(plans, runs).splitlines()[3].split('|')[1:-1]]
-    assert row[4:] == ['1', '27.00', '25.00', '+3.00', '+4.00', '+2.50', '30 s']
+    assert row[2:3] + row[5:] == ['top-1 error', '1', '27.00', '25.00', '+3.00', '+4.00', '+2.50', '30 s']
+
+
+def test_a_figure_in_words():
+    figures = {r.metric: r.figure for name in ('dks-table5', 'dks-text') for r in read_table(name)}
+    assert figures['top1'] == 'top-1 accuracy'
+    assert figures['branch1_top5_err'] == 'top-5 error, branch 1'
 
 
 def test_times_are_said_as_multiples_of_the_first():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.lengths import in_order
 from benchmarks.long_runs import draw, read_curves
 from dkszoo.cli.reproduce import read_flags
 from dkszoo.papers.grid import Result
@@ -26,7 +27,7 @@ def test_what_is_claimed_was_run(entry):
     """Each row claimed stands in its table with a figure, from runs that are there and that would be run today."""
     assert entry['status'] in ('reproduced', 'scaled analogue')
     folder, name = RESULTS / entry['results'], entry['table']
-    runs = {cells[0].split(' (T=')[0]: int(cells[4]) for cells in rows((folder / f'{name}.md').read_text())[2:]}
+    runs = {cells[0].split(' (T=')[0]: int(cells[5]) for cells in rows((folder / f'{name}.md').read_text())[2:]}
     records = [record for record in read_table(name) if record.row in entry.get('rows', [record.row])]
     assert all(runs[record.row] > 0 for record in records)
     there = {path.stem: json.loads(path.read_text()) for path in (folder / 'runs').glob('*.json')}
@@ -45,7 +46,7 @@ def test_a_published_table_is_what_its_runs_give(entry):
     there = {path.stem: Result(json.loads(path.read_text()), 0.0, path) for path in (folder / 'runs').glob('*.json')}
     data_dir = next(iter(there.values())).record['settings']['data_dir']
     overrides = {'dataset': 'torch/fashion_mnist', 'data_dir': data_dir}
-    seeds = max(int(cells[4]) for cells in rows(text)[2:])
+    seeds = max(int(cells[5]) for cells in rows(text)[2:])
     plans = plan_table(read_table(name), entry['budget'], seeds, read_flags, overrides, equal_time=True)
     again = report(plans, there)
     assert [cells[:-1] for cells in rows(again)] == [cells[:-1] for cells in rows(text)]  # times are in no record
@@ -109,7 +110,7 @@ def test_the_tables_of_lengths_are_what_the_runs_give(study):
         of = errors.setdefault((settings['method'], settings['epochs']), {})
         of[record['seed']] = 100 - record['result']['last']['top1']
     lines = []
-    for (method, epochs), by_seed in sorted(errors.items()):
+    for (method, epochs), by_seed in sorted(errors.items(), key=in_order):
         gain = '' if method == 'baseline' else gain_by_seed(errors['baseline', epochs], by_seed)
         lines.append([method, str(epochs), str(len(by_seed)), show(*mean_std(list(by_seed.values()))), gain])
     published = [cells[:5] for cells in rows((RESULTS / 'lengths/README.md').read_text()) if cells[1].isdecimal()]
