@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from .mirror import check_mirror
 from .probe import Probe
 from .stages import OwnStages, own_stages
 from .taps import default_taps, resolve_taps
@@ -39,22 +40,26 @@ HEADS = ('fc', '2fc')
 
 # Blocks (early, late) where DKS's networks differ from the rule in `dks_blocks`; by family and blocks of each stage.
 # WRN-28-10 and every CIFAR list equal DHM's released code, the stand-in for the DKS supplement.
-_RESNET18 = {(2, 2, 2, 2): ((1, 2), (2,))}  # of basic blocks: with bottlenecks the same depths are ResNet-26
-_RESNETS = {
+RESNETS = {
     (3, 4, 6, 3): ((3, 2), (3,)),
     (3, 4, 23, 3): ((12, 2), (3,)),
     (3, 8, 36, 3): ((18, 2), (3,)),
 }
-RESNETS = ('CifarResNet', 'ResNet', 'CifarResNet.Bottleneck', 'ResNet.Bottleneck')
 DKS_BLOCKS = {
+    ('CifarResNet', (2, 2, 2, 2)): ((1, 2), (2,)),  # with bottlenecks the same depths are ResNet-26
+    ('ResNet', (2, 2, 2, 2)): ((1, 2), (2,)),
+    **{
+        (family + block, depths): blocks
+        for family in ('CifarResNet', 'ResNet')
+        for block in ('', '.Bottleneck')
+        for depths, blocks in RESNETS.items()
+    },
     ('CifarResNet', (18, 18, 18)): ((9, 9), (18,)),
     ('CifarResNet', (200, 200, 200)): ((100, 100), (200,)),
     ('CifarDenseNet', (32, 32, 32)): ((16, 16), (32,)),
     ('CifarDenseNet.Bottleneck', (16, 16, 16)): ((16, 16), (32,)),
     ('CifarDenseNet.Bottleneck', (31, 31, 31)): ((16, 16), (31,)),
     ('CifarDenseNet.Bottleneck', (41, 41, 41)): ((22, 22), (41,)),
-    **{(family, depths): blocks for family in RESNETS for depths, blocks in _RESNETS.items()},
-    **{(family, depths): blocks for family in RESNETS[:2] for depths, blocks in _RESNET18.items()},
 }
 LATE_WIDTH = {'CifarDenseNet': 3.0, 'CifarDenseNet.Bottleneck': 3.0}
 ROUND_DOWN = {'CifarWRN'}
@@ -128,8 +133,7 @@ def shallow_design(probe: Probe, taps: Sequence[int]) -> list[BranchSpec]:
 
 def mirror_design(probe: Probe, taps: Sequence[int]) -> list[BranchSpec]:
     """DSKD, section 3.1: each branch is the rest of the main path, of the same depth and width."""
-    for tap in taps:
-        probe.rerun(tap)
+    check_mirror(probe, taps)
     return [BranchSpec(tap, 'mirror') for tap in taps]
 
 

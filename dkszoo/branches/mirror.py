@@ -1,6 +1,7 @@
 """Design `mirror`: the rest of the main path once more, freshly initialised (DSKD, section 3.1)."""
 
 import copy
+from collections.abc import Sequence
 
 import timm
 import torch
@@ -19,8 +20,7 @@ def build_mirror(probe: Probe, tap: int, num_classes: int) -> MirrorBranch:
     zeroed last norms, layer scales, position tables. What that network lacks or has in another shape (a backbone built
     with other arguments) starts by its module's own `reset_parameters`.
 
-    Raises:
-        ValueError: The rest cannot be run again from there, or a parameter of it cannot be started afresh.
+    What it cannot do, `check_mirror` finds.
     """
     backbone = probe.backbone
     rerun = probe.rerun(tap)
@@ -37,6 +37,21 @@ def build_mirror(probe: Probe, tap: int, num_classes: int) -> MirrorBranch:
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(name in rerun.touched or id(parameter) in trained)
     return MirrorBranch(net, rerun.layout == 'NHWC').train(backbone.training)
+
+
+def check_mirror(probe: Probe, taps: Sequence[int]) -> None:
+    """Look whether the rest of the backbone can be built again from these taps; draws no random number.
+
+    Raises:
+        ValueError: It cannot be run again from one, or a parameter of it cannot be started afresh.
+    """
+    empty = skeleton(probe.backbone)
+    reruns = {tap: probe.rerun(tap) for tap in taps}
+    source = donor(empty, empty.num_classes)
+    for tap, rerun in reruns.items():
+        net = skeleton(empty)
+        open_front(net, probe.info[tap]['module'])
+        start_afresh(net, source, rerun.touched)
 
 
 def donor(backbone: nn.Module, num_classes: int) -> nn.Module | None:

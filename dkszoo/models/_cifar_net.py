@@ -1,7 +1,7 @@
 """What every CIFAR-size network here shares: the classifier, the taps and the rest of timm's model interface.
 
 A family derives from `CifarNet`, makes its stem, calls `_init_stages`, makes its last norm if it has one, calls
-`_init_head` and writes `forward_features` (explicitly, so that TorchScript can read it) and the pieces below.
+`_init_head` and writes the pieces below.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def init_convs(module: nn.Module) -> None:
 
 
 class CifarNet(nn.Module):
-    """Base of the CIFAR-size networks.
+    """Base of the CIFAR-size networks of three to five stages, `layer1` to `layer5`, of which the missing are None.
 
     `feature_info` lists the stages and nothing else, shallow to deep, so `stage_j(tap_{j-1}) == tap_j` holds for any
     two neighbours; `stage_depths` holds the number of blocks of each (a tuple for a stage made of several rows).
@@ -66,6 +66,8 @@ class CifarNet(nn.Module):
             stage, in_chs = self.make_stage(i, in_chs, depth)
             self.add_module(f'layer{i + 1}', stage)
             self.feature_info.append(dict(num_chs=in_chs, reduction=reduction, module=f'layer{i + 1}'))
+        for missing in range(len(self.feature_info) + 1, 6):
+            setattr(self, f'layer{missing}', None)
         return in_chs
 
     def _init_head(self, num_features: int, num_classes: int, global_pool: str, drop_rate: float) -> None:
@@ -198,15 +200,29 @@ class CifarNet(nn.Module):
         for info in self.feature_info[deepest + 1 :]:
             setattr(self, info['module'], nn.Sequential())
         pruned = deepest < len(self.feature_info) - 1
+        width = self.num_features
         if pruned or prune_norm:
             self._drop_norm()
             self.num_features = self.feature_info[deepest]['num_chs']
-        if pruned or prune_head:
+        if pruned or prune_head or self.num_features != width:
             self.reset_classifier(0, '')
         return take
 
     def _drop_norm(self) -> None:
         """Remove what `forward_norm` runs; a family that has something there overrides this."""
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Images [B, C, H, W] -> final map; written out, so that TorchScript can read it."""
+        x = self.forward_stem(x)
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            x = self._checkpoint_stages(x)
+        else:
+            x = self.layer3(self.layer2(self.layer1(x)))
+            if self.layer4 is not None:
+                x = self.layer4(x)
+            if self.layer5 is not None:
+                x = self.layer5(x)
+        return self.forward_norm(x)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Pool, drop out and classify: final map [B, C, H, W] -> logits [B, K], or [B, C] with `pre_logits`."""

@@ -134,16 +134,6 @@ class CifarDenseNet(CifarNet):
     def _drop_norm(self) -> None:
         self.bn = self.act = nn.Identity()
 
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.forward_stem(x)
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            x = self._checkpoint_stages(x)
-        else:
-            x = self.layer1(x)
-            x = self.layer2(x)
-            x = self.layer3(x)
-        return self.forward_norm(x)
-
 
 def _create_cifar_densenet(variant: str, pretrained: bool = False, **kwargs) -> CifarDenseNet:
     return build_model_with_cfg(CifarDenseNet, variant, pretrained, feature_cfg=dict(out_indices=(0, 1, 2)), **kwargs)

@@ -89,16 +89,6 @@ class CifarMobileNetV1(CifarNet):
     def forward_stem(self, x: torch.Tensor) -> torch.Tensor:
         return self.act1(self.bn1(self.conv1(x)))
 
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.forward_stem(x)
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return self._checkpoint_stages(x)
-        x = self.layer1(x)
-        x = self.layer2(x)
-        x = self.layer3(x)
-        x = self.layer4(x)
-        return self.layer5(x)
-
 
 def _create_cifar_mobilenet_v1(variant: str, pretrained: bool = False, **kwargs) -> CifarMobileNetV1:
     feature_cfg = dict(out_indices=(0, 1, 2, 3, 4))

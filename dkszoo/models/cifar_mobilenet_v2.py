@@ -129,17 +129,6 @@ class CifarMobileNetV2(CifarNet):
     def _drop_norm(self) -> None:
         self.conv2 = self.bn2 = self.act2 = nn.Identity()
 
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.forward_stem(x)
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            x = self._checkpoint_stages(x)
-        else:
-            x = self.layer1(x)
-            x = self.layer2(x)
-            x = self.layer3(x)
-            x = self.layer4(x)
-        return self.forward_norm(x)
-
 
 def _create_cifar_mobilenet_v2(variant: str, pretrained: bool = False, **kwargs) -> CifarMobileNetV2:
     feature_cfg = dict(out_indices=(0, 1, 2, 3))

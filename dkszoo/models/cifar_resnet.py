@@ -142,8 +142,6 @@ class CifarResNet(CifarNet):
         self.bn1 = nn.BatchNorm2d(stem_chs, **dd)
         self.act1 = nn.ReLU(inplace=True)
         chs = self._init_stages(stem_chs, [2**i for i in range(len(layers))])
-        if len(layers) == 3:
-            self.layer4 = None
         self._init_head(chs, num_classes, global_pool, drop_rate)
         init_convs(self.conv1)
 
@@ -164,17 +162,6 @@ class CifarResNet(CifarNet):
 
     def forward_stem(self, x: torch.Tensor) -> torch.Tensor:
         return self.act1(self.bn1(self.conv1(x)))
-
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.forward_stem(x)
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return self._checkpoint_stages(x)
-        x = self.layer1(x)
-        x = self.layer2(x)
-        x = self.layer3(x)
-        if self.layer4 is not None:
-            x = self.layer4(x)
-        return x
 
 
 def _create_cifar_resnet(variant: str, pretrained: bool = False, **kwargs) -> CifarResNet:

@@ -91,14 +91,6 @@ class CifarVGG(CifarNet):
     def forward_stem(self, x: torch.Tensor) -> torch.Tensor:
         return x
 
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return self._checkpoint_stages(x)
-        x = self.layer1(x)
-        x = self.layer2(x)
-        x = self.layer3(x)
-        return self.layer4(x)
-
 
 def _create_cifar_vgg(variant: str, pretrained: bool = False, **kwargs) -> CifarVGG:
     return build_model_with_cfg(CifarVGG, variant, pretrained, feature_cfg=dict(out_indices=(0, 1, 2, 3)), **kwargs)

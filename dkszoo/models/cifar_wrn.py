@@ -115,16 +115,6 @@ class CifarWRN(CifarNet):
     def _drop_norm(self) -> None:
         self.bn1 = self.act1 = nn.Identity()
 
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.forward_stem(x)
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            x = self._checkpoint_stages(x)
-        else:
-            x = self.layer1(x)
-            x = self.layer2(x)
-            x = self.layer3(x)
-        return self.forward_norm(x)
-
 
 def _create_cifar_wrn(variant: str, pretrained: bool = False, **kwargs) -> CifarWRN:
     return build_model_with_cfg(CifarWRN, variant, pretrained, feature_cfg=dict(out_indices=(0, 1, 2)), **kwargs)

@@ -162,6 +162,8 @@ def test_prune_intermediate_layers(name):
         kept = copy.deepcopy(model)
         kept.prune_intermediate_layers([last], prune_head=False)
         assert torch.equal(kept(x), logits)
+        kept.prune_intermediate_layers([last], prune_norm=True, prune_head=False)
+        assert len(kept(x)) == 2  # with the head only where it still fits
     for i in (1, last):
         pruned = copy.deepcopy(model)
         assert pruned.prune_intermediate_layers([i], prune_norm=True) == [i]
