@@ -49,10 +49,12 @@ def main(argv: list[str]) -> int:
 
 
 def split_methods(text: str) -> list[str]:
-    """'baseline,dks:taps=0,1' -> ['baseline', 'dks:taps=0,1']: what is no method goes on with a list of numbers."""
+    """'baseline,dks:taps=0,1' -> ['baseline', 'dks:taps=0,1']: what is no method goes on with a list."""
     methods: list[str] = []
     for part in text.split(','):
-        if methods and ':' in methods[-1] and part[:1] in '0123456789.-;':
+        is_method = all(name in METHODS for name in part.partition(':')[0].split('+'))
+        last = methods[-1].rpartition(':')[2] if methods else ''
+        if '=' in last and (part[:1] in '0123456789.-;' or (last.startswith('taps=') and not is_method)):
             methods[-1] += f',{part}'
         else:
             methods.append(part)

@@ -46,9 +46,10 @@ def run_and_report(args: argparse.Namespace, plans: list, cells: list, folder: P
     print(text)
     (folder / f'{args.table}.md').write_text(text + '\n', encoding='utf-8')
     draw_groups(plans, results, folder / f'{args.table}.png')
-    missing = [cell.name for cell in cells if cell.name not in results]
+    everything = list(dict.fromkeys(cell for one in cells for cell in (*one.needs, one)))
+    missing = [cell.name for cell in everything if cell.name not in results]
     if missing:
-        failed = f'{len(missing)} of {len(cells)} runs failed, the first is {missing[0]}'
+        failed = f'{len(missing)} of {len(everything)} runs failed, the first is {missing[0]}'
         return fail(f'{failed} (see its .log in {str(folder)!r})', 1)
     return 0
 

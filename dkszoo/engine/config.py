@@ -151,8 +151,11 @@ FREE = (
     *('workers', 'log_interval', 'recovery_interval', 'skip_nonfinite', 'export'),
     *('output', 'experiment', 'resume', 'overwrite'),
 )
-
-
+# What `open_data` fills in where it is not given.
+FILLED_IN = (
+    *('num_classes', 'in_chans', 'img_size', 'pad', 'hflip', 'branches', 'loader'),
+    *('mean', 'std', 'interpolation', 'crop_pct', 'crop_mode'),
+)
 PATHS = ('data_dir', 'initial_checkpoint', 'kd_checkpoint')
 
 
@@ -196,11 +199,6 @@ class TrainConfig(RunSettings, OptimSettings, DataSettings, LossSettings, Method
             choices = field.metadata.get('choices')
             if choices or field.name in loss:
                 check_value(field.name, getattr(self, field.name), choices, flag(field.name))
-
-    def loss_settings(self) -> dict:
-        """The fields of `LossSettings` that were given."""
-        loss = LossSettings(**{f.name: getattr(self, f.name) for f in dataclasses.fields(LossSettings)})
-        return loss.given()
 
     def fixed(self) -> dict:
         """All settings that make the result, as plain values."""

@@ -32,7 +32,7 @@ from dkszoo.data import (
     stream_loader,
     train_transform,
 )
-from dkszoo.tasks import DeepSupervisionTask, LossSettings, get_method
+from dkszoo.tasks import DeepSupervisionTask, get_method
 from dkszoo.weights import check_arguments, fit_channels, read_any, weighted_name
 
 from .compiled import compile_task
@@ -149,7 +149,7 @@ def fit_data(config: TrainConfig, train: Dataset, test: Dataset) -> tuple[TrainC
 def default_branches(config: TrainConfig) -> str:
     """The branch design when none was asked for: the method's, where its settings need branches at all."""
     method = get_method(config.method)
-    return method.design or 'auto' if method.needs_branches(LossSettings(**config.loss_settings())) else 'none'
+    return method.design or 'auto' if method.needs_branches(config) else 'none'
 
 
 def model_arguments(config: TrainConfig) -> dict:
@@ -210,7 +210,7 @@ def build(config: TrainConfig, data: Data, world: World) -> Setup:
     )
     teacher = build_teacher(config, world.device, data.classes)
     seed_all(config.seed)  # the terms' parameters do not depend on the teacher
-    task = DeepSupervisionTask(net, config.method, criterion, teacher, world.device, **config.loss_settings())
+    task = DeepSupervisionTask(net, config.method, criterion, teacher, world.device, **config.given())
     seed_all(config.seed + 1 + world.rank)  # what is drawn in training: dropout
     trainable = task.get_trainable_module()
     trainable.report_branches = True

@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 import dkszoo
 from dkszoo.data import open_dataset
-from dkszoo.engine.config import FREE, TrainConfig, flag, negation, same_setting, say
+from dkszoo.engine.config import FILLED_IN, TrainConfig, flag, negation, same_setting, say
 from dkszoo.engine.contents import is_finite
 from dkszoo.engine.create import read_design
 from dkszoo.engine.record import read_record
@@ -127,16 +129,18 @@ def read_seconds(path: Path) -> float:
 
 
 def check_settings(cell: Cell, folder: Path) -> bool:
-    """Whether the run of a cell is finished; refuses one if what the cell sets was set otherwise there."""
+    """Whether the run of a cell is finished; refuses one with other settings than the cell's."""
     result = read_result(folder)
     if result is None:  # train.py looks itself
         return False
-    asked, stored = TrainConfig.from_dict(cell.settings).to_dict(), result.record['settings']
+    default = TrainConfig().to_dict()
+    asked, stored = TrainConfig.from_dict(cell.settings).fixed(), {**default, **result.record['settings']}
     asked['branches'] = read_design(asked['branches'])
-    for key in cell.settings.keys() - {*FREE, 'loader'}:
-        if not same_setting(key, asked[key], stored.get(key)):
+    filled_in = {key for key in FILLED_IN if asked[key] == default[key]} | ({'kd_checkpoint'} if cell.needs else set())
+    for key, value in asked.items():
+        if key not in filled_in and not same_setting(key, value, stored[key]):
             raise ValueError(
-                f'{str(folder)!r} holds a run with {flag(key)} {say(stored.get(key))}, not {say(asked[key])} '
+                f'{str(folder)!r} holds a run with {flag(key)} {say(stored[key])}, not {say(value)} '
                 '(--output names another folder)'
             )
     return True
@@ -144,9 +148,8 @@ def check_settings(cell: Cell, folder: Path) -> bool:
 
 def check_data(cells: Sequence[Cell]) -> None:
     """Open the data sets of the runs to come: what every run would fail for is said once."""
-    for dataset, data_dir in {
-        (c.dataset, c.data_dir) for c in (TrainConfig.from_dict(cell.settings) for cell in cells)
-    }:
+    configs = [TrainConfig.from_dict(cell.settings) for cell in cells]
+    for dataset, data_dir in dict.fromkeys((config.dataset, config.data_dir) for config in configs):
         open_dataset(dataset, data_dir, 'train')
 
 
@@ -154,7 +157,7 @@ def run_grid(cells: Sequence[Cell], output: Path, jobs: int, say: Callable[[str]
     """Run every cell that is not finished; a killed grid goes on where it was.
 
     Args:
-        cells: What to run, teachers included only as `needs`.
+        cells: What to run, teachers included only as `needs`; the pupils of one that fails are not started.
         output: Folder of the run folders; each run's terminal output goes to NAME.log in it.
         jobs: Runs at a time.
         say: Told about every cell that ends.
@@ -173,11 +176,12 @@ def run_grid(cells: Sequence[Cell], output: Path, jobs: int, say: Callable[[str]
     except OSError as error:
         raise ValueError(f'cannot write into {str(output)!r}: {error} (choose another --output)') from error
     results: dict[str, Result] = {}
-    processes = Processes(output, max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None)
+    processes = Processes(output, max(1, torch.get_num_threads() // jobs) if jobs > 1 else None)
     pool = concurrent.futures.ThreadPoolExecutor(jobs)
     try:
         for stage in (first, list(dict.fromkeys(cells))):
-            futures = {pool.submit(processes.run, cell): cell for cell in stage if cell.name not in results}
+            ready = [cell for cell in stage if cell.name not in results and all(n.name in results for n in cell.needs)]
+            futures = {pool.submit(processes.run, cell): cell for cell in ready}
             for future in concurrent.futures.as_completed(futures):
                 cell, (result, text) = futures[future], future.result()
                 if result is not None:

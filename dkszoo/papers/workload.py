@@ -10,7 +10,7 @@ import torch
 from dkszoo.branches.costs import Cost, cost
 from dkszoo.data import data_facts
 from dkszoo.engine import TrainConfig, create_model
-from dkszoo.tasks import DeepSupervisionTask, LossSettings, get_method
+from dkszoo.tasks import DeepSupervisionTask, get_method
 
 IMAGENET_IMAGES = 1_281_167  # what a set of unknown size counts as; the papers' other one
 
@@ -35,7 +35,7 @@ def work(settings: dict, teacher: dict | None = None) -> float:
 
 def run_cost(config: TrainConfig) -> Cost:
     method = get_method(config.method)
-    needs = method.needs_branches(LossSettings(**config.loss_settings()))
+    needs = method.needs_branches(config)
     design = config.branches or ((method.design or 'auto') if needs else 'none')
     facts = data_facts(config.dataset)
     arguments = dict(in_chans=config.in_chans or facts.in_chans, **(config.model_kwargs or {}))

@@ -44,6 +44,15 @@ def pair_stages(student: nn.Module, teacher: nn.Module) -> tuple[list[int], list
     return own[:count], other[:count]
 
 
+def fixed_size(model: nn.Module) -> tuple[int, int] | None:
+    """The only image size (H, W) that a network takes; None where it takes several or does not say."""
+    size = getattr(getattr(model, 'patch_embed', None), 'img_size', None)
+    cfg = getattr(model, 'pretrained_cfg', None) or {}
+    if not isinstance(size, tuple | list):
+        size = cfg['input_size'][-2:] if cfg.get('fixed_input_size') else None
+    return None if size is None else tuple(size)
+
+
 @torch.no_grad()
 def example_batch(
     net: DeeplySupervised, teacher: Teacher | None, stages: tuple[Sequence[int], Sequence[int]] = ((), ())
@@ -57,11 +66,9 @@ def example_batch(
     """
     weight = next(net.parameters())
     cfg = getattr(net.backbone, 'pretrained_cfg', None) or {}
-    made_for = (
-        getattr(getattr(m, 'patch_embed', None), 'img_size', None) for m in (net.backbone, teacher and teacher.model)
-    )
-    sizes = (teacher and teacher.input_size, *made_for, cfg.get('input_size', (3, 32, 32))[-2:])
-    size = next(size for size in sizes if isinstance(size, tuple | list))
+    models = [net.backbone] if teacher is None else [net.backbone, teacher.model]
+    sizes = (teacher and teacher.input_size, *map(fixed_size, models), cfg.get('input_size', (3, 32, 32))[-2:])
+    size = next(size for size in sizes if size is not None)
     image = torch.zeros(1, count_channels(net.backbone) or 3, *size, device=weight.device, dtype=weight.dtype)
     modes = {module: module.training for module in net.modules()}
     net.eval()

@@ -13,7 +13,7 @@ from .methods import get_method, warn_unread
 from .pairing import example_batch, pair_stages
 from .settings import make_settings
 from .teacher import Teacher, adopt_teacher
-from .terms import TERMS, Context, Term
+from .terms import TERMS, Context
 from .trainable import TrainableModule
 
 _logger = logging.getLogger(__name__)
@@ -85,8 +85,14 @@ class DeepSupervisionTask(TrainingTask):
         criterion = resolve_classification_loss(criterion, self.device)
         if not callable(criterion):
             raise ValueError(f'criterion must be a loss (logits, target) -> scalar, got {criterion!r}')
-        terms = make_terms(spec.resolve(settings), Context(net, criterion, example))
+        weight = next(net.parameters())
+        if isinstance(criterion, nn.Module):  # it keeps the precision that logits are promoted to
+            criterion.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+        context, asked = Context(net, example), spec.resolve(settings)
+        terms = {name: TERMS[name](context, own).to(weight.device, weight.dtype) for name, own in asked.items()}
         idle_branches = len(net.branches) > 0 and not needs_branches
+        if idle_branches:
+            _logger.warning('method %s reads no branch: the branches cost time and learn nothing', method)
         self.trainable_module = TrainableModule(net, terms, criterion, own_stages, idle_branches)
 
     def _apply(self, fn, *args, **kwargs):
@@ -199,14 +205,6 @@ class DeepSupervisionTask(TrainingTask):
             part.load_state_dict(state.get(name, {}), strict=strict)
 
 
-def make_terms(asked: dict[str, dict], context: Context) -> dict[str, Term]:
-    """The terms, on the network's device and of its type; the criterion keeps the precision that `promote` gives it."""
-    weight, criterion = next(context.net.parameters()), context.criterion
-    if isinstance(criterion, nn.Module):
-        criterion.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
-    return {name: TERMS[name](context, settings).to(weight.device, weight.dtype) for name, settings in asked.items()}
-
-
 def trained_parts(trainable: TrainableModule) -> dict[str, nn.Module]:
     """What is trained beside the backbone; a criterion where it learns."""
     parts = {'branches': trainable.net.branches, 'terms': trainable.terms}
@@ -223,7 +221,7 @@ def as_net(model: nn.Module) -> DeeplySupervised:
     """
     if isinstance(model, DeeplySupervised):
         return model
-    if isinstance(unwrap_model(model), DeeplySupervised):
+    if unwrap_model(model) is not model:
         raise ValueError('the network is wrapped (wrap the task instead: task.prepare_distributed(), task.compile())')
     if not all(hasattr(model, name) for name in ('forward_features', 'forward_head', 'num_classes')):
         raise ValueError(

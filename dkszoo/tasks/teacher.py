@@ -110,7 +110,7 @@ class Teacher(nn.Module):
         if not stages:
             features = model.forward_features(x)
             return TeacherOutput(model.forward_head(features), to_map(features, None, model))
-        features, maps = model.forward_intermediates(x, indices=stages)
+        features, maps = model.forward_intermediates(x, indices=stages, stop_early=False)  # Hiera's default is True
         return TeacherOutput(model.forward_head(features), to_map(features, maps[-1], model), tuple(maps))
 
 

@@ -17,7 +17,7 @@ class TrainableModule(nn.Module):
     Args:
         net: The network with its branches.
         terms: The method's terms, by name.
-        criterion: The loss on labels that terms have; held here, once.
+        criterion: The loss on labels, which terms take from the batch.
         stages: `feature_info` indices of the stages the terms look at.
         idle_branches: No term reads the branches there are.
 
@@ -44,11 +44,11 @@ class TrainableModule(nn.Module):
     def forward(self, x: torch.Tensor, target: torch.Tensor, teacher: TeacherOutput | None = None) -> dict:
         """Images and labels -> {'loss', 'output', one value a term}; the values are detached and add up to the loss."""
         output, maps = self.net.forward_stages(x, self.stages)
-        batch = Batch(output, target, teacher, maps)
+        batch = Batch(output, target, teacher, maps, self.criterion)
         values = {name: term(batch) for name, term in self.terms.items()}
         loss = torch.stack(list(values.values())).sum()
         if self.idle_branches:  # DDP wants a gradient for every parameter, be it zero
-            loss = loss + 0.0 * sum(z.sum() for z in output.branch_logits)
+            loss = loss + 0.0 * sum(z.float().sum() for z in output.branch_logits)
         result = {'loss': loss, 'output': output.logits, **{name: value.detach() for name, value in values.items()}}
         if self.report_branches:
             result['branch_output'] = tuple(z.detach() for z in output.branch_logits)

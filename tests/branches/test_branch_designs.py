@@ -191,6 +191,19 @@ def test_auto_takes_the_richest(name, design, caplog):
     assert design in lines[0]
 
 
+def test_a_mirror_that_cannot_start_afresh_is_known_before_a_number_is_drawn():
+    net = timm.create_model('convnext_atto', num_classes=10, depths=(1, 1, 1, 1), dims=(8, 8, 16, 16))
+    assert list_designs(net)[0] == 'conv'
+    torch.manual_seed(3)
+    chosen = attach_branches(net)
+    torch.manual_seed(3)
+    with pytest.raises(ValueError, match=r"design 'mirror' cannot work .* cannot be started afresh"):
+        attach_branches(net, 'mirror')
+    named = attach_branches(net, 'conv')
+    assert chosen.design == 'conv'
+    assert all(map(torch.equal, chosen.branches.state_dict().values(), named.branches.state_dict().values()))
+
+
 def test_list_designs():
     assert list_designs('cifar_resnet20') == list(DESIGNS) == list_designs(timm.create_model('cifar_resnet20'))
     assert list_designs('convnext_atto') == ['mirror', 'conv', 'linear', 'ap_conv_2fc', 'ap_2fc', 'bottleneck']

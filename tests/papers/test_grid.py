@@ -9,12 +9,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from dkszoo.cli import compare, reproduce
 from dkszoo.cli.compare import make_cell, split_methods
 from dkszoo.cli.reproduce import read_flags
 from dkszoo.engine import TrainConfig
+from dkszoo.engine.config import FILLED_IN
 from dkszoo.engine.create import read_design
+from dkszoo.engine.setup import open_data
 from dkszoo.papers import grid
 from dkszoo.papers.grid import Cell, read_result, run_grid, to_flags
 from dkszoo.papers.reproduce import SCALE
@@ -137,6 +140,8 @@ def test_lists_in_the_settings_of_a_method():
         'ds:alpha=.5,1:lr=0.1',
         'kd+ds',
     ]
+    assert split_methods('dks:taps=layer1,layer2,kd+ds:taps=0,ds') == ['dks:taps=layer1,layer2', 'kd+ds:taps=0', 'ds']
+    assert split_methods('dks:synergy=top-down,dsk') == ['dks:synergy=top-down', 'dsk']
     cell = make_cell('dks:alpha=0.5,1:initial_checkpoint=a/b.pth', 0, {})
     assert cell.settings['alpha'] == (0.5, 1.0)
     assert '/' not in cell.name
@@ -219,7 +224,7 @@ def events(monkeypatch):
             return self.code
 
     monkeypatch.setattr(grid.subprocess, 'Popen', Run)
-    monkeypatch.setattr(os, 'cpu_count', lambda: 8)
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 8)
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     return seen
 
@@ -264,6 +269,30 @@ def test_a_design_is_what_is_in_its_file(tmp_path):
     file.write_text('branches: [{tap: 0, stages: [1]}]')
     with pytest.raises(ValueError, match='holds a run with --branches'):
         grid.check_settings(made, tmp_path / 'x')
+
+
+def test_runs_of_other_settings_are_not_taken(tmp_path):
+    """Those that a flag left out now had set, too; what the data set and the method fill in is free to them."""
+    finish(tmp_path / 'x', lr=0.001, mean=[0.3], in_chans=1, branches='dks')
+    with pytest.raises(ValueError, match=r'holds a run with --lr 0\.001, not 0\.1 \(--output'):
+        grid.check_settings(Cell('x', {'in_chans': None}), tmp_path / 'x')
+    assert grid.check_settings(Cell('x', {'lr': 0.001, 'in_chans': None, 'branches': ''}), tmp_path / 'x')
+    with pytest.raises(ValueError, match='holds a run with --in-chans 1, not 3'):
+        grid.check_settings(Cell('x', {'lr': 0.001, 'in_chans': 3}), tmp_path / 'x')
+
+
+def test_what_follows_from_the_data_is_listed():
+    config = TrainConfig(method='dks', val_split=0.5)
+    filled, default = open_data(config)[0].to_dict(), config.to_dict()
+    assert {key for key in filled if filled[key] != default[key]} <= set(FILLED_IN)
+    assert all(default[key] in (None, '', 'auto') for key in FILLED_IN)
+
+
+def test_pupils_of_a_teacher_that_failed_are_not_started(events, tmp_path):
+    said = []
+    assert not run_grid([cell('pupil', cell('bad'))], tmp_path, 1, said.append)
+    assert said == [f'bad: failed with exit code 1 ({tmp_path / "bad"}.log)']
+    assert events == ['bad starts, threads: None', 'bad ends']
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

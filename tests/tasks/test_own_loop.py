@@ -94,6 +94,9 @@ def test_the_criterion_is_a_part_once():
     task = make_task('ds', criterion=criterion)
     assert [key for key in task.state_dict() if 'criterion' in key] == ['trainable_module.criterion.weight']
     assert list(task.get_task_state()) == ['branches', 'terms']
+    task.trainable_module.criterion = nn.Identity()  # whatever is there is what the terms take
+    with pytest.raises(TypeError):
+        task(torch.randn(2, 1, 32, 32), torch.arange(2))
     with pytest.raises(ValueError, match='criterion must be a loss'):
         make_task('ds', criterion='cross_entropy')
 

@@ -166,6 +166,15 @@ def test_examples_have_the_size_a_transformer_was_made_for():
     assert torch.isfinite(task(torch.randn(2, 3, 32, 32), torch.arange(2))['loss'])
 
 
+@pytest.mark.parametrize('method', ['at', 'fitnet'])
+def test_a_teacher_of_one_size_that_stops_early_when_asked_for_maps(method):
+    """Hiera's default is to stop at the deepest stage asked for; its `pretrained_cfg` says that its size is fixed."""
+    sizes = dict(stages=(1, 1, 1, 1), embed_dim=8, num_heads=1, num_classes=10)
+    teacher = timm.create_model('hiera_tiny_224', **sizes)
+    task = dkszoo.DeepSupervisionTask(timm.create_model('cifar_resnet8', num_classes=10), method, teacher=teacher)
+    assert torch.isfinite(task(torch.randn(2, 3, 224, 224), torch.arange(2))['loss'])
+
+
 def test_mistakes_in_progress_and_rows():
     task = dkszoo.DeepSupervisionTask(network('dks'), 'dks')
     for epoch, epochs in ((0, 0), (4, 4), (-1, 4)):
@@ -205,9 +214,15 @@ def test_compiled_twice():
     assert not any(name.count('_orig_mod') > 1 for name in task.state_dict())
 
 
-def test_branches_that_no_term_reads_have_a_gradient_of_zero():
+def test_a_wrapped_network_is_refused():
+    with pytest.raises(ValueError, match=r'the network is wrapped \(wrap the task instead'):
+        dkszoo.DeepSupervisionTask(torch.compile(timm.create_model('cifar_resnet8')), 'baseline')
+
+
+def test_branches_that_no_term_reads_have_a_gradient_of_zero(caplog):
     """DDP waits for every parameter."""
     task = dkszoo.DeepSupervisionTask(network('dks'), 'baseline')
     task(*digits())['loss'].backward()
     grads = [p.grad for p in task.get_net().branches.parameters()]
     assert all(grad is not None and not grad.any() for grad in grads)
+    assert 'method baseline reads no branch' in caplog.text

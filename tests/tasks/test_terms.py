@@ -29,15 +29,14 @@ def make_batch(size=4, classes=7, seed=0, dtype=torch.float64, scale=2.0):
     )
     teacher = TeacherOutput(draw(classes, scale=scale), draw(9, 4, 4), (draw(5, 8, 8), draw(9, 2, 2)))
     target = torch.randint(classes, (size,), generator=generator)
-    return Batch(output, target, teacher, output.stages)
+    return Batch(output, target, teacher, output.stages, nn.CrossEntropyLoss())
 
 
-def make_term(name, batch, criterion=None, **settings):
+def make_term(name, batch, **settings):
     """A term in double precision, in training mode, with the same parameters every time."""
     torch.manual_seed(0)
     net = SimpleNamespace(branches=batch.output.branch_logits)
-    context = Context(net, criterion or nn.CrossEntropyLoss(), batch)
-    return TERMS[name](context, {**TERMS[name].settings, **settings}).double()
+    return TERMS[name](Context(net, batch), {**TERMS[name].settings, **settings}).double()
 
 
 def kl(teacher, student, tau=1.0):
@@ -47,7 +46,7 @@ def kl(teacher, student, tau=1.0):
 
 
 BATCH = make_batch()
-OUTPUT, TARGET, TEACHER, _ = BATCH
+OUTPUT, TARGET, TEACHER = BATCH[:3]
 BRANCHES = OUTPUT.branch_logits
 
 

@@ -1,6 +1,7 @@
 """What a term is, and what it sees."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -19,12 +20,14 @@ class Batch(NamedTuple):
         teacher: The teacher's outputs; None without one.
         stages: Maps [B, C, H, W] of the network's stages, shallow to deep, each the partner of the map at the same
             place in `teacher.stages`; empty unless a term uses them.
+        criterion: The loss on labels, (logits [B, K], target) -> scalar.
     """
 
     output: DeepOutput
     target: torch.Tensor | None
     teacher: TeacherOutput | None
     stages: tuple[torch.Tensor, ...] = ()
+    criterion: Callable | None = None
 
 
 class Context(NamedTuple):
@@ -32,12 +35,10 @@ class Context(NamedTuple):
 
     Attributes:
         net: The network.
-        criterion: The loss on labels, (logits [B, K], target) -> scalar.
         example: The outputs for one image, to read shapes from; None unless a term asks for it.
     """
 
     net: DeeplySupervised
-    criterion: Any
     example: Batch | None
 
 

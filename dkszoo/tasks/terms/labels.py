@@ -2,16 +2,16 @@
 
 import torch
 
-from .base import Term, promote
+from .base import Batch, Term, promote
 
 
-def judge(criterion, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """The criterion's loss of one head, a scalar.
+def judge(batch: Batch, logits: torch.Tensor) -> torch.Tensor:
+    """The criterion's loss of one head's logits [B, K], a scalar.
 
     Raises:
         ValueError: It gave one a sample, whose sum would make the learning rate depend on the batch.
     """
-    loss = criterion(promote(logits), target)
+    loss = batch.criterion(promote(logits), batch.target)
     if loss.ndim:
         raise ValueError(f"the criterion gave {tuple(loss.shape)} losses, expected one (reduction='mean')")
     return loss
@@ -24,11 +24,10 @@ class CrossEntropy(Term):
 
     def __init__(self, context, settings):
         super().__init__(context, settings)
-        self.__dict__['criterion'] = context.criterion  # the `TrainableModule` has it as a part
         self.weight = settings['ce_weight']
 
     def forward(self, batch):
-        return self.weight * judge(self.criterion, batch.output.logits, batch.target)
+        return self.weight * judge(batch, batch.output.logits)
 
 
 class DeepSupervision(Term):
@@ -43,7 +42,6 @@ class DeepSupervision(Term):
 
     def __init__(self, context, settings):
         super().__init__(context, settings)
-        self.__dict__['criterion'] = context.criterion  # the `TrainableModule` has it as a part
         branches, alpha = len(context.net.branches), settings['alpha']
         alpha = (alpha,) * branches if isinstance(alpha, int | float) else tuple(alpha)
         if len(alpha) != branches:
@@ -58,6 +56,5 @@ class DeepSupervision(Term):
         self.scale.fill_(factors[self.schedule])
 
     def forward(self, batch):
-        branch_logits = batch.output.branch_logits
-        losses = [a * judge(self.criterion, z, batch.target) for a, z in zip(self.alpha, branch_logits, strict=True)]
+        losses = [a * judge(batch, z) for a, z in zip(self.alpha, batch.output.branch_logits, strict=True)]
         return self.scale * torch.stack(losses).sum()
