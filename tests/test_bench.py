@@ -40,6 +40,15 @@ def test_figures_are_of_one_step_and_of_all_images(run_cli, monkeypatch):
     assert result['eval_images_per_second'] == 8  # two batches of four
 
 
+def test_whole_batches_are_timed():
+    sampler = SimpleNamespace(total=10, global_batch=4, set_position=lambda epoch: None)
+    batches = timing.endless(SimpleNamespace(sampler=sampler, loader=[(4, 'a'), (4, 'b'), (2, 'c')]))
+    assert [next(batches)[:3] for _ in range(4)] == [(0, 0, 4), (0, 1, 4), (1, 0, 4), (1, 1, 4)]
+    sampler.total = 3
+    with pytest.raises(ValueError, match=r'3 training images are less than a batch \(give a smaller --batch-size\)'):
+        next(timing.endless(SimpleNamespace(sampler=sampler, loader=[])))
+
+
 @pytest.mark.parametrize('steps', [3, 20, 25])
 def test_a_step_that_was_held_up_does_not_count(monkeypatch, steps):
     now, done = [0.0], []

@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
     recipe, print_config = values.pop('config'), values.pop('print_config')
     config = TrainConfig.from_dict({**(papers.read_recipe(recipe) if recipe else {}), **values})
     if print_config:
-        print(dump_yaml(engine.resolve(config).to_dict()), end='')
+        print(dump_yaml({**engine.resolve(config).to_dict(), 'overwrite': False}), end='')
         return 0
     if config.export:
         deploy.check_target(config.export)
@@ -49,7 +49,12 @@ def carry_out(config: TrainConfig, argv: list[str], work: Callable[[engine.Run],
         except (engine.RunFailed, deploy.VerificationFailed) as error:
             return fail(error, 1)
 
-    return until_stopped(prepare_and_work)
+    return until_stopped(prepare_and_work, same_command(config))
+
+
+def same_command(config: TrainConfig) -> str:
+    """What goes on with a run that was broken off."""
+    return 'the same command' + (' without --overwrite' if config.overwrite else '')
 
 
 def work_on(run: engine.Run, work: Callable[[engine.Run], int]) -> int:
@@ -57,7 +62,7 @@ def work_on(run: engine.Run, work: Callable[[engine.Run], int]) -> int:
     try:
         return work(run)
     except OSError as error:
-        hint = 'free some space or mend the disk; the same command goes on from what is saved'
+        hint = f'free some space or mend the disk; {same_command(run.config)} goes on from what is saved'
         raise engine.RunFailed(f'{error} ({hint})') from error
 
 
@@ -69,7 +74,9 @@ def execute(run: engine.Run) -> None:
         raise engine.RunFailed(error) from error
     except ValueError as error:
         traceback.print_exc()
-        raise engine.RunFailed('training failed, see above (the same command goes on from what is saved)') from error
+        saved = any(run.folder.path.glob('*.pth.tar'))
+        hint = f'{same_command(run.config)} goes on from what is saved' if saved else 'nothing is saved yet'
+        raise engine.RunFailed(f'training failed, see above ({hint})') from error
 
 
 def train(run: engine.Run) -> int:

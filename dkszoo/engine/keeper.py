@@ -19,6 +19,7 @@ from .checkpoint import (
     recovery_files,
     save_checkpoint,
 )
+from .config import flag
 from .contents import Progress
 from .folder import RunFolder
 from .restore import restore
@@ -27,6 +28,7 @@ from .setup import Setup
 _logger = logging.getLogger(__name__)
 
 MINUTE = 60.0
+JUDGED_ON = ('dataset', 'val_split', 'best_on')  # the images that the best epoch is chosen on
 
 
 class RunFailed(Exception):
@@ -72,6 +74,10 @@ class Keeper:
             if not reason.endswith(')'):  # it does not say what to do
                 reason += ' (--overwrite starts anew)' if in_folder else ' (give --resume another checkpoint)'
             raise ValueError(f'cannot go on from {str(self.source)!r}: {reason}') from error
+        judged = [key for key in JUDGED_ON if checkpoint['args'].get(key, getattr(config, key)) != getattr(config, key)]
+        if judged and progress.best_epoch is not None and progress.epoch < config.epochs:
+            self.warn(f'the best epoch is chosen anew: those before were judged with another {flag(judged[0])}')
+            progress.best_epoch = progress.best_metric = None
         self.saved_step = progress.step
         if self.setup.world.is_main:
             _logger.info('resumed at epoch %d, step %d from %s', progress.epoch + 1, progress.step, self.source)

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from functools import partial
 
 import torch
 from timm.optim import create_optimizer_v2, list_optimizers, param_groups_layer_decay, param_groups_weight_decay
@@ -31,7 +32,7 @@ def build_optimizer(config: TrainConfig, trainable: nn.Module) -> torch.optim.Op
             momentum=config.momentum,
             filter_bias_and_bn=config.filter_bias_and_bn,
             layer_decay=config.layer_decay,
-            param_group_fn=BranchGroups(config) if branches_differ(config) else None,
+            param_group_fn=partial(branch_groups, config) if branches_differ(config) else None,
         )
     except (ValueError, AssertionError, TypeError) as error:
         known = list_optimizers()
@@ -48,35 +49,25 @@ def branches_differ(config: TrainConfig) -> bool:
     return config.branch_lr_scale != 1.0 or config.branch_warmup_epochs > 0
 
 
-class BranchGroups:
-    """timm's parameter groups, those that hold parameters of the backbone and others in two.
-
-    Args:
-        config: The settings of the run.
-    """
-
-    def __init__(self, config: TrainConfig):
-        self.config = config
-
-    def __call__(self, trainable: nn.Module) -> list[dict]:
-        config = self.config
-        common = dict(
-            weight_decay=config.weight_decay,
-            weight_decay_exclude_1d=config.filter_bias_and_bn,
-            no_weight_decay_list=trainable.no_weight_decay(),
-        )
-        if config.layer_decay is not None:
-            groups = param_groups_layer_decay(trainable, layer_decay=config.layer_decay, **common)
-        else:
-            groups = param_groups_weight_decay(trainable, **common)
-        backbone = {id(p) for p in trainable.net.backbone.parameters()}
-        split = []
-        for group in groups:
-            for is_branch in (False, True):
-                members = [p for p in group['params'] if (id(p) not in backbone) == is_branch]
-                if members:
-                    split.append({**group, 'params': members, 'branch': is_branch})
-        return split
+def branch_groups(config: TrainConfig, trainable: nn.Module) -> list[dict]:
+    """timm's parameter groups, those that hold parameters of the backbone and others in two."""
+    common = dict(
+        weight_decay=config.weight_decay,
+        weight_decay_exclude_1d=config.filter_bias_and_bn,
+        no_weight_decay_list=trainable.no_weight_decay(),
+    )
+    if config.layer_decay is not None:
+        groups = param_groups_layer_decay(trainable, layer_decay=config.layer_decay, **common)
+    else:
+        groups = param_groups_weight_decay(trainable, **common)
+    backbone = {id(p) for p in trainable.net.backbone.parameters()}
+    split = []
+    for group in groups:
+        for is_branch in (False, True):
+            members = [p for p in group['params'] if (id(p) not in backbone) == is_branch]
+            if members:
+                split.append({**group, 'params': members, 'branch': is_branch})
+    return split
 
 
 class BranchSchedule:
@@ -86,7 +77,7 @@ class BranchSchedule:
     `lr_scale` of the parameter groups, which timm's schedules multiply by, on top of what layer decay has put there.
 
     Args:
-        optimizer: Made with `BranchGroups`.
+        optimizer: Made with `branch_groups`.
         schedule: timm's schedule; None for a constant rate.
         config: The settings of the run.
     """
@@ -143,7 +134,7 @@ def build_scheduler(
             sched=config.sched,
             num_epochs=config.epochs,
             decay_epochs=config.decay_epochs,
-            decay_milestones=[m - early for m in config.decay_milestones],
+            decay_milestones=[m - early for m in sorted(config.decay_milestones)],
             decay_rate=config.decay_rate,
             min_lr=config.min_lr,
             warmup_lr=config.warmup_lr,
@@ -162,7 +153,7 @@ def build_scheduler(
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, keep_settings: bool) -> None:
-    """Restore what an optimizer has gathered; with `keep_settings` not the settings it was made with then.
+    """Restore what an optimizer has gathered; with `keep_settings` not the settings and switches it was made with then.
 
     Raises:
         ValueError: Its groups lack a setting that this optimizer has, or have one of another kind; or torch's own.
@@ -175,7 +166,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, keep_settings:
             if key not in group or not alike(group[key], value):
                 raise ValueError(f'{key} of a parameter group is missing or is no {type(value).__name__}')
         if keep_settings:
-            group.update({key: own[key] for key in SETTINGS if key in own})
+            group.update({key: value for key, value in own.items() if key in SETTINGS or isinstance(value, bool)})
     if not all(isinstance(gathered, dict) for gathered in optimizer.state.values()):
         raise ValueError('what it has gathered of a parameter is no dict')
 

@@ -15,40 +15,51 @@ class Sums:
     def __init__(self, start: dict[str, float], device: torch.device):
         self.device = device
         self.dtype = torch.float32 if device.type == 'mps' else torch.float64
-        self.totals = {key: torch.tensor(value, dtype=self.dtype, device=device) for key, value in start.items()}
+        self.start = dict(start)  # until the first step, which says what `totals` are of
+        self.samples = self.start.pop('samples', 0.0)
+        self.names: tuple[str, ...] = ()
+        self.totals: torch.Tensor | None = None
 
     def add(self, result: dict, labels: torch.Tensor) -> None:
         """Add one step: loss, terms and, from the labels [B], the top-1 of every head."""
-        count = len(labels)
-        figures = {k: v.detach() * count for k, v in result.items() if k not in ('output', 'branch_output')}
-        heads = {'top1': result['output'].detach()}
-        heads |= {f'branch{i}_top1': z for i, z in enumerate(result.get('branch_output', ()))}
-        figures |= {key: 100.0 * (z.argmax(dim=1) == labels).sum() for key, z in heads.items()}
-        samples = torch.full((), count, dtype=self.dtype, device=self.device)
-        for key, value in {**figures, 'samples': samples}.items():
-            value = value.to(self.dtype)
-            self.totals[key] = self.totals[key] + value if key in self.totals else value
+        losses = {key: value for key, value in result.items() if key not in ('output', 'branch_output')}
+        heads = [result['output'], *result.get('branch_output', ())]
+        names = (*losses, 'top1', *(f'branch{i}_top1' for i in range(len(heads) - 1)))
+        if names != self.names:
+            self.start, self.names = self.to_dict(), names
+            self.start.pop('samples', None)
+            values = [self.start.pop(name, 0.0) for name in names]
+            self.totals = torch.tensor(values, dtype=self.dtype, device=self.device)
+        summed = torch.stack(list(losses.values())).detach() * len(labels)
+        right = (torch.stack(heads).detach().argmax(dim=2) == labels).sum(dim=1)
+        self.totals = self.totals + torch.cat([summed.to(self.dtype), 100.0 * right.to(self.dtype)])
+        self.samples += len(labels)
 
     def copy(self) -> 'Sums':
         """The totals as they are now."""
-        copy = Sums({}, self.device)
-        copy.totals = dict(self.totals)  # `add` puts new tensors in their place
+        copy = Sums(self.start, self.device)
+        copy.samples, copy.names, copy.totals = self.samples, self.names, self.totals  # `add` makes a new tensor
         return copy
 
     def to_dict(self) -> dict[str, float]:
-        if not self.totals:
+        """The totals, and 'samples', of how many; empty before the first step."""
+        if not self.samples:
             return {}
-        values = torch.stack(list(self.totals.values())).tolist()  # together: each read waits for the device
-        return dict(zip(self.totals, values, strict=True))
+        values = [] if self.totals is None else self.totals.tolist()  # together: each read waits for the device
+        return {**self.start, **dict(zip(self.names, values, strict=True)), 'samples': self.samples}
 
     def means(self) -> dict[str, float]:
-        totals = self.to_dict()
-        samples = totals.pop('samples', 0.0) or 1.0
-        return {key: value / samples for key, value in totals.items()}
+        return means_of(self.to_dict())
 
     def reduced_means(self, world) -> dict[str, float]:
         """The means over all processes."""
+        totals = self.to_dict()
         if world.size > 1:
-            for key, value in self.totals.items():
-                self.totals[key] = reduce_tensor(value.to(world.device), 1).cpu()
-        return self.means()
+            values = torch.tensor(list(totals.values()), dtype=self.dtype, device=world.device)
+            totals = dict(zip(totals, reduce_tensor(values, 1).tolist(), strict=True))
+        return means_of(totals)
+
+
+def means_of(totals: dict[str, float]) -> dict[str, float]:
+    samples = totals.pop('samples', 1.0)
+    return {key: value / samples for key, value in totals.items()}

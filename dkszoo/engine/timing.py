@@ -14,6 +14,7 @@ from .evaluate import evaluate
 from .record import device_name
 from .setup import Setup
 from .step import Stepper
+from .sums import Sums
 
 WARM_UP = 3
 GROUPS = 10
@@ -52,10 +53,17 @@ class Clock:
 
 
 def endless(setup: Setup) -> Iterator:
-    """The training batches, epoch after epoch, each with its number in the epoch."""
+    """The whole training batches, epoch after epoch, each with its number in the epoch.
+
+    Raises:
+        ValueError: There is none.
+    """
+    whole = setup.sampler.total // setup.sampler.global_batch
+    if not whole:
+        raise ValueError(f'{setup.sampler.total} training images are less than a batch (give a smaller --batch-size)')
     for epoch in itertools.count():
         setup.sampler.set_position(epoch)
-        for step, (images, targets) in enumerate(setup.loader):
+        for step, (images, targets) in enumerate(itertools.islice(setup.loader, whole)):
             yield epoch, step, images, targets
 
 
@@ -67,15 +75,17 @@ def measure(setup: Setup, steps: int) -> dict:
         and 'eval_images_per_second'.
     """
     device, config = setup.world.device, setup.config
-    clock, stepper, batches = Clock(device), Stepper(setup), endless(setup)
+    clock, stepper, batches, sums = Clock(device), Stepper(setup), endless(setup), Sums({}, device)
     setup.task.train()
 
     def step() -> None:
         clock.start('data')
         epoch, number, images, targets = next(batches)
-        images, targets = stepper.mix(*stepper.to_device(images, targets), epoch, number)
+        images, labels = stepper.to_device(images, targets)
+        images, targets = stepper.mix(images, labels, epoch, number)
         clock.stop('data')
-        stepper(images, targets, number, setup.sampler.steps, 0)
+        result, _ = stepper(images, targets, number, setup.sampler.steps, 0)
+        sums.add(result, labels[: len(images)])
 
     for _ in range(WARM_UP):
         step()
@@ -105,7 +115,7 @@ def time_whole(clock: Clock, step: Callable[[], None], steps: int) -> float:
     wait, clock.wait = clock.wait, lambda: None
     seconds = []
     while steps:
-        count = max(1, steps // (GROUPS - len(seconds))) if len(seconds) < GROUPS else steps
+        count = max(1, steps // (GROUPS - len(seconds)))
         wait()
         began = time.perf_counter()
         for _ in range(count):

@@ -70,7 +70,7 @@ def test_after_a_save_and_on_going_on_it_is_counted_from_there(kept, clock, monk
     kept.save_epoch(Progress(epoch=1), 50.0, False)
     assert not is_due(kept, 1)
     assert [is_due(kept, step, recovery_interval=5) for step in (4, 5)] == [False, True]
-    monkeypatch.setattr(keeper, 'newest_checkpoint', lambda *_: (Path('recovery-1-2.pth.tar'), {}))
+    monkeypatch.setattr(keeper, 'newest_checkpoint', lambda *_: (Path('recovery-1-2.pth.tar'), {'args': {}}))
     monkeypatch.setattr(keeper, 'restore', lambda *_: Progress(epoch=1, step=2))
     kept.resume()
     assert [is_due(kept, step, recovery_interval=5) for step in (6, 7)] == [False, True]

@@ -48,6 +48,12 @@ def test_stopped_at_a_step(run_cli, tmp_path, stop_at_step, step):
     assert not differences(PLAIN, tmp_path)
 
 
+def test_a_stop_says_without_which_flag_it_goes_on(run_cli, stop_at_step):
+    stop_at_step(1)
+    err = run_cli(*PLAIN, '--overwrite')[2]
+    assert err.splitlines()[-1] == 'dkszoo: stopped by SIGTERM; the same command without --overwrite goes on from here'
+
+
 @pytest.mark.parametrize(
     'method',
     [
@@ -308,6 +314,15 @@ def test_resume_from_a_file(run_cli, tmp_path, stop_at_step):
     assert list(first)[-1] == 'lr'
     assert (first['eval_test_top1'], float(first['train_synergy']) > 0) == ('', True)
     assert all(0 <= float(row['eval_test_top1']) <= 100 and row['train_synergy'] == '' for row in rest)
+    shutil.rmtree(tmp_path / 'runs')
+    # another optimizer of the same class; a best epoch that other images chose is none
+    other = ('--opt', 'csgdw', '--val-split', '0', '--best-on', 'test')
+    code, _, err = run_cli(*PLAIN, '--resume', tmp_path / 'before/tiny' / LAST, *other)
+    assert code == 0
+    assert 'the best epoch is chosen anew: those before were judged with another --val-split' in err
+    assert outcome(tmp_path)['result']['best_epoch'] > 0
+    groups = read_checkpoint(tmp_path / FOLDER / LAST)['optimizer']['param_groups']
+    assert all(group['caution'] for group in groups)
     shutil.rmtree(tmp_path / 'runs')
     # amid an update of the new settings
     code, _, err = run_cli(*PLAIN, '--resume', newest, '--grad-accum-steps', '4')

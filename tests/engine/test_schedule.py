@@ -37,8 +37,9 @@ def test_by_the_update():
 
 def test_drops_and_warm_up_stay_where_their_epochs_are():
     for on_updates in (False, True):
-        drops = rates(sched_on_updates=on_updates, sched='multistep', decay_milestones=(2, 3))
-        assert drops == pytest.approx([0.2] * 4 + [0.02] * 4 + [0.002] * 4)
+        for milestones in ((2, 3), (3, 2)):
+            drops = rates(sched_on_updates=on_updates, sched='multistep', decay_milestones=milestones)
+            assert drops == pytest.approx([0.2] * 4 + [0.02] * 4 + [0.002] * 4)
     warm = rates(sched_on_updates=True, warmup_epochs=1, warmup_lr=0.0)
     assert warm == pytest.approx([0.0, 0.05, 0.1, 0.15, *(cosine(update / 12) for update in range(4, 12))])
 

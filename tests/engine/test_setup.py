@@ -114,6 +114,27 @@ def test_each_head_has_an_accuracy_of_its_own():
     assert sums.means() == {'loss': 1.0, 'top1': 100.0, 'branch0_top1': 0.0, 'branch1_top1': 100.0}
 
 
+def test_figures_go_on_from_what_there_was():
+    """To the last bit, of other heads and terms, too."""
+    output, labels = torch.eye(3), torch.arange(3)
+    steps = [{'loss': torch.tensor(0.1 * i), 'output': output, 'branch_output': [output]} for i in range(4)]
+    whole, first = (Sums({}, torch.device('cpu')) for _ in range(2))
+    for step in steps:
+        whole.add(step, labels)
+    for step in steps[:2]:
+        first.add(step, labels)
+    second = Sums(first.to_dict(), torch.device('cpu'))
+    before = second.copy()
+    for step in steps[2:]:
+        second.add(step, labels)
+    assert second.to_dict() == whole.to_dict()
+    assert before.to_dict() == first.to_dict()
+    second.add({'loss': torch.tensor(1.0), 'kd': torch.tensor(2.0), 'output': output}, labels)
+    assert second.to_dict()['kd'] == 6.0
+    assert second.to_dict()['branch0_top1'] == whole.to_dict()['branch0_top1']
+    assert not Sums({}, torch.device('cpu')).to_dict()
+
+
 def test_seeds_of_data():
     """What is held out is one choice for all seeds; which labels are wrong follows a seed of its own."""
     held = lambda seed: open_data(TrainConfig(seed=seed))[1].val.indices  # noqa: E731
