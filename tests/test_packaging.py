@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 import yaml
 
 import dkszoo
-from dkszoo.deploy.model_card import PAPERS
+from dkszoo.deploy.citations import PAPERS
 
 ROOT = Path(__file__).parent.parent
 NOT_SOURCES = ('.git', '.venv', 'venv', 'build', 'dist', 'runs', '*.egg-info', '__pycache__', '.*_cache')
@@ -26,9 +25,9 @@ def test_citation_names_this_version_and_both_papers():
     citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
     assert {'cff-version', 'message', 'title', 'authors'} <= citation.keys()
     assert str(citation['version']) == dkszoo.__version__
-    titles = [reference['title'] for reference in citation['references']]
-    assert titles == re.findall(r'  title *= \{(.*)\}', PAPERS)
-    assert len(titles) == 2
+    assert [(r['title'], r['year'], r['url']) for r in citation['references']] == [
+        (p.title, p.year, f'https://arxiv.org/abs/{p.arxiv}') for p in (PAPERS['dks'], PAPERS['dskd'])
+    ]
 
 
 def not_sources(folder: str, names: list[str]) -> set[str]:

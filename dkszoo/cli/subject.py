@@ -36,11 +36,15 @@ class Subject:
     dataset: tuple[str | None, str | None] = (None, None)
 
 
+def is_export(path: str) -> bool:
+    return Path(path).suffix in ('.safetensors', *GRAPHS)
+
+
 def read_subject(args, name: str) -> Subject:
     """The model the arguments name, in one of its three forms; `name` is the one of --model."""
     if not args.checkpoint:
         return read_pretrained(args, name)
-    if Path(args.checkpoint).suffix in ('.safetensors', *GRAPHS):
+    if is_export(args.checkpoint):
         card = read_card(args.checkpoint)
         model, _ = deploy.load(args.checkpoint)
         subject = recorded(model, card)

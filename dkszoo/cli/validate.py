@@ -18,7 +18,7 @@ from dkszoo.engine.ranges import check_range
 from dkszoo.engine.world import join_world
 
 from .main import Parser, prog_name
-from .subject import Subject, open_view, read_subject
+from .subject import Subject, is_export, open_view, read_subject
 
 MEMORY = ('out of memory', "can't allocate memory")  # torch's words for a GPU and for a CPU
 COLUMNS = (  # of a results file, for a network without branches; timm's come first
@@ -80,8 +80,11 @@ def parse(argv: list[str]):
         raise ValueError(f'model {args.model!r} without weights (add --pretrained, or --checkpoint FILE)')
     if args.checkpoint and args.pretrained:
         raise ValueError('--pretrained and --checkpoint are two sources of weights (give one)')
-    if args.per_branch and (not args.checkpoint or args.checkpoint.endswith('.safetensors')):
-        raise ValueError('--per-branch needs a training checkpoint, the only file that has branches')
+    if not args.checkpoint or is_export(args.checkpoint):
+        if args.per_branch:
+            raise ValueError('--per-branch needs a training checkpoint, the only file that has branches')
+        if args.no_ema:
+            raise ValueError('--no-ema needs a training checkpoint, the only file that has two sets of weights')
     return args
 
 

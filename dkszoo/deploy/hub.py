@@ -12,12 +12,12 @@ import torch
 
 from dkszoo.weights import parse_json, read_pickle, sync, temporary_beside, write_text
 
+from .citations import papers_of
 from .export import VerificationFailed, draw, export
 from .load import load
 from .model_card import model_card
 
 WEIGHTS, CONFIG, README = 'model.safetensors', 'config.json', 'README.md'
-PAPERS = ['arXiv:1906.00675', 'arXiv:2202.07846']
 
 
 def export_hub(
@@ -84,7 +84,8 @@ def hub_config(folder: Path, card: dict, license: str) -> dict:
         config = json.loads((Path(scratch) / CONFIG).read_text(encoding='utf-8'))
     if card.get('class_names'):
         config['label_names'] = card['class_names']
-    own = {'tag': card['tag'], 'license': license, 'paper_ids': PAPERS}
+    papers = [f'arXiv:{paper.arxiv}' for paper in papers_of(card['method'])]
+    own = {'tag': card['tag'], 'license': license, 'paper_ids': papers}
     config['pretrained_cfg'] = {**config['pretrained_cfg'], **own}
     for key in ('label_names', 'origin_url', 'paper_name'):  # the names stand at the top; the rest is of other weights
         config['pretrained_cfg'].pop(key, None)

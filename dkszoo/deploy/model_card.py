@@ -2,20 +2,7 @@
 
 from dkszoo.weights import dump_yaml
 
-PAPERS = """@inproceedings{sun2019dks,
-  title     = {Deeply-supervised Knowledge Synergy},
-  author    = {Sun, Dawei and Yao, Anbang and Zhou, Aojun and Zhao, Hao},
-  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
-  year      = {2019},
-  note      = {arXiv:1906.00675}
-}
-
-@article{luo2022dskd,
-  title   = {Deeply-Supervised Knowledge Distillation},
-  author  = {Luo, Shiya and Chen, Defang and Wang, Can},
-  journal = {arXiv preprint arXiv:2202.07846},
-  year    = {2022}
-}"""
+from .citations import papers_of
 
 # Settings that are places on the machine of the training, or no matter to anybody who repeats it.
 LEFT_OUT = (
@@ -76,14 +63,15 @@ def model_card(card: dict, settings: dict, results: dict, license: str) -> str:
             recipe(settings),
             '```',
             '',
-            '## Citation',
-            '',
-            '```bibtex',
-            PAPERS,
-            '```',
-            '',
+            *citation_lines(card['method']),
         ]
     )
+
+
+def citation_lines(method: str) -> list[str]:
+    """The papers of the method, if it has any."""
+    entries = [paper.bibtex for paper in papers_of(method)]
+    return ['## Citation', '', '```bibtex', '\n\n'.join(entries), '```', ''] if entries else []
 
 
 def fact_lines(card: dict, license: str) -> list[str]:

@@ -43,7 +43,7 @@ def publish(
             run; the runs differ in more than the seed; or the packaged weights would be too many.
     """
     card = read_card(export)
-    check_tag(card, tag)
+    check_new_tag(card, tag)
     folder, arch = Path(folder), card['arch']
     records = [json.loads(Path(run).read_text(encoding='utf-8')) for run in runs]
     settings = same_settings(records)
@@ -69,7 +69,7 @@ def publish(
     return path
 
 
-def check_tag(card: dict, tag: str) -> None:
+def check_new_tag(card: dict, tag: str) -> None:
     """Raise a ValueError unless the tag says all of a network: architecture, method, classes and channels."""
     if card['arch'] not in own_names():
         raise ValueError(f'{card["arch"]!r} is no name of ours without tag (export a network made by its plain name)')

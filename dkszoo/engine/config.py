@@ -82,7 +82,7 @@ class DataSettings:
     pad: int | None = setting(None, "padding of the random crop up to 64 px (default: the data set's)")
     pad_mode: str = setting('constant', 'what the padding holds', choices=('constant', 'reflect'))
     hflip: float | None = setting(None, "probability of a horizontal flip (default: the data set's)")
-    no_aug: bool = setting(False, 'no augmentation')
+    no_aug: bool = setting(False, 'no augmentation of single images, whatever other flags say (mixup and cutmix stay)')
     aa: str | None = setting(None, "timm's auto-augment policy", metavar='POLICY')
     color_jitter: float = setting(0.4, "strength of timm's colour jitter above 64 px, without --aa")
     reprob: float = setting(0.0, 'probability of random erasing')

@@ -136,7 +136,7 @@ def evaluate(
                 images = images.to(device, memory_format=memory_format, non_blocking=True)
                 targets = targets.to(device, non_blocking=True)
                 output = net(images)
-                logits = (output.logits, *output.branch_logits) if heads > 1 or hasattr(output, 'logits') else (output,)
+                logits = (output.logits, *output.branch_logits) if hasattr(output, 'logits') else (output,)
                 for evaluator, z in zip(evaluators, logits, strict=True):
                     evaluator.update(z, targets)
                 if calibration is not None:

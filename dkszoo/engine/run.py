@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import math
 from datetime import UTC, datetime
 
 from dkszoo.branches import cost
@@ -12,6 +11,7 @@ from .config import TrainConfig
 from .curves import draw_curves
 from .evaluate import check_images
 from .folder import RunFolder
+from .optim import updates_per_epoch
 from .record import differences, hash_of, start_record
 from .setup import Setup, build, open_data
 from .signals import StopRequest
@@ -129,7 +129,7 @@ def warn_of_average(setup: Setup) -> None:
     timm's average is the weights themselves after the first update; from then on the decay holds.
     """
     config = setup.config
-    updates = config.epochs * math.ceil(setup.sampler.steps / config.grad_accum_steps)
+    updates = config.epochs * updates_per_epoch(config, setup.sampler.steps)
     if config.model_ema and updates > 1 and (share := config.model_ema_decay ** (updates - 1)) > 0.1:
         _logger.warning(
             '--model-ema-decay %g over %d updates: %.0f %% of the average will be the weights after the first one '

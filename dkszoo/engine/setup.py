@@ -118,10 +118,11 @@ def fit_data(config: TrainConfig, train: Dataset, test: Dataset) -> tuple[TrainC
     img_size = config.img_size or facts.img_size or input_size[-1]
     own = config.pretrained or bool(config.initial_checkpoint) or facts.mean is None
     stats = {key: (cfg.get(key) if own else getattr(facts, key)) or (0.5,) for key in ('mean', 'std')}
-    stats = {key: getattr(config, key) or fit_channels(value, in_chans) for key, value in stats.items()}
     for key, value in stats.items():
-        if len(value) != in_chans:
-            raise ValueError(f'--{key} has {len(value)} values for {in_chans} channels')
+        given = getattr(config, key)
+        if given and len(given) not in (1, in_chans):
+            raise ValueError(f'--{key} has {len(given)} values for {in_chans} channels (give one, or one a channel)')
+        stats[key] = fit_channels(given or value, in_chans)
     config = dataclasses.replace(
         config,
         num_classes=num_classes,

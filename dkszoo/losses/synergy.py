@@ -63,7 +63,8 @@ def synergy_loss(
     check_logits(logits[0], 'logits[0]')
     for i, head in enumerate(logits):
         check_same_shape(head, logits[0], f'logits[{i}]')
-    scale, matrix = _split_beta(beta, pairs, heads := promote(*logits))
+    heads = promote(*logits)
+    scale, matrix = _split_beta(beta, pairs, heads)
     loss = _Synergy.apply(pairs, matrix, form, float(eps), *heads)
     return loss if scale is None else loss * scale
 

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from .card import card_path, read_card_file
-from .untrusted import check_pickle, check_values
+from .untrusted import check_contents, check_pickle
 
 # NumPy scalars stand in peers' checkpoints (accuracies); argparse.Namespace in timm's. Nothing else is let in.
 ALLOWED = [
@@ -63,7 +63,7 @@ def read_pickle(path: str | os.PathLike, legacy: bool = True):
     except Exception as error:
         raise ValueError(f'{path!r} is no checkpoint, or is damaged ({type(error).__name__})') from error
     try:
-        check_values(contents)
+        check_contents(contents)
     except ValueError as error:
         raise ValueError(f'checkpoint {path!r} cannot be used: {error} (take another file)') from error
     return contents

@@ -67,7 +67,7 @@ def taken(stack: list[int | None], opcode) -> Iterator[int]:
         yield stack.pop() or 0
 
 
-def check_values(contents) -> None:
+def check_contents(contents) -> None:
     """Refuse what would grow without limit when it is printed, copied or compared.
 
     Raises:

@@ -127,6 +127,11 @@ def test_commands(run_cli, tmp_path):
         run_cli, tmp_path, 'validate', '--model', 'cifar_resnet14', '--pretrained', '--dataset', 'digits'
     )
     assert 'no checkpoint file' in refused(run_cli, tmp_path, 'export', 'a.pth.tar', 'b.safetensors')
+    assert 'add --hub-dir DIR' in refused(run_cli, tmp_path, 'export', 'a.pth.tar', 'b.onnx', '--license', 'mit')
+    for flag in ('--per-branch', '--no-ema'):
+        for subject in (('--checkpoint', 'a.onnx'), ('--model', 'cifar_resnet20', '--pretrained')):
+            said = refused(run_cli, tmp_path, 'validate', *subject, flag)
+            assert f'{flag} needs a training checkpoint' in said
 
 
 def test_checkpoints(run_cli, tmp_path):

@@ -18,9 +18,11 @@ from safetensors.torch import load_file
 
 import dkszoo
 from dkszoo.deploy import VerificationFailed, check_folder, export_hub, hub
+from dkszoo.deploy.citations import PAPERS, papers_of
 from dkszoo.deploy.hub import read_results
 from dkszoo.deploy.model_card import fact_lines, recipe
 from dkszoo.engine import TrainConfig
+from dkszoo.tasks import METHODS
 
 FILES = ['README.md', 'config.json', 'model.json', 'model.safetensors']
 
@@ -88,7 +90,6 @@ def test_model_card(run_folder, tmp_path, run_cli):
         'licence of the weights | cc-by-4.0',
         'import dkszoo',
         'Deeply-supervised Knowledge Synergy',
-        'Deeply-Supervised Knowledge Distillation',
         json.loads((tmp_path / 'hub' / 'model.json').read_text())['sha256'],
     ):
         assert part in text
@@ -124,6 +125,13 @@ def test_figures_are_of_these_very_weights(tmp_path, file, ema, expected):
     assert read_results(tmp_path / file, {'ema': ema}) == expected
 
 
+def test_every_method_has_its_papers():
+    assert [name for name in METHODS if not papers_of(name)] == ['baseline']
+    assert [paper.key for paper in papers_of('kd+dks')] == ['hinton2015kd', 'sun2019dks']
+    for paper in PAPERS.values():
+        assert re.fullmatch(r'@\w+\{\w+,\n(  \w+ = \{.+\},\n){5}\}', paper.bibtex)
+
+
 def test_config_and_folder(checkpoint, tmp_path):
     path, _ = checkpoint
     export_hub(path, tmp_path / 'hub', license='cc-by-4.0')
@@ -131,7 +139,8 @@ def test_config_and_folder(checkpoint, tmp_path):
     own = config['pretrained_cfg']
     assert config['label_names'] == [f'class {i}' for i in range(4)]
     assert (own['license'], own['tag']) == ('cc-by-4.0', 'dks_digits')
-    assert own['paper_ids'] == ['arXiv:1906.00675', 'arXiv:2202.07846']
+    assert own['paper_ids'] == ['arXiv:1906.00675']
+    assert re.findall('@.*', (tmp_path / 'hub/README.md').read_text()) == ['@inproceedings{sun2019dks,']
     assert stat.S_IMODE((tmp_path / 'hub').stat().st_mode) == 0o755
     assert 'as trained, after epoch 4 |' in (tmp_path / 'hub/README.md').read_text()
 
@@ -140,7 +149,8 @@ def test_nothing_of_timms_own_weights_is_claimed(tmp_path, monkeypatch):
     net = timm.create_model('resnet10t', num_classes=4)
     assert net.pretrained_cfg['origin_url']
     monkeypatch.setattr(hub, 'load', lambda _: (net, None))
-    own = hub.hub_config(tmp_path, {'data': {'crop_pct': 1.0}, 'tag': 'dks'}, 'mit')['pretrained_cfg']
+    card = {'data': {'crop_pct': 1.0}, 'tag': 'dks', 'method': 'dks'}
+    own = hub.hub_config(tmp_path, card, 'mit')['pretrained_cfg']
     assert (own['crop_pct'], own['tag']) == (1.0, 'dks')
     assert not {'label_names', 'origin_url', 'paper_name'} & own.keys()
 

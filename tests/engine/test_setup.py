@@ -135,6 +135,11 @@ def test_figures_go_on_from_what_there_was():
     assert not Sums({}, torch.device('cpu')).to_dict()
 
 
+def test_one_value_for_all_channels():
+    config = open_data(TrainConfig(in_chans=3, mean=(0.5,), std=(0.1, 0.2, 0.3)))[0]
+    assert (config.mean, config.std) == ((0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
+
+
 def test_seeds_of_data():
     """What is held out is one choice for all seeds; which labels are wrong follows a seed of its own."""
     held = lambda seed: open_data(TrainConfig(seed=seed))[1].val.indices  # noqa: E731
