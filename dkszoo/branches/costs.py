@@ -67,10 +67,15 @@ class Cost:
     @property
     def step_ratio(self) -> float:
         """Predicted time of a training step with branches, in units of one without."""
-        return sum(map(self.step_work, (self.backbone, *self.branches))) / self.step_work(self.backbone)
+        return self.work / self.step_work(self.backbone)
+
+    @property
+    def work(self) -> float:
+        """Time of a training step with branches, in FLOPs."""
+        return sum(self.step_work(part) for part in (self.backbone, *self.branches))
 
     def step_work(self, part: Part) -> float:
-        """Time of one training step, in FLOPs."""
+        """Time that a part takes of it."""
         passes = 3 * self.batch_size * (part.flops + FLOPS_A_BYTE * part.traffic)
         return passes + FLOPS_A_BYTE * BYTES_A_PARAMETER * part.num_params
 

@@ -16,7 +16,7 @@ IMAGENET_IMAGES = 1_281_167  # what a set of unknown size counts as; the papers'
 
 
 def work(settings: dict, teacher: dict | None = None) -> float:
-    """The work of a whole run, in the units of `Cost.step_work`, evaluation left out.
+    """The work of a whole run, in the units of `Cost.work`, evaluation left out.
 
     Args:
         settings: Of the run, by the names of `TrainConfig`.
@@ -26,7 +26,7 @@ def work(settings: dict, teacher: dict | None = None) -> float:
     images = data_facts(config.dataset).num_train or IMAGENET_IMAGES
     images = config.train_num_samples or images * (1 - config.val_split)
     steps = config.epochs * images / config.batch_size
-    step = sum(map((own := run_cost(config)).step_work, (own.backbone, *own.branches)))
+    step = run_cost(config).work
     if teacher is not None:
         other = run_cost(TrainConfig.from_dict(teacher))
         step += other.step_work(other.backbone) / 3
@@ -72,5 +72,4 @@ def seconds_per_work(model: str = 'cifar_resnet20', batch_size: int = 64) -> flo
             times.append(time.perf_counter() - began)
     finally:
         torch.set_num_threads(threads)
-    own = cost(net, batch_size=batch_size)
-    return statistics.median(times[1:]) / sum(map(own.step_work, (own.backbone, *own.branches)))
+    return statistics.median(times[1:]) / cost(net, batch_size=batch_size).work
