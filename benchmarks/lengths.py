@@ -126,6 +126,8 @@ def main() -> None:
     parser.add_argument('--figure', type=Path, metavar='PNG', help='draw it, too')
     args = parser.parse_args()
     points = read_points(args.folder)
+    if 'baseline' not in points:
+        parser.error(f'no finished run of a baseline in {str(args.folder)!r}')
     print(report(points))
     if args.figure:
         draw(points, args.figure)

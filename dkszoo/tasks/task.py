@@ -69,7 +69,7 @@ class DeepSupervisionTask(TrainingTask):
                 if spec.uses_teacher
                 else f'method {method!r} has no use for a teacher (leave it out, or use {method}+kd)'
             )
-        check_classes(net)
+        check_classes(net, criterion)
         warn_unread(spec, settings)
         described = isinstance(teacher, Teacher)  # by whoever made it
         teacher = None if teacher is None else adopt_teacher(teacher, net)
@@ -230,8 +230,14 @@ def as_net(model: nn.Module) -> DeeplySupervised:
     return DeeplySupervised(model)
 
 
-def check_classes(net: DeeplySupervised) -> None:
-    """Raise a ValueError if a branch has other classes than the network: `reset_classifier` leaves branches alone."""
+def check_classes(net: DeeplySupervised, criterion: nn.Module | None) -> None:
+    """Raise a ValueError if there is nothing to learn, or a branch has other classes than the network.
+
+    The latter comes of `reset_classifier`, which leaves branches alone.
+    """
+    if net.num_classes < 1 or (net.num_classes == 1 and criterion is None):
+        why = ': its cross-entropy is always 0, give a criterion' if net.num_classes else ''
+        raise ValueError(f'the network has {net.num_classes} classes{why} (use reset_classifier for more)')
     for i, branch in enumerate(net.branches):
         for head in classifiers(branch):
             if getattr(head, 'out_features', net.num_classes) != net.num_classes:

@@ -199,6 +199,16 @@ def test_class_weights_keep_their_precision(dtype, kept):
     assert_close(result['ce'], expected.detach())
 
 
+@pytest.mark.parametrize(('classes', 'said'), [(0, 'has 0 classes'), (1, 'always 0, give a criterion')])
+def test_without_classes_there_is_nothing_to_learn(classes, said):
+    net = timm.create_model('cifar_resnet8', num_classes=classes)
+    with pytest.raises(ValueError, match=said):
+        dkszoo.DeepSupervisionTask(net, 'baseline')
+    if classes:
+        task = dkszoo.DeepSupervisionTask(net, 'baseline', torch.nn.BCEWithLogitsLoss())
+        assert task(torch.randn(2, 3, 32, 32), torch.ones(2, 1))['loss'] > 0
+
+
 def test_branches_of_other_classes_are_refused():
     net = network('dks')
     net.backbone.reset_classifier(7)
