@@ -18,7 +18,7 @@ import pytest
 
 import dkszoo
 from dkszoo.cli.main import main
-from dkszoo.deploy.publish import BUDGET, check_tag, publish
+from dkszoo.deploy.publish import BUDGET, check_new_tag, publish
 from dkszoo.engine import TrainConfig
 from dkszoo.engine.setup import open_data
 from dkszoo.models._tags import FILES
@@ -355,7 +355,7 @@ def test_training_goes_on_with_the_normalisation_of_the_weights():
 
 def test_a_tag_says_all_of_a_network():
     card = {'arch': 'cifar_resnet8', 'method': 'baseline', 'model_args': {'num_classes': 10, 'drop_rate': 0.1}}
-    check_tag(card, 'base_digits')
+    check_new_tag(card, 'base_digits')
     card['model_args'] |= {'shortcut': 'pad', 'stem_chs': 4}
     with pytest.raises(ValueError, match='a tag cannot carry shortcut, stem_chs'):
-        check_tag(card, 'base_digits')
+        check_new_tag(card, 'base_digits')
