@@ -4,6 +4,8 @@ import contextlib
 import logging
 import os
 import socket
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 try:
@@ -12,6 +14,29 @@ except ImportError:  # Windows: two runs in one folder are not noticed
     fcntl = None
 
 _logger = logging.getLogger(__name__)
+
+
+def wait_until_free(folder: Path, enough: Callable[[], bool]) -> None:
+    """Wait while another process is at work in a folder, such as a run that outlived the grid that started it.
+
+    Args:
+        folder: The folder, which need not exist.
+        enough: Asked every second whether to wait no longer.
+    """
+    lock, told = FolderLock(folder), False
+    while folder.is_dir() and not enough():
+        try:
+            lock.acquire()
+        except ValueError as error:
+            if not told:
+                _logger.warning('waiting: %s', str(error).partition(' (')[0])
+            told = True
+            time.sleep(1)
+        except OSError:  # whoever wants to write there will say so
+            return
+        else:
+            lock.release()
+            return
 
 
 class FolderLock:

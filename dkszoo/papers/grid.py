@@ -3,23 +3,21 @@
 import concurrent.futures
 import json
 import math
-import os
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-import dkszoo
 from dkszoo.data import open_dataset
 from dkszoo.engine.config import FILLED_IN, TrainConfig, flag, negation, same_setting, say
 from dkszoo.engine.contents import is_finite
 from dkszoo.engine.create import read_design
+from dkszoo.engine.lock import wait_until_free
 from dkszoo.engine.record import read_record
 from dkszoo.weights import parse_json
+
+from .processes import Processes
 
 
 @dataclass(frozen=True)
@@ -181,7 +179,7 @@ def run_grid(cells: Sequence[Cell], output: Path, jobs: int, say: Callable[[str]
     try:
         for stage in (first, list(dict.fromkeys(cells))):
             ready = [cell for cell in stage if cell.name not in results and all(n.name in results for n in cell.needs)]
-            futures = {pool.submit(processes.run, cell): cell for cell in ready}
+            futures = {pool.submit(run_cell, cell, output, processes): cell for cell in ready}
             for future in concurrent.futures.as_completed(futures):
                 cell, (result, text) = futures[future], future.result()
                 if result is not None:
@@ -195,56 +193,17 @@ def run_grid(cells: Sequence[Cell], output: Path, jobs: int, say: Callable[[str]
     return results
 
 
-class Processes:
-    """The training processes of a grid.
-
-    Args:
-        output: The grid's folder.
-        threads: Threads of each; None: torch's default.
-    """
-
-    def __init__(self, output: Path, threads: int | None):
-        self.output, self.threads = output, threads
-        self.running: set[subprocess.Popen] = set()
-        self.lock = threading.Lock()
-        self.stopping = False
-
-    def run(self, cell: Cell) -> tuple[Result | None, str]:
-        """Run one cell to its end, unless it is finished; gives its result and a line about it."""
-        folder = self.output / cell.name
-        command = [sys.executable, '-m', 'dkszoo', 'train', *cell.command(self.output)]
-        paths = [str(Path(dkszoo.__file__).parents[1]), *filter(None, [os.environ.get('PYTHONPATH')])]
-        environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(paths)}
-        if self.threads:
-            environment['OMP_NUM_THREADS'] = str(self.threads)
-        if (result := read_result(folder)) is None:
-            process = self.start(command, environment, self.output / f'{cell.name}.log')
-            if process is None:
-                return None, 'not started'
-            code = process.wait()
-            with self.lock:
-                self.running.discard(process)
-            result = read_result(folder)
-            if code or result is None:
-                return None, f'failed with exit code {code} ({self.output / cell.name}.log)'
-        figures = result.record['result']
-        text = f'top-1 last {figures["last"]["top1"]:.2f} %, best {figures["best"]["top1"]:.2f} %'
-        return result, f'{text}, {result.seconds:.0f} s'
-
-    def start(self, command: list[str], environment: dict, log: Path) -> subprocess.Popen | None:
-        """Start a process that adds to a log, or None after `stop`."""
-        with self.lock:
-            if self.stopping:
-                return None
-            with open(log, 'a', encoding='utf-8') as file:
-                # A group of its own: a signal to ours, such as Ctrl-C, reaches it once, from `stop`.
-                process = subprocess.Popen(command, stdout=file, stderr=file, env=environment, process_group=0)
-            self.running.add(process)
-            return process
-
-    def stop(self) -> None:
-        """Ask all processes to save and end, and start no more."""
-        with self.lock:
-            self.stopping = True
-            for process in self.running:
-                process.terminate()
+def run_cell(cell: Cell, output: Path, processes: Processes) -> tuple[Result | None, str]:
+    """Run one cell to its end, unless it is finished; gives its result and a line about it."""
+    folder = output / cell.name
+    wait_until_free(folder, lambda: processes.stopping)
+    if (result := read_result(folder)) is None:
+        code = processes.run(cell.name, cell.command(output))
+        if code is None:
+            return None, 'not started'
+        result = read_result(folder)
+        if code or result is None:
+            return None, f'failed with exit code {code} ({output / cell.name}.log)'
+    figures = result.record['result']
+    text = f'top-1 last {figures["last"]["top1"]:.2f} %, best {figures["best"]["top1"]:.2f} %'
+    return result, f'{text}, {result.seconds:.0f} s'

@@ -112,10 +112,10 @@ def scaled_recipe(name: str, budget: str) -> dict:
 
 
 def stretched(settings: dict, epochs: int) -> dict:
-    """Settings for another number of epochs, drops at the same share of the training."""
+    """Settings for another number of epochs, drops at the same share of the training; epoch 1 is the first."""
     factor, settings = epochs / settings['epochs'], {**settings, 'epochs': epochs}
     if 'decay_milestones' in settings:
-        settings['decay_milestones'] = [max(1, round(e * factor)) for e in settings['decay_milestones']]
+        settings['decay_milestones'] = [1 + max(1, round((e - 1) * factor)) for e in settings['decay_milestones']]
     if 'decay_epochs' in settings:
         settings['decay_epochs'] = max(1, round(settings['decay_epochs'] * factor))
     return settings

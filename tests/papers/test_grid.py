@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from dkszoo.cli.reproduce import read_flags
 from dkszoo.engine import TrainConfig
 from dkszoo.engine.config import FILLED_IN
 from dkszoo.engine.create import read_design
+from dkszoo.engine.lock import FolderLock
 from dkszoo.engine.setup import open_data
-from dkszoo.papers import grid
+from dkszoo.papers import grid, processes
 from dkszoo.papers.grid import Cell, read_result, run_grid, to_flags
 from dkszoo.papers.reproduce import SCALE
 
@@ -223,7 +225,7 @@ def events(monkeypatch):
             seen.append(f'{self.name} ends')
             return self.code
 
-    monkeypatch.setattr(grid.subprocess, 'Popen', Run)
+    monkeypatch.setattr(processes.subprocess, 'Popen', Run)
     monkeypatch.setattr(torch, 'get_num_threads', lambda: 8)
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     return seen
@@ -234,7 +236,7 @@ def finish(folder, **settings) -> None:
     figures = {'top1': 50.0, 'top5': 90.0}
     result = {'best_epoch': 0, 'last': figures, 'best': figures}
     record = {'settings': settings, 'seed': 0, 'threads': 1, 'best_on': 'val', 'weights_sha256': '', 'result': result}
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / 'run.json').write_text(json.dumps(record))
     (folder / 'log.jsonl').write_text('{"seconds": {"train": 1.0}}\n')
 
@@ -286,6 +288,26 @@ def test_what_follows_from_the_data_is_listed():
     filled, default = open_data(config)[0].to_dict(), config.to_dict()
     assert {key for key in filled if filled[key] != default[key]} <= set(FILLED_IN)
     assert all(default[key] in (None, '', 'auto') for key in FILLED_IN)
+
+
+def test_a_run_that_outlived_its_grid_is_waited_for(events, tmp_path):
+    (tmp_path / 'one').mkdir()
+    ready, go = os.pipe(), os.pipe()
+    if not (pid := os.fork()):  # a lock is a process's
+        FolderLock(tmp_path / 'one').acquire()
+        os.write(ready[1], b'x')
+        os.read(go[0], 1)
+        os._exit(0)
+    os.read(ready[0], 1)
+    thread = threading.Thread(target=run_grid, args=([cell('one')], tmp_path, 1, lambda text: None))
+    thread.start()
+    thread.join(0.5)
+    assert thread.is_alive()
+    assert not events
+    os.write(go[1], b'x')
+    os.waitpid(pid, 0)
+    thread.join(60)
+    assert events == ['one starts, threads: None', 'one ends']
 
 
 def test_pupils_of_a_teacher_that_failed_are_not_started(events, tmp_path):

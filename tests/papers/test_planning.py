@@ -16,12 +16,12 @@ from dkszoo.papers.workload import seconds_per_work, work
 
 def test_a_longer_run_drops_at_the_same_share():
     settings = {'model': 'm', 'method': 'baseline', 'seed': 0, 'epochs': 60}
-    cell = named('baseline', {**settings, 'decay_milestones': [18, 36, 54], 'decay_epochs': 20})
+    cell = named('baseline', {**settings, 'decay_milestones': [19, 37, 55], 'decay_epochs': 20})
     longest = longer(cell, 1.5).settings
-    assert longest == {**settings, 'epochs': 90, 'decay_milestones': [27, 54, 81], 'decay_epochs': 30}
+    assert longest == {**settings, 'epochs': 90, 'decay_milestones': [28, 55, 82], 'decay_epochs': 30}
     assert longer(cell, 1.004) is None
     shortest = stretched({'epochs': 200, 'decay_milestones': [2, 100], 'decay_epochs': 3}, 10)
-    assert shortest == {'epochs': 10, 'decay_milestones': [1, 5], 'decay_epochs': 1}
+    assert shortest == {'epochs': 10, 'decay_milestones': [2, 6], 'decay_epochs': 1}
 
 
 def test_equal_time_is_the_ratio_of_the_work():

@@ -85,7 +85,7 @@ def test_scaled_runs_keep_what_makes_the_recipe():
     for key in ('opt', 'lr', 'momentum', 'weight_decay'):
         assert small[key] == medium[key] == paper[key]
     assert all(medium[key] == paper[key] for key in ('sched', 'decay_rate', 'val_split', 'best_on'))
-    assert medium['decay_milestones'] == [18, 36, 54]  # of 60 epochs, as 61, 121, 181 of 200
+    assert medium['decay_milestones'] == [19, 37, 55]  # of 60 epochs, as 61, 121, 181 of 200
     assert (small['sched'], small['best_on'], small['no_aug']) == ('cosine', 'val', True)
     assert not [key for key in small if key.startswith('decay_')]  # drops of another schedule
     assert small['epochs'] == SCALE['small']['epochs']
@@ -99,7 +99,8 @@ def test_equal_time_runs_are_longer_baselines():
     assert epochs > base.settings['epochs']
     assert long.settings['method'] == 'baseline'
     assert other.settings['seed'] == 1
-    drops = [round(drop * epochs / base.settings['epochs']) for drop in base.settings['decay_milestones']]
+    share = epochs / base.settings['epochs']
+    drops = [1 + round((drop - 1) * share) for drop in base.settings['decay_milestones']]
     assert long.settings == {**base.settings, 'epochs': epochs, 'decay_milestones': drops}
 
 
