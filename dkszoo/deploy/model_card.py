@@ -2,7 +2,7 @@
 
 from dkszoo.weights import dump_yaml
 
-from .citations import papers_of
+from .citations import PAPERS, papers_of
 
 # Settings that are places on the machine of the training, or no matter to anybody who repeats it.
 LEFT_OUT = (
@@ -69,9 +69,11 @@ def model_card(card: dict, settings: dict, results: dict, license: str) -> str:
 
 
 def citation_lines(method: str) -> list[str]:
-    """The papers of the method, if it has any."""
-    entries = [paper.bibtex for paper in papers_of(method)]
-    return ['## Citation', '', '```bibtex', '\n\n'.join(entries), '```', ''] if entries else []
+    """The papers of the method, and the two that this software is of."""
+    papers = dict.fromkeys([*papers_of(method), PAPERS['dks'], PAPERS['dskd']])
+    entries = '\n\n'.join(paper.bibtex for paper in papers)
+    said = 'The papers of the method, and the two that dkszoo implements:'
+    return ['## Citation', '', said, '', '```bibtex', entries, '```', '']
 
 
 def fact_lines(card: dict, license: str) -> list[str]:

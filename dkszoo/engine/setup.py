@@ -41,7 +41,7 @@ from .create import WRONG_ARGUMENTS, check_name, create_model, load_body, read_d
 from .evaluate import evaluation_crop
 from .optim import build_optimizer, build_scheduler
 from .rng import seed_all
-from .teacher import build_teacher, recorded_data
+from .teacher import build_teacher, is_of_weights, recorded_data
 from .world import World
 
 
@@ -111,12 +111,13 @@ def fit_data(config: TrainConfig, train: Dataset, test: Dataset) -> tuple[TrainC
     name = weighted_name(config.model) if config.pretrained else config.model
     cfg = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
     cfg = cfg.to_dict() if cfg is not None else {}
+    own = config.pretrained or facts.mean is None
     if config.initial_checkpoint:
         said = recorded_data(read_any(config.initial_checkpoint), f'checkpoint {config.initial_checkpoint!r}')
+        own = own or is_of_weights(cfg) or bool(said.get('mean'))
         cfg |= {key: value for key, value in said.items() if value}
     input_size = cfg.get('input_size', (3, 224, 224))
     img_size = config.img_size or facts.img_size or input_size[-1]
-    own = config.pretrained or bool(config.initial_checkpoint) or facts.mean is None
     stats = {key: (cfg.get(key) if own else getattr(facts, key)) or (0.5,) for key in ('mean', 'std')}
     for key, value in stats.items():
         given = getattr(config, key)

@@ -45,7 +45,7 @@ def build_teacher(config: TrainConfig, device: torch.device, classes: list[str] 
         differing = compare_classes(known, classes, ('there', 'in the data'))
         raise ValueError(f'teacher {named!r} learned other classes: {differing} ({REMEDY})')
     cfg = getattr(model, 'pretrained_cfg', None) or {}
-    stats = {key: data.get(key) or cfg.get(key) for key in ('mean', 'std')}
+    stats = {key: data.get(key) or (cfg.get(key) if is_of_weights(cfg) else None) for key in ('mean', 'std')}
     if any(value is None or len(value) != config.in_chans for value in stats.values()):
         stats = {'mean': config.mean, 'std': config.std}
     size = (config.in_chans, config.img_size, config.img_size)
@@ -88,6 +88,11 @@ def from_checkpoint(config: TrainConfig) -> tuple[nn.Module, dict]:
     check_fit(config, path, model.num_classes, data.get('input_size') or (model.in_chans,))
     load_strictly(model, converted.backbone, f'teacher {path!r}')
     return model, data
+
+
+def is_of_weights(cfg: dict) -> bool:
+    """Whether a `pretrained_cfg` describes weights; else its statistics are of no images in particular."""
+    return any(cfg.get(key) for key in ('url', 'hf_hub_id', 'file'))
 
 
 def recorded_data(contents: dict, source: str) -> dict:

@@ -9,7 +9,7 @@ from .stats import gain_by_seed, mean_std, show, table
 
 HEADER = (
     *('row', 'network run', 'figure, %', 'paper', 'paper gain', 'runs', 'last', 'best'),
-    *('gain, last (95 %)', 'gain, best (95 %)', 'at equal time, best', 'time'),
+    *('gain, last (95 %)', 'gain, best (95 %)', 'at equal time, last', 'at equal time, best', 'time'),
 )
 
 
@@ -52,7 +52,7 @@ def report(plans: list[Plan], results: dict[str, Result]) -> str:
         paper = (record.figure, show(record.value, record.std), '' if record.gain is None else f'{record.gain:+.2f}')
         base_record, base = first.setdefault(record.group, (record, measured))
         if measured is None:
-            rows.append((record.row, network(plan), *paper, '0', *[''] * 6))
+            rows.append((record.row, network(plan), *paper, '0', *[''] * 7))
             continue
         runs = measured.runs
         figures = [show(*mean_std([run.metric(record.metric, w) for run in runs.values()])) for w in ('last', 'best')]
@@ -60,10 +60,10 @@ def report(plans: list[Plan], results: dict[str, Result]) -> str:
         if base is not None and base is not measured:
             gains = [gain(record, runs, base_record, base.runs, which) for which in ('last', 'best')]
         equal = by_seed(plan.equal_time, results)
-        at_equal_time = gain(record, runs, base_record, equal, 'best') if equal else ''
+        at_equal_time = [gain(record, runs, base_record, equal, which) if equal else '' for which in ('last', 'best')]
         name = record.row if measured.temperature is None else f'{record.row} (T={measured.temperature})'
         seconds = mean_std([run.seconds for run in runs.values()])[0]
-        rows.append((name, network(plan), *paper, str(len(runs)), *figures, *gains, at_equal_time, f'{seconds:.0f} s'))
+        rows.append((name, network(plan), *paper, str(len(runs)), *figures, *gains, *at_equal_time, f'{seconds:.0f} s'))
     notes = remarks([plan.record for plan in plans])
     return table(HEADER, rows) + (f'\n\nOf the published numbers:\n\n{notes}' if notes else '')
 

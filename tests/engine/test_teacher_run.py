@@ -75,6 +75,19 @@ def test_every_kind_of_file_teaches_the_same(tmp_path, request, source):
     assert found.input_size == (32, 32)
 
 
+def test_weights_that_name_no_statistics_are_of_the_data(tmp_path):
+    """Not of CIFAR-100's, which the name of a network without weights comes with."""
+    torch.save(timm.create_model('cifar_resnet8', num_classes=10).state_dict(), tmp_path / 'bare.pth')
+    path, plain = str(tmp_path / 'bare.pth'), open_data(TrainConfig(in_chans=3))[0]
+    config, _ = open_data(TrainConfig(method='kd', kd_checkpoint=path, device='cpu', in_chans=3))
+    assert not build_teacher(config, torch.device('cpu')).renormalises
+    config, _ = open_data(TrainConfig(initial_checkpoint=path, in_chans=3))
+    assert (config.mean, config.std) == (plain.mean, plain.std)
+    torch.save(timm.create_model('resnet18', num_classes=10).state_dict(), tmp_path / 'bare.pth')
+    config, _ = open_data(TrainConfig(model='resnet18', initial_checkpoint=path, in_chans=3))
+    assert config.mean == (0.485, 0.456, 0.406)  # the name's own weights are
+
+
 def test_its_images_are_normalised_as_the_file_says(tmp_path, teacher):
     values = dict(method='kd', kd_checkpoint=TEACHER, device='cpu', mean=(0.5,), std=(0.5,))
     config, _ = open_data(TrainConfig(**values))

@@ -58,7 +58,7 @@ def test_a_row_of_the_table_by_hand():
     (longer,) = plans[1].equal_time
     runs = {base.name: result(70, 71), dks.name: result(73, 75, seconds=30.0), longer.name: result(71, 72.5)}
     row = [cell.strip() for cell in report(plans, runs).splitlines()[3].split('|')[1:-1]]
-    assert row[2:3] + row[5:] == ['top-1 error', '1', '27.00', '25.00', '+3.00', '+4.00', '+2.50', '30 s']
+    assert row[2:3] + row[5:] == ['top-1 error', '1', '27.00', '25.00', '+3.00', '+4.00', '+2.00', '+2.50', '30 s']
 
 
 def test_a_figure_in_words():
