@@ -6,12 +6,20 @@ import torch
 
 from dkszoo import engine
 from dkszoo.engine import TrainConfig
+from dkszoo.engine.config import flag
 from dkszoo.engine.record import read_record
 
 from .main import Parser
 from .train import carry_out, execute
 
 ADVICE = 'give the run.json of a finished run'
+HERE = {
+    'data_dir': ('DIR', 'where the data set is'),
+    'kd_checkpoint': ('FILE', "the teacher's weights"),
+    'initial_checkpoint': ('FILE', 'the first weights'),
+    'resume': ('FILE', 'the checkpoint that the run went on from'),
+    'device': ('NAME', 'the device'),
+}
 MOST_THREADS = 1024  # more than any machine gains from; torch ends the process where it cannot have so many
 
 
@@ -20,13 +28,13 @@ def main(argv: list[str]) -> int:
     parser = Parser(prog='dkszoo replay', description='Run a recorded run again and compare the weights.')
     parser.add_argument('record', metavar='RUN.JSON', help='the run.json of a finished run')
     parser.add_argument('--output', default='replays', metavar='DIR', help='folder of the run folder (default replays)')
-    parser.add_argument('--data-dir', metavar='DIR', help='where the data set is here (default: as recorded)')
+    for name, (metavar, what) in HERE.items():
+        parser.add_argument(flag(name), metavar=metavar, help=f'{what} here (default: as recorded)')
     args = parser.parse_args(argv)
     path = Path(args.record)
     record = read_finished(path)
     own = dict(output=args.output, experiment=path.resolve().parent.name, export='', overwrite=False)
-    if args.data_dir:
-        own['data_dir'] = args.data_dir
+    own |= {name: value for name in HERE if (value := getattr(args, name))}
     config = TrainConfig.from_dict({**record['settings'], **own})
     if (Path(config.output) / config.experiment).resolve() == path.resolve().parent:
         raise ValueError(f'{config.output!r} is where the recorded run itself is (choose another --output)')

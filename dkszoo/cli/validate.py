@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import sys
 import time
@@ -44,12 +45,17 @@ def main(argv: list[str]) -> int:
             print(f'{name} was not measured: {error}', file=sys.stderr)
             continue
         print_table(result)
-        print(json.dumps(result), flush=True)
+        print(json.dumps({key: finite(value) for key, value in result.items()}, allow_nan=False), flush=True)
         if args.results_file:
             write_results(Path(args.results_file), result)
     if failed:
         raise ValueError(f'{len(failed)} of {len(names)} models were not measured: {", ".join(failed)} (see above why)')
     return 0
+
+
+def finite(value):
+    """JSON has no word for a figure that is not finite."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def parse(argv: list[str]):

@@ -14,6 +14,7 @@ from .images import ArrayImages
 
 TRAIN = ('train', 'training')
 SMALL_SETS = ('digits', *FOLDERS, *LAYOUTS)
+IMAGE_FOLDERS = ('', 'torch/image_folder', 'torch/folder')
 # What timm knows before a slash, and after `torch/` besides the small ones.
 KINDS = ('torch', 'hfds')
 SEQUENCES = ('hfids', 'tfds', 'wds')  # no random access, which the sample stream takes
@@ -66,9 +67,9 @@ def read_sample(base: Dataset, index: int) -> tuple[Image.Image, int]:
     reader = getattr(base, 'reader', None)
     if reader is None:
         return base[index]
-    file, target, *_ = reader[index]
     mode = base.input_img_mode
     try:
+        file, target, *_ = reader[index]
         with file, Image.open(file) as opened:
             image = opened.convert(mode) if mode else opened.copy()
     except Exception as error:  # whatever Pillow makes of a damaged file
@@ -126,8 +127,9 @@ def open_dataset(name: str, data_dir: str | None, split: str, in_chans: int = 3)
         return open_small(name.lower(), data_dir, split)
     from timm.data import create_dataset
 
-    if kind == '':
-        splits, kwargs = [folder_split(data_dir, split)], dict(input_img_mode='RGB' if in_chans == 3 else 'L')
+    if name.lower() in IMAGE_FOLDERS:
+        splits = [folder_split(data_dir, split)]
+        kwargs = {} if name else dict(input_img_mode='RGB' if in_chans == 3 else 'L')
     else:  # often the labels of `test` are kept back
         splits, kwargs = ['validation', 'test'] if split == 'test' else [split], {}
     failed = []
@@ -160,13 +162,20 @@ def folder_split(data_dir: str, split: str) -> str:
     """The sub-folder of an image folder that holds `split`; 'test' falls back to validation.
 
     Raises:
-        ValueError: No such sub-folder.
+        ValueError: No such sub-folder, or one that cannot be read.
     """
     names = {'train': TRAIN, 'test': TEST}.get(split, (split,))
     for name in names:
-        if os.path.isdir(os.path.join(data_dir, name)):
+        if os.path.isdir(folder := os.path.join(data_dir, name)):
+            for _ in os.walk(folder, onerror=refuse_folder, followlinks=True):  # timm passes over what it cannot list
+                pass
             return name
+    next(os.walk(data_dir, onerror=refuse_folder), None)
     raise ValueError(f'no folder {" or ".join(names[:3])} in {data_dir!r} (one sub-folder a split, one in it a class)')
+
+
+def refuse_folder(error: OSError) -> None:
+    raise ValueError(f'cannot read folder {error.filename!r}: {error.strerror} (change its permissions, or remove it)')
 
 
 def first_line(error: BaseException) -> str:

@@ -29,7 +29,8 @@ class ProgressBar:
         self.bar = None
         if show and sys.stderr.isatty():
             title = f'epoch {epoch + 1}/{epochs}'
-            self.bar = tqdm(total=steps, initial=start, desc=title, unit='step', leave=False, dynamic_ncols=True)
+            form = '{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}'  # the time left is the run's, not the epoch's
+            self.bar = tqdm(total=steps, initial=start, desc=title, leave=False, dynamic_ncols=True, bar_format=form)
 
     def due(self, step: int) -> bool:
         """Whether `update` would show anything after this step; figures need not be fetched otherwise."""
@@ -40,14 +41,15 @@ class ProgressBar:
         seconds = max(time.monotonic() - self.began, 1e-9)
         rate = (step - self.start) / seconds
         speed = rate * self.batch_size
+        left = clock((self.steps - step + self.steps * (self.epochs - self.epoch - 1)) / rate)
         if self.bar is not None:
+            figures = f'loss {loss:.3f}, top1 {top1:.1f} %, {speed:.0f} img/s, {left} left'
+            self.bar.set_postfix_str(figures, refresh=False)
             self.bar.update(step - self.bar.n)
-            self.bar.set_postfix_str(f'loss {loss:.3f}, top1 {top1:.1f} %, {speed:.0f} img/s')
         else:
-            left = (self.steps - step + self.steps * (self.epochs - self.epoch - 1)) / rate
             _logger.info(
                 'epoch %d/%d step %d/%d loss %.3f top1 %.1f %% %.0f img/s %s left',
-                *(self.epoch + 1, self.epochs, step, self.steps, loss, top1, speed, clock(left)),
+                *(self.epoch + 1, self.epochs, step, self.steps, loss, top1, speed, left),
             )
 
     def close(self) -> None:

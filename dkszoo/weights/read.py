@@ -1,6 +1,7 @@
 """Reading checkpoints without running anything that is in them."""
 
 import argparse
+import errno
 import os
 import pickle
 import stat
@@ -36,12 +37,14 @@ def read_pickle(path: str | os.PathLike, legacy: bool = True):
     Raises:
         ValueError: The file is missing, damaged (its checksums are verified), no checkpoint, holds code, or stands for
             more than `untrusted` lets in.
+        OSError, MemoryError: It cannot be read now, which is no fault of the file's.
     """
     path = os.fspath(path)
     if not os.path.isfile(path):
         raise ValueError(f'no checkpoint file {path!r}' + (' (a folder)' if os.path.isdir(path) else ''))
     if not os.path.getsize(path):
         raise ValueError(f'checkpoint {path!r} is empty (a copy or download that broke off?)')
+    open(path, 'rb').close()  # `is_zip` would take what cannot be opened for no zip file
     if zipped := is_zip(path):
         verify_zip(path)
     elif path.endswith('.safetensors'):
@@ -51,6 +54,7 @@ def read_pickle(path: str | os.PathLike, legacy: bool = True):
     try:
         check_pickle(path, zipped)
     except Exception as error:  # a damaged one can raise anything
+        reraise_if_not_of_the_file(error)
         reason = f' ({error})' if isinstance(error, ValueError) else ''
         raise ValueError(f'{path!r} is no checkpoint, or is damaged{reason}') from error
     try:
@@ -61,12 +65,20 @@ def read_pickle(path: str | os.PathLike, legacy: bool = True):
             raise ValueError(f'checkpoint {path!r} holds code or objects, not only data; it was not read') from error
         raise ValueError(f'{path!r} is no checkpoint, or is damaged') from error
     except Exception as error:
+        reraise_if_not_of_the_file(error)
         raise ValueError(f'{path!r} is no checkpoint, or is damaged ({type(error).__name__})') from error
     try:
         check_contents(contents)
     except ValueError as error:
         raise ValueError(f'checkpoint {path!r} cannot be used: {error} (take another file)') from error
     return contents
+
+
+def reraise_if_not_of_the_file(error: Exception) -> None:
+    """Let out what a sound file, too, could have met: short memory, a disk or a server that does not answer."""
+    wrong_place = isinstance(error, OSError) and error.errno in (None, errno.EINVAL)  # a damaged file names places
+    if isinstance(error, OSError | MemoryError) and not wrong_place:
+        raise error
 
 
 def is_zip(path: str) -> bool:
@@ -94,6 +106,7 @@ def verify_zip(path: str) -> None:
             fault = find_fault(archive.infolist(), os.path.getsize(path))
             bad = archive.testzip() if fault is None else None
     except Exception as error:
+        reraise_if_not_of_the_file(error)
         raise ValueError(f'checkpoint {path!r} is damaged ({error})') from error
     if bad is not None:
         raise ValueError(f'checkpoint {path!r} is damaged (checksum of {bad!r} does not fit)')

@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import os
+import re
 import subprocess
 import sys
 
@@ -31,6 +33,43 @@ def test_a_test_folder_goes_before_a_validation_folder(tmp_path):
     for split, total in (('train', 1), ('val', 2), ('test', 3)):
         make(tmp_path, total, splits=(split,))
     assert len(open_dataset('', str(tmp_path), 'test')) == 2 * 3
+
+
+@pytest.mark.parametrize('place', ['', 'train', 'train/b'])
+def test_folders_that_cannot_be_listed_are_named(tmp_path, monkeypatch, place):
+    """timm would pass over the classes in them."""
+    make(tmp_path, 2)
+    hidden, scandir, isdir = str(tmp_path / place).rstrip('/'), os.scandir, os.path.isdir
+
+    def scan(path):
+        if os.fspath(path) == hidden:
+            raise PermissionError(13, 'Permission denied', hidden)
+        return scandir(path)
+
+    monkeypatch.setattr(os, 'scandir', scan)
+    monkeypatch.setattr(os.path, 'isdir', lambda path: not os.fspath(path).startswith(f'{hidden}/') and isdir(path))
+    with pytest.raises(ValueError, match=re.escape(f"cannot read folder '{hidden}': Permission denied")):
+        open_dataset('', str(tmp_path), 'train')
+
+
+def test_an_empty_folder(tmp_path):
+    make(tmp_path, 0)
+    with pytest.raises(ValueError, match='Found 0 images'):
+        open_dataset('', str(tmp_path), 'train')
+
+
+def test_an_image_that_cannot_be_opened_is_named(tmp_path):
+    make(tmp_path, 2)
+    dataset = open_dataset('', str(tmp_path), 'train')
+    (tmp_path / 'train/a/001.png').unlink()
+    with pytest.raises(UnreadableImage, match='001'):
+        read_sample(dataset, 1)
+
+
+@pytest.mark.parametrize('name', ['torch/image_folder', 'torch/folder'])
+def test_folders_by_torchvisions_name(tmp_path, name):
+    make(tmp_path, 2)
+    assert len(open_dataset(name, str(tmp_path), 'test')) == 4
 
 
 def damage(path):

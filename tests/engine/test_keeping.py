@@ -110,6 +110,15 @@ def test_the_file_that_is_furthest_on_is_taken(tmp_path, of_recovery, of_last, t
     assert checkpoint['dkszoo']['progress']['step'] == 4
 
 
+def test_a_disk_that_does_not_answer_takes_no_file_away(tmp_path, monkeypatch):
+    """An older file would be gone on from, and the newest one removed."""
+    for step in (2, 4):
+        copy_at(step, tmp_path / f'recovery-1-{step}.pth.tar')
+    monkeypatch.setattr('zipfile.ZipFile.testzip', lambda _: (_ for _ in ()).throw(OSError(5, 'Input/output error')))
+    with pytest.raises(OSError, match='Input/output error'):
+        newest_checkpoint(tmp_path, pytest.fail)
+
+
 def test_an_empty_folder_has_no_checkpoint(tmp_path):
     assert newest_checkpoint(tmp_path, pytest.fail) is None
     shutil.copy(GOLDEN, tmp_path / 'other.pth.tar')

@@ -52,6 +52,12 @@ def test_replay_is_equal_and_names_what_differs(run_cli, finished, tmp_path):
     assert outcome_weights(tmp_path / 'replays/tiny') == outcome(finished)['weights_sha256']
 
     record = json.loads(path.read_text())
+    record['settings']['device'] = 'cuda:99'
+    (tmp_path / 'far').mkdir()
+    (tmp_path / 'far/run.json').write_text(json.dumps(record))
+    code, out, err = run_cli('replay', 'far/run.json', '--device', 'cpu')
+    assert code == 0, err
+    record['settings']['device'] = 'cpu'
     record['versions']['timm'], record['weights_sha256'] = '0.0.1', '0' * 64
     record['settings']['lr'] = 0.5
     (tmp_path / 'other').mkdir()

@@ -1,4 +1,5 @@
 import argparse
+import errno
 import os
 import pickle
 
@@ -81,6 +82,19 @@ def test_missing_empty_foreign_truncated_and_damaged_files(tmp_path):
     good.write_bytes(flipped)
     with pytest.raises(ValueError, match='checksum'):
         read_pickle(good)
+
+
+@pytest.mark.parametrize('error', [OSError(errno.EIO, 'Input/output error'), MemoryError()])
+@pytest.mark.parametrize('place', ['builtins.open', 'zipfile.ZipFile.testzip', 'torch.load'])
+def test_what_cannot_be_read_now_is_not_damaged(tmp_path, monkeypatch, place, error):
+    path = saved(tmp_path, {'w': torch.ones(2)})
+
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(place, fail)
+    with pytest.raises(type(error)):
+        read_pickle(path)
 
 
 def test_backbone_state_prefers_the_average():
