@@ -10,12 +10,14 @@ from dkszoo.papers.figure import draw_groups
 from dkszoo.papers.grid import run_grid
 from dkszoo.papers.records import list_tables, read_table
 from dkszoo.papers.report import report
-from dkszoo.papers.reproduce import cell_work, plan_table
+from dkszoo.papers.reproduce import SCALE, cell_work, plan_table
 from dkszoo.papers.workload import seconds_per_work
 
 from .flags import add_flags
 from .main import Parser, fail
 from .stopping import until_stopped
+
+DEBIAN = '/usr/share/datasets/fashion-mnist'  # where its package dataset-fashion-mnist has it
 
 
 def main(argv: list[str]) -> int:
@@ -29,6 +31,9 @@ def main(argv: list[str]) -> int:
     if args.dataset:
         name = args.dataset
         overrides['dataset'] = name if name == 'digits' or '/' in name else f'torch/{name}'
+    dataset = overrides.get('dataset', (SCALE[args.budget] or {}).get('dataset'))
+    if dataset == 'torch/fashion_mnist' and not args.data_dir and Path(DEBIAN).is_dir():
+        overrides['data_dir'] = DEBIAN
     overrides = {key: value for key, value in overrides.items() if value is not None}
     plans = plan_table(records, args.budget, args.seeds, read_flags, overrides, not args.no_equal_time)
     cells = [c for plan in plans for group in (*plan.cells, plan.equal_time) for c in group]
@@ -73,7 +78,12 @@ def parse(argv: list[str]):
     add('--seeds', type=int, default=1, metavar='N', help='runs of each row, with seeds 0 to N - 1 (default 1)')
     add('--jobs', type=int, default=1, metavar='N', help='runs at a time (default 1)')
     add('--dataset', default='', metavar='NAME', help="data set (default: the budget's)")
-    add('--data-dir', default=None, metavar='DIR', help='root folder of the data set')
+    add(
+        '--data-dir',
+        default=None,
+        metavar='DIR',
+        help="its root folder (default of Fashion-MNIST: Debian's)",
+    )
     add('--device', default=None, metavar='NAME', help='device (default: the best there is)')
     add('-j', '--workers', type=int, default=None, metavar='N', help='loading processes of a run')
     add('--output', default='runs', metavar='DIR', help='where reproduce-BUDGET goes (default runs)')
