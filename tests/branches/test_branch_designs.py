@@ -204,6 +204,20 @@ def test_a_mirror_that_cannot_start_afresh_is_known_before_a_number_is_drawn():
     assert all(map(torch.equal, chosen.branches.state_dict().values(), named.branches.state_dict().values()))
 
 
+def test_a_branch_alone_and_in_company_of_one_seed():
+    """DKS, Table 5: the backbone starts the same, and so does the early branch; the late one is drawn after it."""
+    nets = []
+    for taps in (None, 0, 1):
+        torch.manual_seed(0)
+        nets.append(attach_branches(timm.create_model('cifar_resnet8'), 'dks', taps))
+    together, early, late = nets
+    same = lambda one, two: all(map(torch.equal, one.state_dict().values(), two.state_dict().values()))  # noqa: E731
+    assert same(together.backbone, early.backbone)
+    assert same(together.backbone, late.backbone)
+    assert same(together.branches[0], early.branches[0])
+    assert not same(together.branches[1], late.branches[0])
+
+
 def test_list_designs():
     assert list_designs('cifar_resnet20') == list(DESIGNS) == list_designs(timm.create_model('cifar_resnet20'))
     assert list_designs('convnext_atto') == ['mirror', 'conv', 'linear', 'ap_conv_2fc', 'ap_2fc', 'bottleneck']

@@ -132,6 +132,10 @@ def test_ema_is_what_is_judged_and_exported(run_cli, tmp_path):
     exported = model.state_dict()
     assert all(torch.equal(exported[key], value) for key, value in checkpoint['state_dict_ema'].items())
     assert not all(torch.equal(exported[key], value) for key, value in checkpoint['state_dict'].items())
+    for averaged, own in ((True, checkpoint['state_dict_ema']), (False, checkpoint['state_dict'])):  # as timm reads it
+        timms = timm.create_model('cifar_resnet8', num_classes=10, in_chans=1, channels=[4, 8, 16], stem_chs=4)
+        timm.models.load_checkpoint(timms, str(tmp_path / 'runs/tiny/model_best.pth.tar'), use_ema=averaged)
+        assert all(torch.equal(timms.state_dict()[key], value) for key, value in own.items())
     result = json.loads((tmp_path / 'runs/tiny/run.json').read_text())['result']
     _, out, _ = run_cli('validate', '--checkpoint', 'runs/tiny/model_best.pth.tar')
     assert json.loads(out.splitlines()[-1])['loss'] == result['best']['loss']

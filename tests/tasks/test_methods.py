@@ -97,6 +97,25 @@ def test_dskd_with_zero_weights_is_the_baseline(settings):
     assert_close(grads[0], grads[1], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(
+    ('method', 'nothing'),
+    [
+        ('ds', {'alpha': 0}),
+        ('dks', {'alpha': 0, 'beta': 0}),
+        ('kd', {'kd_weight': 0}),
+        ('fitnet', {'hint_weight': 0}),
+        ('at', {'at_weight': 0}),
+        ('vid', {'vid_weight': 0}),
+        ('byot', {'alpha': 0, 'self_kd_weight': 0, 'self_feature_weight': 0}),
+    ],
+)
+def test_a_method_of_no_weight_is_the_baseline(method, nothing):
+    images, labels = digits()
+    results = [task(images, labels)['loss'] for task in (make_task(method, **nothing), make_task('baseline'))]
+    assert torch.equal(*results)
+    assert make_task(method)(images, labels)['loss'] > results[1]
+
+
 def test_kd_from_itself_is_zero():
     net = network(None)
     task = dkszoo.DeepSupervisionTask(net, 'kd', teacher=copy.deepcopy(net))
