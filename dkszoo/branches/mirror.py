@@ -20,7 +20,8 @@ def build_mirror(probe: Probe, tap: int, num_classes: int) -> MirrorBranch:
     zeroed last norms, layer scales, position tables. What that network lacks or has in another shape (a backbone built
     with other arguments) starts by its module's own `reset_parameters`.
 
-    What it cannot do, `check_mirror` finds.
+    Raises:
+        ValueError: See `check_mirror`.
     """
     backbone = probe.backbone
     rerun = probe.rerun(tap)
@@ -51,6 +52,8 @@ def check_mirror(probe: Probe, taps: Sequence[int]) -> None:
     for tap, rerun in reruns.items():
         net = skeleton(empty)
         open_front(net, probe.info[tap]['module'])
+        with torch.device('meta'):
+            net = unfreeze_batch_norm_2d(net)
         start_afresh(net, source, rerun.touched)
 
 

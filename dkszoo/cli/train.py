@@ -42,14 +42,17 @@ def carry_out(config: TrainConfig, argv: list[str], work: Callable[[engine.Run],
     """
     setup_default_logging(logging.WARNING if int(os.environ.get('RANK', 0)) else logging.INFO)
 
+    begun = []  # until then --overwrite has removed nothing
+
     def prepare_and_work(stop: engine.StopRequest) -> int:
         try:
             with engine.prepare(config, argv, stop) as run:
+                begun.append(run)
                 return work_on(run, work)
         except (engine.RunFailed, deploy.VerificationFailed) as error:
             return fail(error, 1)
 
-    return until_stopped(prepare_and_work, same_command(config))
+    return until_stopped(prepare_and_work, lambda: same_command(config) if begun else 'the same command')
 
 
 def same_command(config: TrainConfig) -> str:

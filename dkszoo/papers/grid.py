@@ -15,7 +15,7 @@ from dkszoo.engine.contents import is_finite
 from dkszoo.engine.create import read_design
 from dkszoo.engine.lock import wait_until_free
 from dkszoo.engine.record import read_record
-from dkszoo.weights import parse_json
+from dkszoo.weights import fit_channels, parse_json
 
 from .processes import Processes
 
@@ -134,7 +134,13 @@ def check_settings(cell: Cell, folder: Path) -> bool:
     default = TrainConfig().to_dict()
     asked, stored = TrainConfig.from_dict(cell.settings).fixed(), {**default, **result.record['settings']}
     asked['branches'] = read_design(asked['branches'])
-    filled_in = {key for key in FILLED_IN if asked[key] == default[key]} | ({'kd_checkpoint'} if cell.needs else set())
+    for key in ('mean', 'std'):
+        asked[key] = asked[key] and list(fit_channels(asked[key], len(stored[key] or asked[key])))
+    given = {
+        word.partition('=')[0] for word in result.record.get('argv', ())
+    }  # not filled in
+    own = {key for key in FILLED_IN if key in cell.settings or flag(key) not in given}
+    filled_in = {key for key in own if asked[key] == default[key]} | ({'kd_checkpoint'} if cell.needs else set())
     for key, value in asked.items():
         if key not in filled_in and not same_setting(key, value, stored[key]):
             raise ValueError(
@@ -178,7 +184,7 @@ def run_grid(cells: Sequence[Cell], output: Path, jobs: int, say: Callable[[str]
     pool = concurrent.futures.ThreadPoolExecutor(jobs)
     try:
         for stage in (first, list(dict.fromkeys(cells))):
-            ready = [cell for cell in stage if cell.name not in results and all(n.name in results for n in cell.needs)]
+            ready = [cell for cell in stage if cell.name not in results and can_run(cell, output, results)]
             futures = {pool.submit(run_cell, cell, output, processes): cell for cell in ready}
             for future in concurrent.futures.as_completed(futures):
                 cell, (result, text) = futures[future], future.result()
@@ -191,6 +197,11 @@ def run_grid(cells: Sequence[Cell], output: Path, jobs: int, say: Callable[[str]
     finally:
         pool.shutdown()  # waits for what is running, which saves before it ends
     return results
+
+
+def can_run(cell: Cell, output: Path, results: dict[str, Result]) -> bool:
+    """Whether its teachers are trained, or it is itself."""
+    return all(need.name in results for need in cell.needs) or read_result(output / cell.name) is not None
 
 
 def run_cell(cell: Cell, output: Path, processes: Processes) -> tuple[Result | None, str]:

@@ -45,7 +45,7 @@ def pair_stages(student: nn.Module, teacher: nn.Module) -> tuple[list[int], list
 
 
 def fixed_size(model: nn.Module) -> tuple[int, int] | None:
-    """The only image size (H, W) that a network takes; None where it takes several or does not say."""
+    """The only image size (H, W) that a network says it takes; None where it takes several or does not say."""
     size = getattr(getattr(model, 'patch_embed', None), 'img_size', None)
     cfg = getattr(model, 'pretrained_cfg', None) or {}
     if not isinstance(size, tuple | list):
@@ -68,13 +68,18 @@ def example_batch(
     cfg = getattr(net.backbone, 'pretrained_cfg', None) or {}
     models = [net.backbone] if teacher is None else [net.backbone, teacher.model]
     sizes = (teacher and teacher.input_size, *map(fixed_size, models), cfg.get('input_size', (3, 32, 32))[-2:])
-    size = next(size for size in sizes if size is not None)
-    image = torch.zeros(1, count_channels(net.backbone) or 3, *size, device=weight.device, dtype=weight.dtype)
+    sizes = list(dict.fromkeys(tuple(size) for size in sizes if size is not None))
     modes = {module: module.training for module in net.modules()}
     net.eval()
     try:
-        output, maps = net.forward_stages(image, stages[0])
+        for size in sizes:
+            image = torch.zeros(1, count_channels(net.backbone) or 3, *size, device=weight.device, dtype=weight.dtype)
+            try:
+                output, maps = net.forward_stages(image, stages[0])
+                return Batch(output, None, None if teacher is None else teacher(image, stages[1]), maps)
+            except (RuntimeError, AssertionError):  # made for another size than its description says
+                if size == sizes[-1]:
+                    raise
     finally:
         for module, training in modes.items():
             module.training = training
-    return Batch(output, None, teacher(image, stages[1]) if teacher is not None else None, maps)

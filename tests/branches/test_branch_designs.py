@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from timm.layers import freeze_batch_norm_2d
 from torch import nn
 
 import dkszoo
@@ -202,6 +203,12 @@ def test_a_mirror_that_cannot_start_afresh_is_known_before_a_number_is_drawn():
     named = attach_branches(net, 'conv')
     assert chosen.design == 'conv'
     assert all(map(torch.equal, chosen.branches.state_dict().values(), named.branches.state_dict().values()))
+
+
+def test_a_frozen_network_of_other_widths_can_be_mirrored():
+    net = freeze_batch_norm_2d(timm.create_model('resnet18', num_classes=10, channels=(8, 16, 32, 64)))
+    assert 'mirror' in list_designs(net)
+    assert attach_branches(net, 'mirror').branches
 
 
 def test_a_branch_alone_and_in_company_of_one_seed():

@@ -324,6 +324,14 @@ def test_resume_from_a_file(run_cli, tmp_path, stop_at_step):
     groups = read_checkpoint(tmp_path / FOLDER / LAST)['optimizer']['param_groups']
     assert all(group['caution'] for group in groups)
     shutil.rmtree(tmp_path / 'runs')
+    adam = dict(opt='adamuon', lr=0.003, grad_accum_steps=1)
+    adam = [word for key, value in adam.items() for word in (f'--{key.replace("_", "-")}', str(value))]
+    assert run_cli(*PLAIN, *adam, '--epochs', '1')[0] == 0
+    os.rename(tmp_path / 'runs', tmp_path / 'muon')
+    assert run_cli(*PLAIN, *adam, '--opt', 'muon', '--resume', tmp_path / 'muon/tiny' / LAST, '--epochs', '2')[0] == 0
+    groups = read_checkpoint(tmp_path / FOLDER / LAST)['optimizer']['param_groups']
+    assert {group.get('algo') for group in groups} == {'muon'}
+    shutil.rmtree(tmp_path / 'runs')
     # amid an update of the new settings
     code, _, err = run_cli(*PLAIN, '--resume', newest, '--grad-accum-steps', '4')
     assert code == 2

@@ -281,6 +281,18 @@ def test_runs_of_other_settings_are_not_taken(tmp_path):
     assert grid.check_settings(Cell('x', {'lr': 0.001, 'in_chans': None, 'branches': ''}), tmp_path / 'x')
     with pytest.raises(ValueError, match='holds a run with --in-chans 1, not 3'):
         grid.check_settings(Cell('x', {'lr': 0.001, 'in_chans': 3}), tmp_path / 'x')
+    record = json.loads((tmp_path / 'x/run.json').read_text())
+    record['argv'] = ['train.py', '--branches', 'dks', '--mean=0.3']
+    (tmp_path / 'x/run.json').write_text(json.dumps(record))
+    with pytest.raises(ValueError, match='holds a run with --branches dks, not its default'):
+        grid.check_settings(Cell('x', {'lr': 0.001}), tmp_path / 'x')
+    assert grid.check_settings(Cell('x', {'lr': 0.001, 'branches': 'dks', 'mean': [0.3]}), tmp_path / 'x')
+
+
+def test_one_mean_for_all_channels_is_the_same_again(tmp_path):
+    finish(tmp_path / 'x', mean=[0.5, 0.5, 0.5], in_chans=3)
+    made = Cell('x', {'mean': [0.5], 'in_chans': 3})
+    assert grid.check_settings(made, tmp_path / 'x')
 
 
 def test_what_follows_from_the_data_is_listed():

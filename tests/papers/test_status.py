@@ -114,6 +114,7 @@ def test_the_tables_of_lengths_are_what_the_runs_give(study):
         gain = '' if method == 'baseline' else gain_by_seed(errors['baseline', epochs], by_seed)
         lines.append([method, str(epochs), str(len(by_seed)), show(*mean_std(list(by_seed.values()))), gain])
     published = [cells[:5] for cells in rows((RESULTS / 'lengths/README.md').read_text()) if cells[1].isdecimal()]
+    assert lines
     starts = [i for i, cells in enumerate(published) if cells[:2] in (['baseline', '5'], ['baseline', '10'])]
     assert any(published[i : i + len(lines)] == lines for i in starts)
 

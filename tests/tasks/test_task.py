@@ -175,6 +175,16 @@ def test_a_teacher_of_one_size_that_stops_early_when_asked_for_maps(method):
     assert torch.isfinite(task(torch.randn(2, 3, 224, 224), torch.arange(2))['loss'])
 
 
+def test_a_teacher_of_another_size_than_its_description_says():
+    """timm leaves the name's size there, whatever size a network is made for."""
+    student = timm.create_model('cifar_resnet8', num_classes=10, pretrained_cfg_overlay={'input_size': (3, 224, 224)})
+    sizes = dict(stages=(1, 1, 1, 1), embed_dim=8, num_heads=1, num_classes=10)
+    teacher = timm.create_model('hiera_tiny_224', **sizes)
+    teacher.pretrained_cfg = {**teacher.pretrained_cfg, 'input_size': (3, 256, 256)}
+    task = dkszoo.DeepSupervisionTask(student, 'at', teacher=teacher)
+    assert torch.isfinite(task(torch.randn(2, 3, 224, 224), torch.arange(2))['loss'])
+
+
 def test_mistakes_in_progress_and_rows():
     task = dkszoo.DeepSupervisionTask(network('dks'), 'dks')
     for epoch, epochs in ((0, 0), (4, 4), (-1, 4)):
