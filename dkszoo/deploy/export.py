@@ -13,6 +13,7 @@ import dkszoo.models
 from dkszoo.branches import DeeplySupervised, attach_branches, strip
 from dkszoo.weights import (
     backbone_state,
+    card_path,
     check_fit,
     described,
     load_strictly,
@@ -21,6 +22,7 @@ from dkszoo.weights import (
     tag_of,
     write_card,
     write_durably,
+    write_text,
 )
 
 from .formats import FORMATS, Format, check_target
@@ -103,7 +105,13 @@ def write_network(out: Path, net: DeeplySupervised, card: dict) -> dict:
         proof['sha256'] = sha256(temporary)
         proof.update(write_card(out, {**card, **proof}))  # first: an export without a card could be anybody's file
 
-    write_durably(out, lambda temporary: form.write(plain, draw(input_size, 2), temporary), check)
+    old = (out.stat(), card_path(out).read_text(encoding='utf-8')) if out.is_file() else None
+    try:
+        write_durably(out, lambda temporary: form.write(plain, draw(input_size, 2), temporary), check)
+    except BaseException:
+        if old is not None and os.path.samestat(old[0], out.stat()):  # the old export is still there
+            write_text(card_path(out), old[1])
+        raise
     return proof
 
 

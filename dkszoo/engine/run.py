@@ -77,7 +77,7 @@ def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
         return Run(config, folder, record, is_main=world.is_main)
     setup = build(config, data, world)
     if world.is_main:
-        log_cost(setup)
+        log_outset(setup)
         warn_of_average(setup)
     trainer = Trainer(setup, folder, stop)
     new = not folder.path.exists()
@@ -110,9 +110,12 @@ def begin_record(folder: RunFolder, setup: Setup, argv: list[str]) -> dict:
     return record or here
 
 
-def log_cost(setup: Setup) -> None:
-    """Say what the network and its branches cost, before anything is spent."""
-    config = setup.config
+def log_outset(setup: Setup) -> None:
+    """Say what is trained on, and what the network and its branches cost, before anything is spent."""
+    config, data = setup.config, setup.data
+    views = {'training': data.train, 'validation': data.val, 'test': data.test}
+    counts = ', '.join(f'{len(view):,} {name}' for name, view in views.items() if view)
+    _logger.info('data: %s images, %d classes', counts, config.num_classes)
     try:
         lines = cost(setup.task.get_net(), img_size=config.img_size, batch_size=config.batch_size).lines()
     except ValueError as error:

@@ -136,9 +136,7 @@ def check_settings(cell: Cell, folder: Path) -> bool:
     asked['branches'] = read_design(asked['branches'])
     for key in ('mean', 'std'):
         asked[key] = asked[key] and list(fit_channels(asked[key], len(stored[key] or asked[key])))
-    given = {
-        word.partition('=')[0] for word in result.record.get('argv', ())
-    }  # not filled in
+    given = {word.partition('=')[0] for word in result.record.get('argv', ())}  # not filled in
     own = {key for key in FILLED_IN if key in cell.settings or flag(key) not in given}
     filled_in = {key for key in own if asked[key] == default[key]} | ({'kd_checkpoint'} if cell.needs else set())
     for key, value in asked.items():

@@ -134,6 +134,31 @@ def test_a_kill_leaves_no_export_without_its_card(checkpoint, tmp_path, monkeypa
     assert out.exists()
     dkszoo.load(out)
     dkszoo.export(path, out)
+    monkeypatch.setattr('os.replace', lambda source, target: (replace(source, target), die(source, target)))
+    with pytest.raises(KeyboardInterrupt):  # once more, over an export
+        dkszoo.export(path, out)
+    monkeypatch.undo()
+    dkszoo.load(out)
+
+
+def test_an_export_that_fails_leaves_the_old_one_whole(checkpoint, tmp_path, monkeypatch):
+    path, net = checkpoint
+    card = dkszoo.export(path, tmp_path / 'out.safetensors')
+    saved = torch.load(path, weights_only=True)
+    saved['state_dict']['fc.bias'] += 1.0
+    torch.save(saved, path)
+
+    def fail(source, target):
+        if str(target).endswith('.safetensors'):
+            raise OSError(28, 'No space left on device')
+        replace(source, target)
+
+    monkeypatch.setattr('os.replace', fail)
+    with pytest.raises(OSError, match='No space left'):
+        dkszoo.export(path, tmp_path / 'out.safetensors')
+    model, _ = dkszoo.load(tmp_path / 'out.safetensors')
+    assert json.loads((tmp_path / 'out.json').read_text())['sha256'] == card['sha256']
+    assert torch.equal(model.fc.bias, net.backbone.fc.bias)
 
 
 def test_convert_of_a_file_from_ones_own_loop(run_cli, tmp_path, caplog):
