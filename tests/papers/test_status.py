@@ -119,6 +119,23 @@ def test_the_tables_of_lengths_are_what_the_runs_give(study):
     assert any(published[i : i + len(lines)] == lines for i in starts)
 
 
+def test_what_ten_seeds_say_is_what_the_runs_give():
+    def errors(method: str, epochs: int) -> dict[int, float]:
+        paths = [RESULTS / f'lengths/runs/{method}-epochs_{epochs}-seed{seed}.json' for seed in range(10)]
+        return {seed: 100 - json.loads(p.read_text())['result']['last']['top1'] for seed, p in enumerate(paths)}
+
+    dks, lines = errors('dks', 80), []
+    for method, epochs in (('baseline', 80), ('baseline', 160), ('ds', 80)):
+        other = errors(method, epochs)
+        added = {seed: error for seed, error in dks.items() if seed > 2}
+        ahead = sum(dks[seed] < error for seed, error in other.items())
+        lines.append([gain_by_seed(other, dks)[1:], str(ahead), gain_by_seed(other, added)[1:]])
+    assert (
+        lines
+        == [cells[1:] for cells in rows((RESULTS / 'lengths/README.md').read_text()) if '80 epochs' in cells[0]][1:]
+    )
+
+
 def rows(text: str) -> list[list[str]]:
     """The cells of the Markdown table in a text, header and rule included."""
     return [[cell.strip() for cell in line.strip('|').split('|')] for line in text.splitlines() if line.startswith('|')]
