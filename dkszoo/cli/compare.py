@@ -11,7 +11,8 @@ from dkszoo.papers.report import compare_methods
 from dkszoo.tasks import METHODS, TERMS, LossSettings, get_method
 
 from .flags import add_config, add_flags, setting_from_text
-from .main import Parser, fail
+from .grids import finish
+from .main import Parser
 from .stopping import until_stopped
 
 
@@ -64,14 +65,8 @@ def split_methods(text: str) -> list[str]:
 def run_and_report(cells: dict[str, list[Cell]], folder: Path, jobs: int) -> int:
     everything = [c for group in cells.values() for c in group]
     results = run_grid(everything, folder, jobs, lambda text: print(text, flush=True))
-    missing = [c.name for c in everything if c.name not in results]
     text = compare_methods({m: [results[c.name] for c in group if c.name in results] for m, group in cells.items()})
-    print(text)
-    (folder / 'table.md').write_text(text + '\n', encoding='utf-8')
-    if missing:
-        failed = f'{len(missing)} of {len(everything)} runs failed, the first is {missing[0]}'
-        return fail(f'{failed} (see its .log in {str(folder)!r})', 1)
-    return 0
+    return finish(everything, results, text, folder / 'table.md')
 
 
 def make_cell(text: str, seed: int, settings: dict) -> Cell:

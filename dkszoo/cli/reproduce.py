@@ -14,7 +14,8 @@ from dkszoo.papers.reproduce import SCALE, cell_work, plan_table
 from dkszoo.papers.workload import seconds_per_work
 
 from .flags import add_flags
-from .main import Parser, fail
+from .grids import finish
+from .main import Parser
 from .stopping import until_stopped
 
 DEBIAN = '/usr/share/datasets/fashion-mnist'  # where its package dataset-fashion-mnist has it
@@ -47,16 +48,9 @@ def main(argv: list[str]) -> int:
 
 def run_and_report(args: argparse.Namespace, plans: list, cells: list, folder: Path) -> int:
     results = run_grid(cells, folder, args.jobs, lambda text: print(text, file=sys.stderr, flush=True))
-    text = report(plans, results)
-    print(text)
-    (folder / f'{args.table}.md').write_text(text + '\n', encoding='utf-8')
+    code = finish(cells, results, report(plans, results), folder / f'{args.table}.md')
     draw_groups(plans, results, folder / f'{args.table}.png')
-    everything = list(dict.fromkeys(cell for one in cells for cell in (*one.needs, one)))
-    missing = [cell.name for cell in everything if cell.name not in results]
-    if missing:
-        failed = f'{len(missing)} of {len(everything)} runs failed, the first is {missing[0]}'
-        return fail(f'{failed} (see its .log in {str(folder)!r})', 1)
-    return 0
+    return code
 
 
 def parse(argv: list[str]):
@@ -78,12 +72,7 @@ def parse(argv: list[str]):
     add('--seeds', type=int, default=1, metavar='N', help='runs of each row, with seeds 0 to N - 1 (default 1)')
     add('--jobs', type=int, default=1, metavar='N', help='runs at a time (default 1)')
     add('--dataset', default='', metavar='NAME', help="data set (default: the budget's)")
-    add(
-        '--data-dir',
-        default=None,
-        metavar='DIR',
-        help="its root folder (default of Fashion-MNIST: Debian's)",
-    )
+    add('--data-dir', default=None, metavar='DIR', help="its root folder (default of Fashion-MNIST: Debian's)")
     add('--device', default=None, metavar='NAME', help='device (default: the best there is)')
     add('-j', '--workers', type=int, default=None, metavar='N', help='loading processes of a run')
     add('--output', default='runs', metavar='DIR', help='where reproduce-BUDGET goes (default runs)')

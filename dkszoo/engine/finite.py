@@ -6,6 +6,11 @@ from .config import TrainConfig
 from .world import World
 
 
+def losses_of(result: dict) -> dict[str, torch.Tensor]:
+    """The loss and the terms in what a task gave, without their history."""
+    return {key: value.detach() for key, value in result.items() if key not in ('output', 'branch_output')}
+
+
 class NonFinite(Exception):
     """A loss is not finite.
 
@@ -46,7 +51,7 @@ class FiniteCheck:
         Raises:
             NonFinite: The loss is not finite in some process, and this is not for later.
         """
-        values = {k: v.detach() for k, v in result.items() if k not in ('output', 'branch_output')}
+        values = losses_of(result)
         self.names = list(values)
         self.noted[step] = torch.stack(list(values.values()))
         if not self.later:

@@ -74,9 +74,9 @@ class Keeper:
             if not reason.endswith(')'):  # it does not say what to do
                 reason += ' (--overwrite starts anew)' if in_folder else ' (give --resume another checkpoint)'
             raise ValueError(f'cannot go on from {str(self.source)!r}: {reason}') from error
-        before = checkpoint['args']
-        asked = {key: getattr(config, key) for key in (*JUDGED_ON, *(() if config.dataset else ('data_dir',)))}
-        judged = [key for key, value in asked.items() if not same_setting(key, before.get(key, value), value)]
+        keys = JUDGED_ON if config.dataset else (*JUDGED_ON, 'data_dir')
+        before, asked = {**config.to_dict(), **checkpoint['args']}, config.to_dict()
+        judged = [key for key in keys if not same_setting(key, before[key], asked[key])]
         if judged and progress.best_epoch is not None and progress.epoch < config.epochs:
             self.warn(f'the best epoch is chosen anew: those before were judged with another {flag(judged[0])}')
             progress.best_epoch = progress.best_metric = None

@@ -3,6 +3,8 @@
 import torch
 from timm.utils import reduce_tensor
 
+from .finite import losses_of
+
 
 class Sums:
     """Sample-weighted totals of the training figures, kept on the device.
@@ -22,7 +24,7 @@ class Sums:
 
     def add(self, result: dict, labels: torch.Tensor) -> None:
         """Add one step: loss, terms and, from the labels [B], the top-1 of every head."""
-        losses = {key: value for key, value in result.items() if key not in ('output', 'branch_output')}
+        losses = losses_of(result)
         heads = [result['output'], *result.get('branch_output', ())]
         names = (*losses, 'top1', *(f'branch{i}_top1' for i in range(len(heads) - 1)))
         if names != self.names:
@@ -30,7 +32,7 @@ class Sums:
             self.start.pop('samples', None)
             values = [self.start.pop(name, 0.0) for name in names]
             self.totals = torch.tensor(values, dtype=self.dtype, device=self.device)
-        summed = torch.stack(list(losses.values())).detach() * len(labels)
+        summed = torch.stack(list(losses.values())) * len(labels)
         right = (torch.stack(heads).detach().argmax(dim=2) == labels).sum(dim=1)
         self.totals = self.totals + torch.cat([summed.to(self.dtype), 100.0 * right.to(self.dtype)])
         self.samples += len(labels)

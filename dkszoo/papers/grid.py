@@ -205,8 +205,10 @@ def can_run(cell: Cell, output: Path, results: dict[str, Result]) -> bool:
 def run_cell(cell: Cell, output: Path, processes: Processes) -> tuple[Result | None, str]:
     """Run one cell to its end, unless it is finished; gives its result and a line about it."""
     folder = output / cell.name
-    wait_until_free(folder, lambda: processes.stopping)
     if (result := read_result(folder)) is None:
+        wait_until_free(folder, lambda: processes.stopping)
+        result = read_result(folder)
+    if result is None:
         code = processes.run(cell.name, cell.command(output))
         if code is None:
             return None, 'not started'

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.lengths import in_order
-from benchmarks.long_runs import draw, read_curves
+from benchmarks.long_runs import ORDER, draw, read_curves
 from dkszoo.cli.reproduce import read_flags
 from dkszoo.papers.grid import Result
 from dkszoo.papers.records import list_tables, read_table
@@ -54,7 +54,6 @@ def test_a_published_table_is_what_its_runs_give(entry):
 
 
 LONG = RESULTS / 'fashion_mnist_65_epochs'
-ORDER = ('baseline', 'ds', 'dks', 'kd', 'dskd')
 
 
 @pytest.mark.parametrize('which', ['last', 'best'])

@@ -1,0 +1,20 @@
+"""How a grid of runs ends."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dkszoo.papers.grid import Cell, Result
+
+from .main import fail
+
+
+def finish(cells: Sequence[Cell], results: dict[str, Result], text: str, path: Path) -> int:
+    """Print the table and write it; the exit code, and a line on the first run that failed, teachers before pupils."""
+    print(text)
+    path.write_text(text + '\n', encoding='utf-8')
+    everything = dict.fromkeys(cell for one in cells for cell in (*one.needs, one))
+    missing = [cell.name for cell in everything if cell.name not in results]
+    if missing:
+        failed = f'{len(missing)} of {len(everything)} runs failed, the first is {missing[0]}'
+        return fail(f'{failed} (see its .log in {str(path.parent)!r})', 1)
+    return 0
