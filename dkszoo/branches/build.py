@@ -65,7 +65,8 @@ def _falling(probe: Probe, spec: BranchSpec, chs: int, block: type[nn.Module], d
         )
     stages = []
     for (blocks, width), (main_chs, down) in zip(spec.stages, following, strict=False):
-        if type(blocks) is not int or blocks < down:
+        check_number(blocks)
+        if blocks < down:
             raise ValueError(f'blocks {blocks} are too few for {down} down-samplings in one stage')
         for i in range(blocks):
             out_chs = max(1, round(min(main_chs, max_chs) * width))
@@ -86,9 +87,11 @@ def _sepconv(probe, spec, chs, dd):
 def _conv3x3(probe, spec, chs, dd):
     tap_chs, stages = chs, []
     for blocks, width in spec.stages:
+        check_number(blocks)
         for _ in range(blocks):
-            stages.append(ConvNormAct(chs, max(1, round(tap_chs * width)), dd))
-            chs = max(1, round(tap_chs * width))
+            out_chs = max(1, round(tap_chs * width))
+            stages.append(ConvNormAct(chs, out_chs, dd))
+            chs = out_chs
     return stages, nn.Identity(), chs
 
 
@@ -98,6 +101,11 @@ def _none(probe, spec, chs, dd):
 
 # kind -> (probe, spec, channels of the tap, device and type) -> (stages, norm, channels that go out)
 MAKERS = {'own': _own, 'conv': _conv, 'sepconv': _sepconv, 'conv3x3': _conv3x3, 'none': _none}
+
+
+def check_number(blocks: int | tuple) -> None:
+    if isinstance(blocks, tuple):
+        raise ValueError(f'blocks {blocks} for a stage of convolutions, which has no rows (give one number)')
 
 
 def num_rows(blocks: int | tuple) -> int | None:

@@ -15,6 +15,9 @@ from .grids import finish
 from .main import Parser
 from .stopping import until_stopped
 
+# What `compare` sets itself, or leaves out, in every run.
+OF_A_RUN = ('method', 'seed', 'output', 'experiment', 'export', 'resume', 'overwrite')
+
 
 def main(argv: list[str]) -> int:
     """Train every method with every seed, then print the table; the same command again goes on."""
@@ -82,9 +85,12 @@ def make_cell(text: str, seed: int, settings: dict) -> Cell:
         own = {key: value for key, value in own.items() if not key.startswith('kd_')}
     for extra in extras:
         key, equals, value = extra.partition('=')
+        key = key.replace('-', '_')
         if not equals:
             raise ValueError(f'{text!r}: settings of a method are written :key=value')
-        own[key.replace('-', '_')] = setting_from_text(key.replace('-', '_'), value)
+        if key in OF_A_RUN:
+            raise ValueError(f'{text!r}: {key} cannot be set for one method (leave it out)')
+        own[key] = setting_from_text(key, value)
     if not spec.needs_branches(LossSettings(**{key: own[key] for key in own.keys() & loss})):
         own = {key: value for key, value in own.items() if key not in ('branches', 'taps')}
     own = {**own, 'method': method, 'seed': seed}

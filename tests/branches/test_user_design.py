@@ -80,6 +80,8 @@ def test_rows_of_mobilenet():
         ({'tap': 0, 'stages': 3}, 'are a list'),
         ({'tap': 0, 'kind': 'mirror', 'stages': [1]}, 'has no stages'),
         ({'tap': 0, 'kind': 'conv'}, 'needs stages'),
+        ({'tap': 0, 'kind': 'conv', 'stages': [{'blocks': [1, 2]}]}, 'one number'),
+        ({'tap': 0, 'kind': 'conv3x3', 'stages': [{'blocks': [1, 2]}]}, 'one number'),
         ({'tap': 0, 'kind': 'mirror', 'head': '2fc'}, 'copy of the main head'),
         ({'tap': 0, 'stages': [1, 1, 1]}, 'only 2 follow'),
         ({'tap': 7, 'stages': [1]}, 'no tap 7'),
