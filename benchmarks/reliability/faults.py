@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from dkszoo import engine
+from dkszoo.cli.reproduce import read_flags
 from dkszoo.engine.checkpoint import newest_checkpoint, position
 from dkszoo.engine.config import TrainConfig
 
@@ -87,12 +88,7 @@ class Saver:
 
     def __init__(self, cwd: Path):
         argv = [*PLAIN[1:], '--output', str(cwd / 'runs'), '--overwrite']
-        from dkszoo.cli.flags import add_flags
-        from dkszoo.cli.main import Parser
-
-        parser = Parser()
-        add_flags(parser)
-        config = TrainConfig.from_dict(vars(parser.parse_args(argv)))
+        config = TrainConfig.from_dict(read_flags(argv))
         self.run = engine.prepare(config, ['train.py', *argv], engine.StopRequest())
         self.keeper, self.progress = self.run.trainer.keeper, self.run.trainer.progress
         self.folder, self.copy = self.run.folder.path, cwd / 'copy'

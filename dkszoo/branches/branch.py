@@ -39,9 +39,6 @@ class Branch(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         self.grad_checkpointing = enable
 
-    def no_weight_decay(self) -> set[str]:
-        return set()
-
 
 class MirrorBranch(nn.Module):
     """The rest of a network from a tap on: a network of the backbone's own class whose front passes its input on.

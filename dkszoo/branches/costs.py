@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .attach import attach_branches, empty_model
 from .probe import Probe, skeleton
-from .supervised import DeeplySupervised, strip
+from .supervised import DeeplySupervised
 
 # A training step is modelled as three forward passes (the backward pass costs two) and the update of the parameters,
 # where one FLOP takes a time unit and one byte of memory traffic FLOPS_A_BYTE of them. Both constants were fitted to
@@ -122,37 +122,29 @@ def cost(
         raise ValueError(f'images and their sides are counted from 1, got batch {batch_size}, side {img_size}')
     if model_kwargs and not isinstance(model, str):
         raise TypeError(f'cost() takes {", ".join(model_kwargs)} only with the name of a model')
-    model = empty_model(model, **model_kwargs) if isinstance(model, str) else model
-    if not isinstance(model, DeeplySupervised) and design not in (None, 'none'):
-        model = attach_branches(skeleton(model), design, taps)
-    net = skeleton(model if isinstance(model, DeeplySupervised) else DeeplySupervised(model)).eval()
-    probe = Probe(strip(net))
+    net = skeleton(empty_model(model, **model_kwargs) if isinstance(model, str) else model)
+    if not isinstance(net, DeeplySupervised):
+        net = DeeplySupervised(net) if design in (None, 'none') else attach_branches(net, design, taps)
+    net.eval()
+    plain, probe = DeeplySupervised(net.backbone), Probe(net.backbone)
     chans, *size = probe.record.input_size
     input_size = (chans, *(size if img_size is None else (img_size, img_size)))
     dtype = next(net.parameters()).dtype
     image = torch.empty(batch_size, *input_size, device='meta', dtype=dtype)
     try:
-        backbone, taps = measure('backbone', net.backbone, lambda: run_backbone(net, image), batch_size)
+        backbone, (_, maps) = measure(
+            'backbone', net.backbone, lambda: plain.forward_stages(image, net.taps), batch_size
+        )
     except Exception as error:  # whatever a foreign forward raises
         side = 'x'.join(map(str, input_size))
         raise ValueError(f'{type(net.backbone).__name__} does not take {side} images ({error})') from error
     names = [probe.info[tap]['module'] for tap in net.taps]
     branches = [
         measure(name, branch, lambda branch=branch, tap=tap: branch(tap), batch_size)[0]
-        for name, branch, tap in zip(names, net.branches, taps, strict=True)
+        for name, branch, tap in zip(names, net.branches, maps, strict=True)
     ]
     name = net.design.get('name', "of the user's own") if isinstance(net.design, dict) else net.design
     return Cost(backbone, tuple(branches), name, input_size, batch_size)
-
-
-def run_backbone(net: DeeplySupervised, image: torch.Tensor) -> list[torch.Tensor]:
-    """Logits and taps, as training computes them; returns the taps."""
-    if not net.taps:
-        net.backbone.forward_head(net.backbone.forward_features(image))
-        return []
-    final, taps = net.backbone.forward_intermediates(image, indices=list(net.taps), stop_early=False)
-    net.backbone.forward_head(final)
-    return taps
 
 
 @torch.no_grad()

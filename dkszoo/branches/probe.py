@@ -178,10 +178,10 @@ class Record:
     def __init__(self, model: nn.Module, size: tuple[int, int, int], table: dict):
         dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
         image = torch.empty(1, *size, device='meta', dtype=dtype)
-        trace = Trace(table, named_tensors(model), {trace_input(table): image})
+        trace = Trace(table, named_tensors(model), {table.setdefault('image', len(table)): image})
         with torch.no_grad(), trace:
-            self.final, self.taps = model.forward_intermediates(image)
-            logits = model.forward_head(self.final)
+            final, self.taps = model.forward_intermediates(image)
+            logits = model.forward_head(final)
         self.input_size = size
         if isinstance(logits, torch.Tensor) and logits.ndim != 2:
             raise ValueError(f'its logits are {tuple(logits.shape)}, expected (1, classes) (give it a global pool)')
@@ -199,10 +199,6 @@ class Rerun(NamedTuple):
 
     layout: str
     touched: set[str]
-
-
-def trace_input(table: dict) -> int:
-    return table.setdefault(('image',), len(table))
 
 
 def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:

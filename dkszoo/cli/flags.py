@@ -47,10 +47,10 @@ def add_flag(group, field: dataclasses.Field) -> None:
     elif kinds == [dict]:
         group.add_argument(*names, nargs='+', action=KeyValues, metavar=field.metadata['metavar'], **kwargs)
     else:
-        metavar = field.metadata.get('metavar') or ('' if field.metadata.get('choices') else kind_name(kinds))
-        choices = field.metadata.get('choices')
-        if choices:
+        if choices := field.metadata.get('choices'):
             metavar = '{' + ','.join(choices) + '}'
+        else:
+            metavar = field.metadata.get('metavar') or kind_name(kinds)
         if any(map(is_list, kinds)):
             kwargs |= dict(nargs='+', action=Listing)
         group.add_argument(*names, type=reader(kinds), metavar=metavar, **kwargs)

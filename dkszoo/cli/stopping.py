@@ -6,13 +6,16 @@ from collections.abc import Callable
 from dkszoo import engine
 
 
-def until_stopped(
-    work: Callable[[engine.StopRequest], int], again: Callable[[], str] = lambda: 'the same command'
-) -> int:
-    """Do `work`; when a signal stops it, say that what `again` gives goes on. Returns the exit code."""
+def until_stopped(work: Callable[[engine.StopRequest], int]) -> int:
+    """Do `work` until it is done or a signal stops it; returns the exit code."""
     try:
         with engine.StopRequest() as stop:
             return work(stop)
     except engine.Stopped as error:
-        print(f'dkszoo: stopped by {error}; {again()} goes on from here', file=sys.stderr)
-        return error.exit_code
+        return say_stopped(error, 'the same command')
+
+
+def say_stopped(error: engine.Stopped, again: str) -> int:
+    """Say what goes on from where a signal came; returns the exit code."""
+    print(f'dkszoo: stopped by {error}; {again} goes on from here', file=sys.stderr)
+    return error.exit_code

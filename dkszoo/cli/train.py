@@ -14,7 +14,7 @@ from dkszoo.weights import dump_yaml
 
 from .flags import add_config, add_flags
 from .main import Parser, fail, prog_name
-from .stopping import until_stopped
+from .stopping import say_stopped
 
 
 def main(argv: list[str]) -> int:
@@ -41,32 +41,24 @@ def carry_out(config: TrainConfig, argv: list[str], work: Callable[[engine.Run],
         ValueError: The settings or the run folder have to be mended first.
     """
     setup_default_logging(logging.WARNING if int(os.environ.get('RANK', 0)) else logging.INFO)
-
-    begun = []  # until then --overwrite has removed nothing
-
-    def prepare_and_work(stop: engine.StopRequest) -> int:
-        try:
-            with engine.prepare(config, argv, stop) as run:
-                begun.append(run)
-                return work_on(run, work)
-        except (engine.RunFailed, deploy.VerificationFailed) as error:
-            return fail(error, 1)
-
-    return until_stopped(prepare_and_work, lambda: same_command(config) if begun else 'the same command')
+    again = 'the same command'
+    try:
+        with engine.StopRequest() as stop, engine.prepare(config, argv, stop) as run:
+            again = same_command(config)  # until now --overwrite has removed nothing
+            try:
+                return work(run)
+            except OSError as error:  # what a disk does that late is no mistake in the settings
+                hint = f'free some space or mend the disk; {again} goes on from what is saved'
+                raise engine.RunFailed(f'{error} ({hint})') from error
+    except (engine.RunFailed, deploy.VerificationFailed) as error:
+        return fail(error, 1)
+    except engine.Stopped as error:
+        return say_stopped(error, again)
 
 
 def same_command(config: TrainConfig) -> str:
     """What goes on with a run that was broken off."""
     return 'the same command' + (' without --overwrite' if config.overwrite else '')
-
-
-def work_on(run: engine.Run, work: Callable[[engine.Run], int]) -> int:
-    """Do `work`; what a disk does to it that late is no mistake in the settings."""
-    try:
-        return work(run)
-    except OSError as error:
-        hint = f'free some space or mend the disk; {same_command(run.config)} goes on from what is saved'
-        raise engine.RunFailed(f'{error} ({hint})') from error
 
 
 def execute(run: engine.Run) -> None:

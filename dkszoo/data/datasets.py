@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from PIL import Image
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset
 
 from .cifar import LAYOUTS, open_cifar
 from .digits import open_digits
@@ -141,8 +141,6 @@ def open_dataset(name: str, data_dir: str | None, split: str, in_chans: int = 3)
             failed.append(error)
     else:
         raise ValueError(f'cannot open data set {name!r} in {data_dir!r}: {first_line(failed[0])}') from failed[0]
-    if isinstance(dataset, IterableDataset):
-        raise ValueError(f'data set {name!r} can only be read in sequence (use one with random access)')
     if not len(dataset):
         raise ValueError(f'data set {name!r} in {data_dir!r} is empty')
     return dataset
@@ -154,7 +152,7 @@ def open_small(name: str, data_dir: str | None, split: str) -> ArrayImages:
         raise ValueError(f'data set {name!r} has no split {split!r} (choose train or test)')
     train = split in TRAIN
     if name == 'digits':
-        return open_digits('train' if train else 'test')
+        return open_digits(train)
     return (open_idx if name in FOLDERS else open_cifar)(name, data_dir, train)
 
 

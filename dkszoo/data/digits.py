@@ -7,13 +7,13 @@ from .images import ArrayImages
 from .splits import split_indices
 
 
-def open_digits(split: str) -> ArrayImages:
+def open_digits(train: bool) -> ArrayImages:
     """The digits of the UCI repository's optical recognition set, 8x8 with 17 gray levels, resized to 32x32.
 
     The test split is fixed: a fifth of the images, with the classes in proportion.
 
     Args:
-        split: 'train' (1,438 images) or 'test' (359).
+        train: The training split (1,438 images), else the test split (359).
 
     Raises:
         ValueError: scikit-learn is not installed.
@@ -23,8 +23,8 @@ def open_digits(split: str) -> ArrayImages:
     except ImportError as error:
         raise ValueError("data set digits needs scikit-learn (pip install 'dkszoo[demo]')") from error
     digits = load_digits()
-    train, test = split_indices(len(digits.target), digits.target, 0.2, seed=0)
-    indices = train if split == 'train' else test
+    kept, held = split_indices(len(digits.target), digits.target, 0.2)
+    indices = kept if train else held
     images = (digits.images[indices] * (255 / 16)).round().astype(np.uint8)
     resized = [np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR)) for image in images]
     return ArrayImages(np.stack(resized), digits.target[indices], [str(i) for i in range(10)])

@@ -5,16 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def split_indices(
-    total: int, targets: Sequence[int] | None, fraction: float, seed: int = 0
-) -> tuple[list[int], list[int]]:
+def split_indices(total: int, targets: Sequence[int] | None, fraction: float) -> tuple[list[int], list[int]]:
     """Indices of the larger and of the smaller part.
+
+    The split depends on nothing else.
 
     Args:
         total: Number of samples.
         targets: Their classes, to keep each class in proportion; None: at random.
         fraction: Share of the second part, 0 to below 1.
-        seed: The split depends on it and on nothing else.
 
     Returns:
         Two ascending lists that together hold every index once.
@@ -26,8 +25,7 @@ def split_indices(
         raise ValueError(f'the share held out must be at least 0 and below 1, got {fraction}')
     if fraction == 0:
         return list(range(total)), []
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(total)
+    order = np.random.default_rng(0).permutation(total)
     if targets is None:
         held = order[: round(total * fraction)]
     else:

@@ -27,10 +27,7 @@ def load(path: str | os.PathLike) -> tuple[nn.Module, Callable]:
     check_fit(card['arch'], card['model_args'], state, os.fspath(path))
     try:
         model = timm.create_model(card['arch'], pretrained_cfg_overlay=card_cfg(card), **card['model_args'])
-        size = tuple(data['input_size'])
-        transform = timm.data.create_transform(
-            size, is_training=False, **{k: data[k] for k in data if k != 'input_size'}
-        )
+        transform = timm.data.create_transform(**data, is_training=False)
     except Exception as error:  # whatever a foreign constructor raises
         raise ValueError(f'cannot make {card["arch"]!r} with {card["model_args"]} and {data}: {error}') from error
     load_strictly(model, state, os.fspath(path))

@@ -41,7 +41,7 @@ class ProgressBar:
         seconds = max(time.monotonic() - self.began, 1e-9)
         rate = (step - self.start) / seconds
         speed = rate * self.batch_size
-        left = clock((self.steps - step + self.steps * (self.epochs - self.epoch - 1)) / rate)
+        left = tqdm.format_interval(round((self.steps - step + self.steps * (self.epochs - self.epoch - 1)) / rate))
         if self.bar is not None:
             figures = f'loss {loss:.3f}, top1 {top1:.1f} %, {speed:.0f} img/s, {left} left'
             self.bar.set_postfix_str(figures, refresh=False)
@@ -63,10 +63,3 @@ def report_epoch(row: dict, is_best: bool) -> None:
     heads = ' '.join(f'{k} {v:.2f}' for k, v in figures.items() if k.endswith('top1'))
     mark = ' *' if is_best else ''
     _logger.info('epoch %d: train loss %.4f, %s%s', row['epoch'] + 1, row['train']['loss'], heads, mark)
-
-
-def clock(seconds: float) -> str:
-    """Seconds as 1:02:03 or 02:03."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes:02}:{seconds:02}'

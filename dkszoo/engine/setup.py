@@ -135,17 +135,16 @@ def fit_data(config: TrainConfig, train: Dataset, test: Dataset) -> tuple[TrainC
         **stats,
     )
     mode, targets = 'L' if in_chans == 1 else 'RGB', class_targets(train)
-    kept, held = split_indices(len(train), targets, config.val_split, seed=0)
+    kept, held = split_indices(len(train), targets, config.val_split)
     if config.train_num_samples is not None:
         kept = balanced_subset(kept, targets, config.train_num_samples)
-    val = View(train, held, mode) if held else None
-    data = Data(View(train, kept, mode), val, View(test, None, mode), classes)
+    view, val, flips = View(train, kept, mode), View(train, held, mode) if held else None, []
     if config.label_noise:
         targets = [int(read_sample(train, i)[1]) for i in kept] if targets is None else [targets[i] for i in kept]
-        labels = corrupt_labels(targets, config.label_noise, len(classes or ()) or num_classes, config.noise_seed, kept)
-        data.train.targets, data.flips[:] = labels
-    loader = choose_loader(config.loader, data.train, img_size, in_chans, config.pad, config.aa)
-    return dataclasses.replace(config, loader=loader), data
+        total = len(classes or ()) or num_classes
+        view.targets, flips = corrupt_labels(targets, config.label_noise, total, config.noise_seed, kept)
+    loader = choose_loader(config.loader, view, img_size, in_chans, config.pad, config.aa)
+    return dataclasses.replace(config, loader=loader), Data(view, val, View(test, None, mode), classes, flips)
 
 
 def default_branches(config: TrainConfig) -> str:

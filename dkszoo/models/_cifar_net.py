@@ -108,10 +108,6 @@ class CifarNet(nn.Module):
         """A fresh copy of what `forward_norm` does, for `in_chs` channels, and the channels that go out."""
         return nn.Identity(), in_chs
 
-    def _checkpoint_stages(self, x: torch.Tensor) -> torch.Tensor:
-        """All stages, each block recomputed in the backward pass."""
-        return checkpoint_seq([getattr(self, info['module']) for info in self.feature_info], x, flatten=True)
-
     def _take_indices(self, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
         """Absolute stage indices for timm's `indices` (None: all, int: the last n) and the deepest of them."""
         total = len(self.feature_info)
@@ -215,7 +211,7 @@ class CifarNet(nn.Module):
         """Images [B, C, H, W] -> final map; written out, so that TorchScript can read it."""
         x = self.forward_stem(x)
         if self.grad_checkpointing and not torch.jit.is_scripting():
-            x = self._checkpoint_stages(x)
+            x = checkpoint_seq([getattr(self, info['module']) for info in self.feature_info], x, flatten=True)
         else:
             x = self.layer3(self.layer2(self.layer1(x)))
             if self.layer4 is not None:

@@ -1,6 +1,7 @@
 """Means, spreads and paired intervals of a few runs."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 
 # 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom.
@@ -13,10 +14,7 @@ T975 = (
 
 def mean_std(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and sample standard deviation; None for the latter from a single run."""
-    mean = math.fsum(values) / len(values)
-    if len(values) < 2:
-        return mean, None
-    return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def paired_gain(values: Sequence[float], baseline: Sequence[float]) -> tuple[float, float | None]:

@@ -10,7 +10,8 @@ import torch
 from dkszoo.branches.costs import Cost, cost
 from dkszoo.data import data_facts
 from dkszoo.engine import TrainConfig, create_model
-from dkszoo.tasks import DeepSupervisionTask, get_method
+from dkszoo.engine.setup import default_branches
+from dkszoo.tasks import DeepSupervisionTask
 
 IMAGENET_IMAGES = 1_281_167  # what a set of unknown size counts as; the papers' other one
 
@@ -34,9 +35,7 @@ def work(settings: dict, teacher: dict | None = None) -> float:
 
 
 def run_cost(config: TrainConfig) -> Cost:
-    method = get_method(config.method)
-    needs = method.needs_branches(config)
-    design = config.branches or ((method.design or 'auto') if needs else 'none')
+    design = config.branches or default_branches(config)
     facts = data_facts(config.dataset)
     arguments = dict(in_chans=config.in_chans or facts.in_chans, **(config.model_kwargs or {}))
     key = json.dumps(

@@ -138,9 +138,9 @@ class DeepSupervisionTask(TrainingTask):
         """As timm's; the average takes no gradients, so DDP and an optimizer of the whole task do not wait for any."""
         return super().setup_ema(*args, **kwargs).requires_grad_(False)
 
-    def _trainable(self, ema: bool = False) -> TrainableModule | None:
-        """The `TrainableModule` behind DDP, compile and EMA wrappers."""
-        module = self.get_trainable_module(ema=ema)
+    def _trainable(self, ema: bool = False, module: nn.Module | None = None) -> TrainableModule | None:
+        """The `TrainableModule` behind DDP, compile and EMA wrappers; of `module`, if it is given."""
+        module = self.get_trainable_module(ema=ema) if module is None else module
         return None if module is None else unwrap_model(module)
 
     def get_net(self, ema: bool = False) -> DeeplySupervised | None:
@@ -150,7 +150,7 @@ class DeepSupervisionTask(TrainingTask):
 
     def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module | None:
         """The plain backbone: what is validated, saved as `state_dict` and exported."""
-        trainable = unwrap_model(module) if module is not None else self._trainable(ema)
+        trainable = self._trainable(ema, module)
         return None if trainable is None else trainable.net.backbone
 
     def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs) -> 'DeepSupervisionTask':
@@ -181,7 +181,7 @@ class DeepSupervisionTask(TrainingTask):
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict:
         """All trained state that is not the backbone's: branches and the terms' parameters."""
-        trainable = unwrap_model(module) if module is not None else self._trainable(ema)
+        trainable = self._trainable(ema, module)
         if trainable is None:
             return {}
         return {name: part.state_dict() for name, part in trained_parts(trainable).items()}
@@ -195,7 +195,7 @@ class DeepSupervisionTask(TrainingTask):
             ValueError: The state is missing although there are branches or parameters to load.
             RuntimeError: Keys or shapes differ (torch's own message).
         """
-        trainable = unwrap_model(module) if module is not None else self._trainable(ema)
+        trainable = self._trainable(ema, module)
         if trainable is None:
             raise ValueError('there is no EMA to load into (call setup_ema first)')
         state = state or {}

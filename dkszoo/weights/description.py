@@ -94,10 +94,9 @@ def check_description(model: dict, source: str) -> dict:
     if not isinstance(arch, str) or ':' in arch or not timm.is_model(arch):
         raise ValueError(f'{source} names a model {reprlib.repr(arch)}, which neither timm nor dkszoo has')
     check_arguments(model['model_args'], source)
-    data = model.get('data')
     check_values(model, f'{source} is damaged: its ', ENTRIES)
-    if data is not None:
-        check_values(data if isinstance(data, dict) else {}, f'{source} is damaged: its ')
+    if (data := model.get('data')) is not None:
+        check_values(data, f'{source} is damaged: its ')
         check_data(data, source)
     return model
 

@@ -157,7 +157,9 @@ def expected(name: str, kwargs: dict) -> Shapes:
     Raises:
         ValueError: It does not take these arguments.
     """
-    usual = kwargs.keys() <= {'num_classes', 'in_chans', 'shortcut'} and all(map(is_plain, kwargs.values()))
+    usual = kwargs.keys() <= {'num_classes', 'in_chans', 'shortcut'} and all(
+        isinstance(value, int | str) for value in kwargs.values()
+    )
     return (made if usual else made.__wrapped__)(name, tuple(kwargs.items()))
 
 
@@ -177,10 +179,6 @@ def made(name: str, kwargs: tuple) -> Shapes:
             return shapes(timm.create_model(name, **dict(kwargs)).state_dict())
     except Exception as error:  # whatever a foreign constructor raises
         raise ValueError(f'cannot make model {name!r} with {dict(kwargs)}: {error or type(error).__name__}') from error
-
-
-def is_plain(value) -> bool:
-    return isinstance(value, int | str)
 
 
 def shapes(state: State) -> Shapes:
