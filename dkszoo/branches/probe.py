@@ -32,6 +32,10 @@ def skeleton(module: nn.Module, device: str | None = 'meta') -> nn.Module:
         memo[id(tensor)] = tensor if device is None else torch.empty_like(tensor, device=device)
         if isinstance(tensor, nn.Parameter) and device is not None:
             memo[id(tensor)] = nn.Parameter(memo[id(tensor)], requires_grad=tensor.requires_grad)
+    for m in module.modules():
+        for cache in vars(m).values():
+            if isinstance(cache, dict):  # LeViT's attention keeps its biases in one; deepcopy refuses what has a graph
+                memo |= {id(t): t.detach() for t in cache.values() if isinstance(t, torch.Tensor) and not t.is_leaf}
     twin = copy.deepcopy(module, memo)
     for m in twin.modules():
         for hooks in HOOKS:

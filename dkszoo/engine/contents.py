@@ -47,8 +47,8 @@ def check_contents(checkpoint: dict) -> None:
     for process in checkpoint['dkszoo']['processes']:
         check_entries(process, PROCESS)
     progress = checkpoint['dkszoo']['progress']
-    check_entries(progress, PROGRESS)
-    if unknown := progress.keys() - PROGRESS.keys():
+    check_entries(progress, PROGRESS, LATER)
+    if unknown := progress.keys() - PROGRESS.keys() - LATER.keys():
         raise ValueError(f'its progress has an entry {min(map(str, unknown))[:50]!r}, which is none of ours')
     for epoch, row in enumerate(progress['history']):
         check_entries(row, ROW)
@@ -127,10 +127,10 @@ PROGRESS = {
     'epoch': is_count,
     'step': is_count,
     'updates': is_count,
-    'seconds': lambda value: is_finite(value) and value >= 0,
     'history': lambda value: isinstance(value, list),
     'best_epoch': or_none(is_count),
     'best_metric': or_none(is_finite),
     'skipped': is_count,
 }
+LATER = {'seconds': lambda value: is_finite(value) and value >= 0}  # older checkpoints have it not
 ROW = {'epoch': is_count, 'lr': is_number, 'train': are_figures, 'eval': are_judged}

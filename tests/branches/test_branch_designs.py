@@ -12,6 +12,7 @@ from torch import nn
 import dkszoo
 from dkszoo.branches import DESIGNS, attach_branches, default_taps, list_designs
 from dkszoo.branches.designs import named_design
+from dkszoo.branches.parts import Attention, ResidualConv
 from dkszoo.branches.probe import Probe
 
 
@@ -266,3 +267,13 @@ def test_num_classes_of_branches():
 def test_what_has_no_stages_is_refused():
     with pytest.raises(ValueError, match='cannot carry branches'):
         attach_branches(nn.Linear(3, 4), num_classes=4)
+
+
+def test_parts_of_branches():
+    x = torch.randn(2, 4, 8, 8)
+    assert Attention(4, {}).conv(x).shape[-2:] == (4, 4)
+    assert ResidualConv(4, 4, 1, {})(x).min() >= 0
+    net = attach_branches(timm.create_model('cifar_resnet8'), 'ap_conv_2fc', 0)
+    assert net(torch.randn(2, 3, 32, 32)).branch_features[0].shape[-2:] == (32, 32)
+    wide = attach_branches(meta('resnet50'), 'conv')
+    assert max(m.out_channels for m in wide.branches.modules() if isinstance(m, nn.Conv2d)) == 512

@@ -5,6 +5,7 @@ import timm
 import torch
 from torch import nn
 
+import dkszoo
 from dkszoo.branches import attach_branches, list_designs
 from dkszoo.branches.probe import Probe, count_halvings, front_modules, skeleton
 
@@ -151,6 +152,17 @@ def test_skeleton():
     assert list(twin.state_dict()) == list(model.state_dict())
     shared = skeleton(model, device=None)
     assert all(a is b for a, b in zip(shared.parameters(), model.parameters(), strict=True))
+
+
+def test_a_network_that_keeps_tensors_of_its_last_evaluation():
+    model = timm.create_model('levit_128s', num_classes=3).eval()
+    model(torch.randn(1, 3, 224, 224))  # its attention keeps biases, here with their graph
+    cached = [m.attention_bias_cache for m in model.modules() if getattr(m, 'attention_bias_cache', None)]
+    assert cached
+    assert all(not t.is_leaf for cache in cached for t in cache.values())
+    assert attach_branches(model, 'conv').backbone is model
+    assert dkszoo.cost(model, 'linear').num_params > 0
+    assert all(not t.is_leaf for cache in cached for t in cache.values())
 
 
 def test_front_modules():

@@ -218,3 +218,11 @@ def test_config_round_trip():
     assert again == config
     assert set(FREE) < set(config.to_dict())
     assert not set(FREE) & set(config.fixed())
+
+
+def test_the_best_is_exported_not_the_last(run_cli, tmp_path, monkeypatch):
+    falling = iter(range(99, 0, -1))
+    figures = lambda *_, **__: {'loss': 1.0, 'top1': float(next(falling)), 'top5': 100.0}  # noqa: E731
+    monkeypatch.setattr('dkszoo.engine.trainer.evaluate', figures)
+    assert run_cli(*TINY, '--export', 'o.safetensors')[0] == 0
+    assert json.loads((tmp_path / 'o.json').read_text())['epoch'] == 0

@@ -9,7 +9,7 @@ from torchvision import transforms
 from torchvision.transforms import functional
 
 from dkszoo.data import Augmentation, train_transform
-from dkszoo.data.augment import Choices, crop, draw_choices, flip, hide, normalise, pad_images
+from dkszoo.data.augment import Choices, crop, draw_choices, draw_erasing, flip, hide, normalise, pad_images
 from dkszoo.data.stream import seed_everything
 from dkszoo.data.transforms import Cutout
 
@@ -199,3 +199,15 @@ def test_large_images_are_augmented_as_asked():
     assert found['RandomResizedCropAndInterpolation'].interpolation == transforms.InterpolationMode.BICUBIC
     assert torch.as_tensor(found['Normalize'].mean).tolist() == pytest.approx(mean)
     assert torch.as_tensor(found['Normalize'].std).tolist() == pytest.approx(std)
+
+
+def test_erasing_goes_up_to_a_third_and_to_every_border():
+    values = iter((1 - 1e-9, 0.5, 0.0, 1 - 1e-9, 1 - 1e-9))  # area, aspect, whether, row, column
+    uniform = lambda *shape: torch.full(shape, next(values), dtype=torch.float64)  # noqa: E731
+    assert [int(edge) for edge in draw_erasing(uniform, 1, 32, 0.5)] == [14, 32, 14, 32]
+
+
+def test_no_aug_of_large_images():
+    image = Image.linear_gradient('L').resize((140, 120)).convert('RGB')
+    transform = train_transform(96, (0,) * 3, (1,) * 3, Augmentation(), no_aug=True)
+    assert all(torch.equal(transform(image), transform(image)) for _ in range(3))

@@ -198,3 +198,10 @@ def test_ruined_weights_are_not_saved_at_the_end_of_an_epoch_either(kept, monkey
     for save in (lambda: kept.save_recovery(Progress()), lambda: kept.save_epoch(Progress(epoch=1), 50.0, True)):
         with pytest.raises(keeper.RunFailed, match='were not saved'):
             save()
+
+
+def test_recovery_files_are_ordered_by_number(tmp_path):
+    names = [f'recovery-{place}.pth.tar' for place in ('10-10', '10-9', '9-10', '9-9')]
+    for name in names:
+        (tmp_path / name).touch()
+    assert [path.name for path in recovery_files(tmp_path)] == names

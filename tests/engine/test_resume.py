@@ -449,3 +449,12 @@ def test_overwriting_begins_when_all_else_is_checked(run_cli, tmp_path):
     assert code == 0, err
     assert len((tmp_path / FOLDER / 'summary.csv').read_text().splitlines()) == 3
     assert yaml.safe_load((tmp_path / FOLDER / 'args.yaml').read_text())['overwrite'] is False  # it is a recipe
+
+
+def test_schedules_of_the_branches_in_a_run(run_cli, tmp_path):
+    ds = ('--method', 'ds', '--alpha-schedule', 'zeroing', '--alpha-zero-from', '0.4', '--branch-lr-scale', '2')
+    assert run_cli(*PLAIN, *ds)[0] == 0
+    with open(tmp_path / FOLDER / 'summary.csv', newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row['train_ds']) > 0 for row in rows] == [True, True, False]
+    assert float(rows[1]['lr']) == pytest.approx(2 * 0.05 * 0.75)  # the highest of the rates

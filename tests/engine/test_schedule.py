@@ -46,3 +46,14 @@ def test_drops_and_warm_up_stay_where_their_epochs_are():
 
 def test_a_constant_rate():
     assert rates(sched_on_updates=True, sched='none') == [0.2] * 12
+
+
+def test_a_drop_every_so_many_epochs():
+    for on_updates in (False, True):
+        found = rates(sched='step', decay_epochs=2, decay_rate=0.5, sched_on_updates=on_updates)
+        assert found == pytest.approx([0.2] * 8 + [0.1] * 4)
+
+
+def test_the_lowest_rate():
+    expected = [0.1 + 0.05 * (1 + math.cos(math.pi * epoch / 3)) for epoch in range(3) for _ in range(4)]
+    assert rates(min_lr=0.1) == pytest.approx(expected)

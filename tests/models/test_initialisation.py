@@ -43,3 +43,7 @@ def test_only_blocks_of_1202_layers_start_as_their_shortcut():
     assert all((deep.get_submodule(block).bn2.weight == 0).all() for block in ('layer1.0', 'layer1.1', 'layer3.0'))
     for name in ('cifar_resnet8', 'dks_resnet18'):
         assert (zoo.fresh(name).layer1[0].bn2.weight == 1).all()
+
+
+def test_the_classifier_of_a_wrn_starts_without_bias():
+    assert (zoo.fresh('cifar_wrn16_2').get_classifier().bias == 0).all()

@@ -344,3 +344,22 @@ def test_failed_runs_are_counted(run_cli, monkeypatch):
     code, _, err = run_cli('compare', '--methods', 'baseline,bad', '--seeds', '1', '--dataset', 'digits')
     assert code == 1
     assert '1 of 2 runs failed, the first is bad-0' in err.splitlines()[-1]
+
+
+def test_the_time_of_a_run_is_training_and_evaluation(tmp_path):
+    (tmp_path / 'log.jsonl').write_text('{"seconds": {"train": 1.0, "evaluate": 0.5}}\n' * 2)
+    assert grid.read_seconds(tmp_path / 'log.jsonl') == 3.0
+
+
+def test_flags_beat_the_recipe_of_a_comparison(run_cli, monkeypatch):
+    seen = []
+    monkeypatch.setattr(compare, 'run_and_report', lambda cells, folder, jobs: seen.append(cells) or 0)
+    assert run_cli('compare', '--config', 'quickstart', '--methods', 'ds', '--epochs', '7')[0] == 0
+    assert seen[0]['ds'][0].settings['epochs'] == 7
+
+
+def test_hours_are_of_all_runs(run_cli, monkeypatch):
+    monkeypatch.setattr(reproduce, 'cell_work', lambda cell: 3600.0)
+    monkeypatch.setattr(reproduce, 'seconds_per_work', lambda: 1.0)
+    _, _, err = run_cli('reproduce', 'dskd-table1', '--row', 'vgg13-vgg8', '--dry-run', '--no-equal-time')
+    assert err.splitlines()[-1].startswith('# 10 runs, about 10.0 core hours')

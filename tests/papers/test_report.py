@@ -79,3 +79,8 @@ def test_curves_are_of_errors_and_means_over_runs(tmp_path):
         (tmp_path / name / 'summary.csv').write_text(''.join(['epoch,eval_top1,eval_test_top1\n', *rows]))
     assert mean_errors([tmp_path / 'a', tmp_path / 'b'], 'top1') == [15.0, 10.0]
     assert mean_errors([], 'top1') == []
+
+
+def test_curves_of_validation(tmp_path):
+    (tmp_path / 'summary.csv').write_text('epoch,eval_top1\n0,90\n')
+    assert mean_errors([tmp_path], 'top1') == [10.0]

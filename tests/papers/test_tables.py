@@ -150,6 +150,7 @@ def test_teachers_have_their_own_recipe():
         ('dks_wrn', (59, 119, 159)),
         ('dks_densenet', (150, 225)),
         ('dks_densenet_cifar10', (150, 225)),
+        ('dks_imagenet', (30, 60, 90)),
         ('dskd', (150, 180, 210)),
         ('dskd_mobile', (150, 180, 210)),
     ],
@@ -181,3 +182,10 @@ def test_recipes_have_the_settings_of_the_papers(name, expected):
     config = TrainConfig.from_dict({**read_recipe(name), 'data_dir': 'D'})
     optimizer = (config.opt, config.lr, config.momentum, config.weight_decay)
     assert (*optimizer, config.batch_size, config.epochs, config.decay_rate) == expected
+
+
+def test_recipes_of_the_papers_hold_nothing_out():
+    for name in set(list_recipes()) - {'quickstart'}:
+        settings = read_recipe(name)
+        assert (settings['val_split'], settings['best_on']) == (0.0, 'test'), name
+        assert settings.get('pad_mode') == ('reflect' if name == 'dks_wrn' else None), name
