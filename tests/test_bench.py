@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dkszoo.cli.bench import predict
+from dkszoo.cli.bench import predict, random_data
 from dkszoo.engine import TrainConfig, timing
 
 SMALL = ('--steps', '2', '-b', '4', '--workers', '0', '--validation-batch-size', '4', '--device', 'cpu')
@@ -82,6 +82,12 @@ def test_hours_of_a_recipe_without_its_data(run_cli, tmp_path):
     evaluation = (7 * 5_000 + 2 * 10_000) / result['eval_images_per_second']
     assert prediction['hours'] == pytest.approx((training + evaluation) / 3600)
     assert '7 epochs of 45,000 images' in out
+
+
+def test_random_images_are_of_no_named_classes():
+    config, data = random_data(TrainConfig(model='cifar_resnet8', dataset='torch/fashion_mnist'), 8)
+    assert not data.classes  # a teacher that has names is not compared with any
+    assert config.num_classes == 10
 
 
 def test_hours_are_of_the_images_that_are_looked_at():

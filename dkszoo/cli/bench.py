@@ -92,7 +92,7 @@ def random_data(asked: TrainConfig, total: int) -> tuple[TrainConfig, Data]:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (1, side, side) + ((3,) if in_chans == 3 else ()), dtype=np.uint8)
     images = np.broadcast_to(image, (total, *image.shape[1:]))  # one image in memory, however many there are
-    dataset = ArrayImages(images, rng.integers(0, num_classes, total), [str(i) for i in range(num_classes)])
+    dataset = ArrayImages(images, rng.integers(0, num_classes, total), [])
     return fit_data(config, dataset, dataset)
 
 

@@ -104,7 +104,7 @@ def open_view(args, subject: Subject) -> View:
     dataset = args.dataset if args.dataset is not None else subject.dataset[0]
     if dataset is None:
         raise ValueError('no data set (give --dataset, and --data-dir where it needs one)')
-    data_dir = args.data_dir or subject.dataset[1]
+    data_dir = args.data_dir or (subject.dataset[1] if dataset == subject.dataset[0] else None)
     in_chans = len(subject.data['mean'])
     base = open_dataset(dataset, data_dir, args.split, in_chans)
     classes = class_names(base)

@@ -67,27 +67,30 @@ def train_transform(
 ) -> Callable:
     """PIL image -> normalised tensor [C, img_size, img_size].
 
-    Up to 64 px: resize where needed, pad, random crop, flip, as every CIFAR paper does. Above, or with timm's
-    `auto_augment`: its training crop `crop_mode` and, without a policy, its colour jitter. The crop 'squash' (above 64
-    px) is DKS's for ImageNet (section 4.2): resize to a square of img_size / crop_pct whatever the aspect ratio, random
-    crop, flip. `no_aug` leaves only resizing and normalising.
+    Up to 64 px: resize where needed, pad, random crop, flip, as every CIFAR paper does. Above: timm's training crop
+    `crop_mode` and, without `auto_augment`, its colour jitter. The crop 'squash' (above 64 px) is DKS's for ImageNet
+    (section 4.2): resize to a square of img_size / crop_pct whatever the aspect ratio, random crop, flip. At any size
+    timm's policy `auto_augment` follows. `no_aug` leaves only resizing and normalising.
 
     Raises:
         ValueError: timm has no such policy.
     """
     if no_aug:
-        augmentation = Augmentation()
-    squash = crop_mode == 'squash' and img_size > SMALL and not no_aug
-    if auto_augment or (img_size > SMALL and not squash):
-        how = dict(interpolation=interpolation, mean=mean, std=std, no_aug=no_aug, train_crop_mode=crop_mode)
-        how |= dict(hflip=augmentation.hflip, color_jitter=color_jitter or None, re_prob=augmentation.re_prob)
-        steps = [timms_transform((len(mean), img_size, img_size), auto_augment, **how)]
+        augmentation, auto_augment = Augmentation(), None
+    size, large = (len(mean), img_size, img_size), img_size > SMALL
+    squash = crop_mode == 'squash' and large and not no_aug
+    how = dict(interpolation=interpolation, mean=mean, std=std, color_jitter=color_jitter or None)
+    if large and not squash:
+        how |= dict(hflip=augmentation.hflip, re_prob=augmentation.re_prob, no_aug=no_aug, train_crop_mode=crop_mode)
+        steps = [timms_transform(size, auto_augment, **how)]
     else:
+        square = resize_to_square(img_size, crop_pct, interpolation) if squash else resize(img_size, interpolation)
         pad = None if squash else augmentation.pad or None
         steps = [
-            *(resize_to_square(img_size, crop_pct, interpolation) if squash else resize(img_size, interpolation)),
+            *square,
             transforms.RandomCrop(img_size, pad, padding_mode=augmentation.pad_mode),
             transforms.RandomHorizontalFlip(augmentation.hflip),
+            *([timms_transform(size, auto_augment, **how, separate=True)[1]] if auto_augment else []),
             transforms.ToTensor(),
             transforms.Normalize(mean, std),
         ]
@@ -98,8 +101,8 @@ def train_transform(
     return transforms.Compose(steps)
 
 
-def timms_transform(size: tuple[int, int, int], auto_augment: str | None, **how) -> Callable:
-    """timm's own transform of training images.
+def timms_transform(size: tuple[int, int, int], auto_augment: str | None, **how):
+    """timm's own transform of training images; with `separate` its crop, policy and end, each for itself.
 
     Raises:
         ValueError: It has no such policy.

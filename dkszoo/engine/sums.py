@@ -27,8 +27,10 @@ class Sums:
         losses = losses_of(result)
         heads = [result['output'], *result.get('branch_output', ())]
         names = (*losses, 'top1', *(f'branch{i}_top1' for i in range(len(heads) - 1)))
-        if self.totals is None:
-            self.names, values = names, [self.start.pop(name, 0.0) for name in names]
+        if names != self.names:
+            self.start, self.names = self.to_dict(), names
+            self.start.pop('samples', None)
+            values = [self.start.pop(name, 0.0) for name in names]
             self.totals = torch.tensor(values, dtype=self.dtype, device=self.device)
         summed = torch.stack(list(losses.values())) * len(labels)
         right = (torch.stack(heads).detach().argmax(dim=2) == labels).sum(dim=1)

@@ -1,7 +1,9 @@
 """validate.py for benchmark numbers: columns, calibration, smaller batches, patterns."""
 
+import argparse
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 
 import dkszoo
 from dkszoo import engine
-from dkszoo.cli.subject import recorded
+from dkszoo.cli.subject import Subject, open_view, recorded
 from dkszoo.engine import CalibrationError
 
 TIMM_COLUMNS = [
@@ -121,6 +123,18 @@ def test_split_size_and_crop_are_those_asked_for(run_cli, digits_export):
     assert len({result['loss'] for result in found.values()}) == 4
 
 
+def test_batches_processes_and_device_are_those_asked_for(run_cli, digits_export, monkeypatch):
+    seen = []
+
+    def note(subject, view, how, batch_size, workers, device):
+        seen.append((batch_size, workers, device.type))
+        raise ValueError('noted')
+
+    monkeypatch.setattr('dkszoo.cli.validate.measure', note)
+    run_cli(*digits_export, '-b', '7', '-j', '3')
+    assert seen == [(7, 3, 'cpu')]
+
+
 def test_data_with_more_classes_than_the_model(run_cli, tmp_path):
     net = dkszoo.create_model('cifar_resnet8', num_classes=4, in_chans=1)
     torch.save(net.state_dict(), tmp_path / 'four.pth')
@@ -178,3 +192,11 @@ def test_a_description_that_says_little_of_its_images():
     data = {'input_size': [3, 224, 224], 'mean': [0.5] * 3, 'std': [0.5] * 3, 'crop_pct': None}
     subject = recorded(None, {'arch': 'resnet18', 'data': data})
     assert (subject.data['crop_pct'], subject.data['interpolation']) == (0.875, 'bicubic')
+
+
+def test_another_data_set_is_not_looked_for_in_the_folder_of_the_first():
+    net = SimpleNamespace(num_classes=10)
+    subject = Subject(net, 'cifar_resnet8', {'mean': (0.5,)}, None, {}, ('torch/mnist', 'nowhere'))
+    assert len(open_view(argparse.Namespace(dataset='digits', data_dir=None, split='test'), subject)) == 359
+    with pytest.raises(ValueError, match="'nowhere'"):
+        open_view(argparse.Namespace(dataset=None, data_dir=None, split='test'), subject)

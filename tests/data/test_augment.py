@@ -211,3 +211,13 @@ def test_no_aug_of_large_images():
     image = Image.linear_gradient('L').resize((140, 120)).convert('RGB')
     transform = train_transform(96, (0,) * 3, (1,) * 3, Augmentation(), no_aug=True)
     assert all(torch.equal(transform(image), transform(image)) for _ in range(3))
+
+
+@pytest.mark.parametrize(('policy', 'kinds'), [('rand-m9', ['RandAugment']), ('3a', ['AutoAugment', 'ColorJitter'])])
+def test_a_policy_follows_crop_and_flip_of_small_images(policy, kinds):
+    transform = train_transform(32, MEAN, STD, Augmentation(4, 'reflect', 0.25, 0.5), auto_augment=policy)
+    *_, crop, flip, changes, to_tensor, _, erasing = transform.transforms
+    assert (crop.padding, crop.padding_mode, flip.p, erasing.probability) == (4, 'reflect', 0.25, 0.5)
+    assert [type(step).__name__ for step in changes.transforms] == kinds
+    assert isinstance(to_tensor, transforms.ToTensor)
+    assert transform(as_pil(images(1)[0])).shape == (3, 32, 32)

@@ -4,12 +4,15 @@ import pytest
 import timm
 import torch
 
+from dkszoo import DeepSupervisionTask
 from dkszoo.data import Augmentation
-from dkszoo.engine import TrainConfig
-from dkszoo.engine.evaluate import best_by
+from dkszoo.engine import StopRequest, TrainConfig
+from dkszoo.engine.evaluate import best_by, evaluate
+from dkszoo.engine.folder import RunFolder
 from dkszoo.engine.setup import build, open_data
 from dkszoo.engine.step import Stepper
 from dkszoo.engine.teacher import build_teacher
+from dkszoo.engine.trainer import Trainer
 from dkszoo.engine.world import World
 
 SMALL = {
@@ -41,6 +44,15 @@ def test_kinds_of_clipping(monkeypatch, mode, left_out):
     assert seen == [(total - left_out, 0.5, mode)]  # AGC leaves the classifier out
 
 
+def test_clipping_in_mixed_precision():
+    setup, seen = made(amp=True, clip_grad=0.5, clip_mode='agc'), []
+    setup.scaler = lambda loss, optimizer, **how: seen.append(how)
+    Stepper(setup)(IMAGES, LABELS, 0, 2, 0)
+    left_out = len(list(setup.task.get_trainable_module().parameters())) - len(seen[0].pop('parameters'))
+    assert left_out == 2
+    assert seen == [{'clip_grad': 0.5, 'clip_mode': 'agc', 'need_update': True}]
+
+
 def test_augmentation():
     mixed = made(mixup=0.2, cutmix=1.0).mixup
     assert (mixed.mixup_alpha, mixed.cutmix_alpha) == (0.2, 1.0)
@@ -48,6 +60,50 @@ def test_augmentation():
     assert found == Augmentation(1, 'constant', 0.25, 0.3, 4)
     transform = made(img_size=96, train_crop_mode='rkrc').data.train.transform
     assert 'CenterCropOrPad' in {type(step).__name__ for step in transform.transforms[0].transforms}
+
+
+def test_single_images_are_transformed_as_asked():
+    def steps(**settings) -> dict:
+        transform = made(img_size=96, in_chans=3, **settings).data.train.transform.transforms[0]
+        return {type(step).__name__: step for step in getattr(transform, 'transforms', [transform])}
+
+    found = steps(color_jitter=0.1, hflip=0.25, reprob=0.3, interpolation='bicubic', mean=(0.1,), std=(0.2,))
+    assert found['ColorJitter'].brightness == (0.9, 1.1)
+    assert (found['RandomHorizontalFlip'].p, found['RandomErasing'].probability) == (0.25, 0.3)
+    assert found['RandomResizedCropAndInterpolation'].interpolation.value == 'bicubic'
+    assert [float(v[0]) for v in (found['Normalize'].mean, found['Normalize'].std)] == pytest.approx([0.1, 0.2])
+    assert 'RandAugment' in steps(aa='rand-m9')
+    assert steps(train_crop_mode='squash', crop_pct=0.5)['Resize'].size == (192, 192)
+    assert made(loader='timm', workers=1).loader.num_workers == 1
+
+
+def test_images_in_memory_are_resized_as_asked():
+    plain, asked = (made(img_size=48, **more).loader.images for more in ({}, {'interpolation': 'bicubic'}))
+    assert not torch.equal(plain, asked)
+
+
+def test_evaluation(monkeypatch, tmp_path):
+    loaders, calls = [], []
+    monkeypatch.setattr('dkszoo.engine.trainer.eval_loader', lambda view, **how: loaders.append(how))
+    monkeypatch.setattr('dkszoo.engine.trainer.evaluate', lambda *args: calls.append(args))
+    asked = {'img_size': 48, 'mean': (0.1,), 'std': (0.2,), 'workers': 1, 'interpolation': 'bicubic', 'crop_pct': 0.5}
+    asked['crop_mode'] = 'border'
+    setup = made(**asked, validation_batch_size=7, channels_last=True)
+    Trainer(setup, RunFolder(tmp_path), StopRequest()).evaluate('val')
+    device = setup.world.device
+    assert loaders == [{**asked, 'batch_size': 7, 'device': device, 'distributed': False}] * 2
+    assert calls[0][2:4] == (device, True)
+
+
+@pytest.mark.parametrize('asked', [True, False])
+def test_layout(asked):
+    setup, seen = made(channels_last=asked, in_chans=3), []
+    net, images = setup.task.get_net(), torch.rand(4, 3, 32, 32)
+    given, _ = Stepper(setup).to_device(images, LABELS)
+    net.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    evaluate(net, [(images, LABELS)], setup.world.device, asked)
+    weight = net.backbone.layer1[0].conv1.weight
+    assert [t.is_contiguous(memory_format=torch.channels_last) for t in (weight, given, *seen)] == [asked] * 3
 
 
 def test_every_step_mixes_anew():
@@ -75,6 +131,22 @@ def test_wrong_labels_are_classes_of_the_data():
 def test_mixed_precision():
     result, _ = Stepper(made(amp=True))(IMAGES, LABELS, 0, 1, 0)
     assert result['output'].dtype == torch.float16
+
+
+@pytest.mark.parametrize(('name', 'scales'), [('float16', True), ('bfloat16', False)])
+def test_the_type_of_mixed_precision(name, scales):
+    setup = made(amp=True, amp_dtype=name)
+    with Stepper(setup).autocast():
+        assert torch.get_autocast_dtype('cpu') == getattr(torch, name)
+    assert (setup.scaler is not None) == scales
+
+
+@pytest.mark.parametrize('mode', [None, 'max-autotune-no-cudagraphs'])
+def test_how_it_is_compiled(monkeypatch, mode):
+    seen = []
+    monkeypatch.setattr(DeepSupervisionTask, 'compile', lambda self, **how: seen.append(how))
+    assert made(torchcompile=True, torchcompile_mode=mode).compiled
+    assert seen == [{'mode': mode, 'dynamic': False}]
 
 
 def test_the_figure_that_chooses():

@@ -9,6 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from dkszoo.branches import DeepOutput
+from dkszoo.losses import attention_loss, byot_self_kd_loss, synergy_loss
 from dkszoo.tasks import TERMS, Batch, Context, TeacherOutput
 from dkszoo.tasks.terms.stages import hint_regressor
 
@@ -259,6 +260,16 @@ def test_synergy():
     assert_close(make_term('synergy', BATCH, beta=beta)(BATCH), expected)
     expected = sum(kl(heads[m], heads[n]).mean() for m, n in pairs if m > n)
     assert_close(make_term('synergy', BATCH, synergy='top-down')(BATCH), expected)
+
+
+def test_forms_that_are_not_the_default():
+    heads = [*BRANCHES, OUTPUT.logits]
+    for settings, form in (({'synergy_form': 'ce'}, {'form': 'ce'}), ({'synergy_eps': 0.1}, {'eps': 0.1})):
+        assert_close(make_term('synergy', BATCH, **settings)(BATCH), synergy_loss(heads, **form))
+    expected = 1000 * attention_loss(BATCH.stages, TEACHER.stages, p=3)
+    assert_close(make_term('at', BATCH, at_power=3.0)(BATCH), expected)
+    expected = 0.3 * byot_self_kd_loss(BRANCHES, OUTPUT.logits, tau=2.0)
+    assert_close(make_term('self_kd', BATCH, self_kd_temperature=2.0)(BATCH), expected)
 
 
 def test_byot():

@@ -1,0 +1,61 @@
+"""What a command is given reaches what does the work, under its own name."""
+
+from pathlib import Path
+
+import torch
+
+from dkszoo import engine
+from dkszoo.cli import compare, replay, reproduce
+from dkszoo.engine import TrainConfig
+
+
+def test_compare(run_cli, monkeypatch):
+    seen = []
+    monkeypatch.setattr(compare, 'run_and_report', lambda *args: seen.append(args) or 0)
+    grid = ('--methods', 'baseline,ds', '--seeds', '2', '--jobs', '3', '--output', 'out')
+    code, _, err = run_cli('compare', '--config', 'quickstart', '--device', 'cpu', *grid)
+    assert code == 0, err
+    ((cells, folder, jobs),) = seen
+    assert (folder, jobs) == (Path('out/compare-quickstart'), 3)
+    made = [(method, cell.settings['seed']) for method, group in cells.items() for cell in group]
+    assert made == [('baseline', 0), ('baseline', 1), ('ds', 0), ('ds', 1)]
+    assert {cell.settings['device'] for group in cells.values() for cell in group} == {'cpu'}
+
+
+def test_reproduce(run_cli, monkeypatch):
+    seen = []
+    monkeypatch.setattr(reproduce, 'run_grid', lambda *args: seen.append(args[:3]))
+    for name in ('finish', 'report', 'draw_groups'):
+        monkeypatch.setattr(reproduce, name, lambda *_: 0)
+    grid = ('--seeds', '2', '--jobs', '3', '--output', 'out', '--no-equal-time')
+    data = ('--dataset', 'cifar10', '--data-dir', 'D', '--device', 'cpu', '--workers', '4')
+    code, _, err = run_cli('reproduce', 'dks-table1', '--row', 'resnet32-dks', *grid, *data)
+    assert code == 0, err
+    ((cells, folder, jobs),) = seen
+    assert (folder, jobs) == (Path('out/reproduce-small'), 3)
+    assert sorted(cell.settings['seed'] for cell in cells) == [0, 0, 1, 1]
+    asked = {'dataset': 'torch/cifar10', 'data_dir': 'D', 'device': 'cpu', 'workers': 4}
+    assert all({key: cell.settings[key] for key in asked} == asked for cell in cells)
+
+
+def test_replay(run_cli, monkeypatch):
+    record, seen = {'settings': TrainConfig().to_dict(), 'threads': torch.get_num_threads()}, []
+    monkeypatch.setattr(replay, 'read_finished', lambda _: record)
+    monkeypatch.setattr(replay, 'carry_out', lambda config, *_: seen.append(config) or 0)
+    here = dict(data_dir='D', kd_checkpoint='K', initial_checkpoint='I', resume='R', device='cpu', output='out')
+    argv = [word for key, value in here.items() for word in ('--' + key.replace('_', '-'), value)]
+    code, _, err = run_cli('replay', 'name/run.json', *argv)
+    assert code == 0, err
+    assert seen == [TrainConfig(experiment='name', **here)]
+
+
+def test_validate_makes_the_model_asked_for(run_cli, monkeypatch):
+    seen = []
+
+    def note(*args, **kwargs):
+        seen.append((args, kwargs))
+        raise ValueError('noted')
+
+    monkeypatch.setattr(engine, 'create_model', note)
+    run_cli('validate', '--model', 'resnet18', '--pretrained', '--num-classes', '7', '--in-chans', '1')
+    assert seen == [(('resnet18',), {'pretrained': True, 'num_classes': 7, 'in_chans': 1})]
