@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dkszoo.cli.bench import predict, random_data
+from dkszoo.cli.bench import make_setup, predict, random_data, random_teacher
 from dkszoo.engine import TrainConfig, timing
 
 SMALL = ('--steps', '2', '-b', '4', '--workers', '0', '--validation-batch-size', '4', '--device', 'cpu')
@@ -92,11 +92,42 @@ def test_random_images_are_of_no_named_classes():
 
 def test_hours_are_of_the_images_that_are_looked_at():
     settings = dict(epochs=2, batch_size=64, train_num_samples=640, val_split=0.1, eval_test_every_epoch=True)
-    setup = SimpleNamespace(data=None, world=SimpleNamespace(size=1))
     result = {'step_ms': 1000.0, 'eval_images_per_second': 10.0}
-    found = predict(TrainConfig(dataset='torch/cifar100', **settings), setup, result)
-    assert found['train_images'] == 640
-    assert found['hours'] == pytest.approx((2 * 10 + (2 * 15_000 + 2 * 10_000) / 10) / 3600)
+    for processes, steps in ((1, 10), (2, 5)):
+        setup = SimpleNamespace(data=None, world=SimpleNamespace(size=processes))
+        found = predict(TrainConfig(dataset='torch/cifar100', **settings), setup, result)
+        assert found['train_images'] == 640
+        assert found['hours'] == pytest.approx((2 * steps + (2 * 15_000 + 2 * 10_000) / 10) / 3600)
+
+
+def test_hours_with_real_data():
+    data = SimpleNamespace(train=range(90), val=range(10), test=range(40))
+    setup = SimpleNamespace(data=data, world=SimpleNamespace(size=1))
+    result = {'step_ms': 1000.0, 'eval_images_per_second': 10.0}
+    found = predict(TrainConfig(dataset='digits', epochs=2, batch_size=30), setup, result)
+    assert found['hours'] == pytest.approx((2 * 3 + (2 * 10 + 2 * 40) / 10) / 3600)
+
+
+def test_random_images_are_such_as_were_asked_for():
+    asked = {'img_size': 40, 'num_classes': 7, 'in_chans': 1}
+    config, data = random_data(TrainConfig(dataset='torch/cifar100', model='cifar_resnet8', **asked), 64)
+    assert {key: getattr(config, key) for key in asked} == asked
+    assert data.train[0][0].size == (40, 40)
+    assert {int(target) for _, target in data.train} == set(range(7))
+
+
+def test_images_are_random_ones_where_no_data_is_named(run_cli, monkeypatch):
+    asked = []
+    monkeypatch.setattr('dkszoo.cli.bench.make_setup', lambda *args: asked.append(args[0]) or make_setup(*args))
+    bench(run_cli, 'cifar_resnet8', '--method', 'baseline')
+    assert [config.dataset for config in asked] == ['']
+
+
+def test_a_teacher_that_was_given_is_taken(tmp_path):
+    config = TrainConfig(
+        method='kd', kd_model_name='cifar_resnet8', kd_checkpoint='mine.pth', num_classes=2, in_chans=1
+    )
+    assert random_teacher(config, tmp_path).kd_checkpoint == 'mine.pth'
 
 
 def test_real_images(run_cli):

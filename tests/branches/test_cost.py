@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import dkszoo
 from dkszoo.branches import attach_branches
-from dkszoo.branches.costs import Cost, Part
+from dkszoo.branches.costs import Cost, Part, Traffic
 
 
 def counted(run):
@@ -64,6 +64,14 @@ def test_a_large_network_takes_no_memory():
     """8 GB of weights, had they values."""
     found = dkszoo.cost('resnet18', 'dks', batch_size=1, num_classes=10**6)
     assert found.num_params > 2e9
+
+
+def test_traffic():
+    """What is read and what is written, in float32; a view costs nothing."""
+    image = torch.empty(2, 3, device='meta')
+    with Traffic() as traffic:
+        image.view(6).relu()
+    assert traffic.total == 4 * (6 + 6)
 
 
 def test_step_ratio():

@@ -1,11 +1,13 @@
 """A network with branches is treated by timm, and by torch, as the plain one is."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
 from timm.layers import convert_sync_batchnorm
+from timm.models import group_parameters
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from timm.utils import ModelEmaV3, freeze
 from torch import nn
@@ -13,6 +15,7 @@ from torch import nn
 from dkszoo import DeepSupervisionTask
 from dkszoo.branches import DeeplySupervised, attach_branches, strip
 from dkszoo.branches.mirror import start_afresh
+from dkszoo.branches.output import to_map
 
 NAMES = ['cifar_resnet8', 'cifar_densenet40_12', 'test_resnet', 'test_convnext', 'test_mambaout']
 
@@ -92,6 +95,13 @@ def test_layer_decay(name):
     plain, deep = scales(net.backbone), scales(net)
     assert {n.removeprefix('backbone.'): s for n, s in deep.items() if n.startswith('backbone.')} == plain
     assert {s for n, s in deep.items() if n.startswith('branches.')} == {1.0}
+
+
+def test_coarse_groups():
+    net = make('cifar_densenet40_12')
+    match = net.group_matcher(coarse=True)
+    plain = group_parameters(net.backbone, net.backbone.group_matcher(coarse=True), reverse=True)
+    assert {name: match(f'backbone.{name}') for name in plain} == plain
 
 
 @pytest.mark.parametrize(('name', 'design'), [('cifar_resnet8', 'ap_2fc'), ('test_convnext', 'mirror')])
@@ -280,6 +290,13 @@ def test_designs_differ_from_branch_to_branch():
     first, second = (branch.net.state_dict() for branch in net.branches)
     key = 'stages.3.blocks.0.conv_dw.weight'
     assert not torch.equal(first[key], second[key])
+
+
+def test_tokens_make_a_map_of_the_taps_form():
+    tokens, tap = torch.arange(30.0).view(1, 10, 3), torch.empty(1, 5, 4, 8)
+    found = to_map(tokens, tap, SimpleNamespace(num_features=3, num_prefix_tokens=2))
+    assert found.shape == (1, 3, 2, 4)
+    assert torch.equal(found[0, :, 1, 0], tokens[0, 2 + 4])
 
 
 def test_a_task_is_grouped_as_its_network():

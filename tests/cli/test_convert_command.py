@@ -56,7 +56,7 @@ def test_convert_writes_an_export(run_cli, dhm_file):
         assert again[key] == card[key]
 
 
-def test_convert_of_other_channels(run_cli, tmp_path):
+def test_convert_of_other_channels(run_cli, tmp_path, caplog):
     model = dkszoo.create_model('cifar_resnet8', num_classes=4, in_chans=1)
     torch.save(model.state_dict(), tmp_path / 'gray.pth')
     assert run_cli('convert', 'gray.pth', 'gray.safetensors')[0] == 0
@@ -66,6 +66,12 @@ def test_convert_of_other_channels(run_cli, tmp_path):
     assert data['mean'] == [pytest.approx((0.5071 + 0.4867 + 0.4408) / 3)]
     code, _, err = run_cli('convert', 'gray.pth', 'gray.safetensors', '--mean', '0.1', '0.2')
     assert (code, 'takes 1 channels' in err) == (2, True)
+    caplog.clear()
+    own = ('--mean', '0.1', '--std', '0.2', '--img-size', '40', '--crop-pct', '0.9')
+    assert run_cli('convert', 'gray.pth', 'gray.safetensors', *own)[0] == 0
+    with open('gray.json') as file:
+        assert json.load(file)['data']['input_size'] == [1, 40, 40]
+    assert 'does not say how images are prepared' not in caplog.text  # the user has
 
 
 def test_a_deviation_of_nothing(tmp_path):

@@ -97,7 +97,7 @@ def test_validate_per_branch_and_results_file(run_cli, tmp_path):
     assert len(rows) == 2
     assert float(rows[0]['top1']) == result['top1']
     plain = json.loads(run_cli(*validate[:3])[1].splitlines()[-1])
-    assert float(rows[0]['param_count']) == plain['param_count']
+    assert (float(rows[0]['param_count']), float(rows[0]['ece'])) == (plain['param_count'], plain['ece'])
 
 
 def test_best_on_test_is_stamped(run_cli, tmp_path):
@@ -146,6 +146,7 @@ def test_ema_is_what_is_judged_and_exported(run_cli, tmp_path):
     assert all(torch.equal(plain.state_dict()[key], value) for key, value in checkpoint['state_dict'].items())
     assert [json.loads((tmp_path / f'{name}.json').read_text())['ema'] for name in 'op'] == [True, False]
     assert run_cli('export', 'runs/tiny/model_best.pth.tar', '--hub-dir', 'hub', '--no-ema')[0] == 0
+    assert json.loads((tmp_path / 'hub/config.json').read_text())['pretrained_cfg']['license'] == 'apache-2.0'
     folder = safetensors.torch.load_file(tmp_path / 'hub/model.safetensors')
     assert all(torch.equal(folder[key], value) for key, value in checkpoint['state_dict'].items() if key in folder)
 

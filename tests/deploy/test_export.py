@@ -5,6 +5,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors import safe_open
 
 import dkszoo
 from dkszoo.deploy import VerificationFailed, convert_file, verify
@@ -19,8 +20,19 @@ def test_export_and_load(checkpoint, tmp_path):
     assert torch.equal(model(images), net.eval()(images).logits)
     assert card['num_params'] == sum(p.numel() for p in model.parameters())
     assert model.pretrained_cfg['mean'] == (0.5,) * 3
+    with safe_open(tmp_path / 'o.safetensors', 'pt') as file:
+        assert file.metadata() == {'format': 'pt'}  # without which others refuse it
     assert json.loads((tmp_path / 'o.json').read_text()) == card
     assert sorted(p.name for p in tmp_path.iterdir()) == ['c.pth.tar', 'o.json', 'o.safetensors']
+
+
+def test_branches_elsewhere_than_usual(checkpoint, tmp_path):
+    path, net = checkpoint
+    saved = torch.load(path, weights_only=True)
+    saved['task_state']['branches'] = {f'0.{key}': value for key, value in net.branches[1].state_dict().items()}
+    saved['dkszoo']['model']['taps'] = [1]
+    torch.save(saved, path)
+    dkszoo.export(path, tmp_path / 'o.safetensors')
 
 
 def test_an_export_is_not_exported_again(checkpoint, run_cli):

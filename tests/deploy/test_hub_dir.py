@@ -106,6 +106,14 @@ def test_results_of_other_weights_are_not_claimed(run_folder, tmp_path):
     text = (tmp_path / 'hub' / 'README.md').read_text()
     assert '91.5' not in text
     assert 'None is recorded.' in text
+    assert 'license: apache-2.0' in text
+
+
+def test_the_figure_that_a_checkpoint_itself_knows(run_folder, tmp_path):
+    path, _ = run_folder
+    torch.save({**torch.load(path, weights_only=True), 'metric': 71.234}, tmp_path / 'other.pth.tar')
+    export_hub(tmp_path / 'other.pth.tar', tmp_path / 'hub')
+    assert 'what the best epoch was chosen on: 71.23 %' in (tmp_path / 'hub' / 'README.md').read_text()
 
 
 @pytest.mark.parametrize(

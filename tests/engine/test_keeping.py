@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dkszoo.engine import TrainConfig, keeper
-from dkszoo.engine.checkpoint import BEST, LAST, newest_checkpoint, read_checkpoint, recovery_files
+from dkszoo.engine.checkpoint import BEST, LAST, newest_checkpoint, read_checkpoint, reason, recovery_files
 from dkszoo.engine.contents import Progress
 from dkszoo.engine.folder import RECORDS, RunFolder
 from dkszoo.engine.restore import check_place, restore
@@ -205,3 +205,71 @@ def test_recovery_files_are_ordered_by_number(tmp_path):
     for name in names:
         (tmp_path / name).touch()
     assert [path.name for path in recovery_files(tmp_path)] == names
+
+
+@pytest.mark.parametrize(
+    ('dataset', 'data_dir', 'epoch', 'best'),
+    [('', 'here', 1, 0), ('', 'there', 1, None), ('', 'there', 2, 0), ('torch/cifar10', 'there', 1, 0)],
+)
+def test_a_best_epoch_that_another_folder_of_images_chose_is_none(kept, monkeypatch, dataset, data_dir, epoch, best):
+    """But it stays at the end of a run, where no other is to come."""
+    config = TrainConfig(epochs=2, dataset=dataset, data_dir='here')
+    kept.setup = SimpleNamespace(world=SimpleNamespace(is_main=False), config=config)
+    monkeypatch.setattr(keeper, 'newest_checkpoint', lambda *_: (Path(LAST), {'args': {'data_dir': data_dir}}))
+    monkeypatch.setattr(keeper, 'restore', lambda *_: Progress(epoch=epoch, best_epoch=0, best_metric=50.0))
+    assert kept.resume().best_epoch == best
+
+
+@pytest.mark.parametrize(('step', 'name'), [(0, LAST), (4, 'recovery-1-4.pth.tar')])
+def test_a_file_from_elsewhere_gets_its_place_in_the_folder(kept, tmp_path, step, name):
+    nothing = lambda _: None  # noqa: E731
+    kept.folder = SimpleNamespace(path=tmp_path, write_summary=nothing, trim_log=nothing)
+    kept.last, kept.source = tmp_path / LAST, GOLDEN
+    kept.settle(Progress(epoch=1, step=step))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert kept.source == tmp_path / name
+
+
+def test_an_epoch_that_stands_in_for_the_best_does_so_with_its_own_figure(kept, tmp_path):
+    torch.save({**read_checkpoint(GOLDEN), 'metric': 70.0}, tmp_path / LAST)
+    kept.setup = SimpleNamespace(world=SimpleNamespace(is_main=False))
+    kept.last, kept.best, kept.source = tmp_path / LAST, tmp_path / BEST, tmp_path / LAST
+    progress = Progress(epoch=2, best_epoch=0, best_metric=90.0)
+    kept.mend_best(progress)
+    assert (progress.best_epoch, progress.best_metric) == (1, 70.0)
+
+
+@pytest.mark.parametrize(
+    ('settings', 'name'),
+    [
+        ({'dataset': 'torch/cifar10'}, 'resnet18-dks-torch_cifar10'),
+        ({'dataset': '', 'data_dir': '/data/flowers'}, 'resnet18-dks-flowers'),
+        ({'experiment': 'a/b'}, 'a_b'),
+    ],
+)
+def test_the_name_of_a_run_folder(settings, name):
+    assert RunFolder.of(TrainConfig(model='resnet18', method='dks', **settings)).path == Path('runs') / name
+
+
+def test_the_systems_own_words_are_said_of_a_disk():
+    """Which torch's writer wraps in others."""
+    error = RuntimeError('PytorchStreamWriter failed')
+    error.__context__ = OSError(28, 'No space left on device')
+    assert reason(error) == 'No space left on device'
+    assert reason(ValueError('a line\nanother')) == 'a line'
+
+
+@pytest.mark.parametrize(
+    ('reason', 'said'),
+    [('it is odd', 'it is odd (--overwrite starts anew)'), ('it is odd (mend it)', 'it is odd (mend it)')],
+)
+def test_a_refusal_says_once_what_to_do(kept, monkeypatch, reason, said):
+    def refuse(*_):
+        raise ValueError(reason)
+
+    kept.setup = SimpleNamespace(config=TrainConfig())
+    monkeypatch.setattr(keeper, 'newest_checkpoint', lambda *_: (Path(LAST), {}))
+    monkeypatch.setattr(keeper, 'restore', refuse)
+    with pytest.raises(ValueError, match=r'cannot go on from') as caught:
+        kept.resume()
+    assert str(caught.value) == f"cannot go on from '{LAST}': {said}"

@@ -11,6 +11,7 @@ import torch
 from benchmarks.reliability.runs import FOLDER, MIXED, PLAIN, outcome, reference, start, wait
 from dkszoo.engine import record
 from dkszoo.engine.checkpoint import BEST, LAST, read_checkpoint, state_hash
+from dkszoo.engine.config import flag
 
 
 @pytest.fixture(scope='module')
@@ -34,6 +35,7 @@ def test_run_json_holds_what_a_repetition_needs(finished):
     assert record['versions']['python'] == platform.python_version()
     assert record['device'].startswith('cpu (')
     assert len(record['dataset_sha256']) == 64
+    assert [record[f'{part}_images'] for part in ('train', 'val', 'test')] == [100, 143, 359]
     assert record['git_commit'] is None or len(record['git_commit'].removesuffix('-dirty')) == 40
     assert record['started'] <= record['ended']
     assert set(record['result']) == {'best_epoch', 'best_on', 'last', 'best'}
@@ -50,6 +52,8 @@ def test_replay_is_equal_and_names_what_differs(run_cli, finished, tmp_path):
     assert code == 0
     assert out.splitlines()[-1].startswith('equal: the weights have the recorded SHA-256')
     assert outcome_weights(tmp_path / 'replays/tiny') == outcome(finished)['weights_sha256']
+    code, out, _ = run_cli('replay', path)
+    assert (code, 'finished already (replays/tiny; remove it to run again)' in out) == (0, True)
 
     record = json.loads(path.read_text())
     record['settings']['device'] = 'cuda:99'
@@ -93,6 +97,20 @@ def test_the_commit_is_that_of_the_package(tmp_path, monkeypatch):
 def test_a_checkpoint_that_is_gone_has_no_hash(tmp_path):
     """A run that goes on needs the file of --resume no more."""
     assert record.hash_of(str(tmp_path / 'gone.pth.tar')) is None
+
+
+def test_a_replay_writes_into_its_own_folder_alone(run_cli, finished, tmp_path, monkeypatch):
+    """Nothing over the export of the recorded run, nor over what --overwrite was given for then."""
+    record = json.loads((finished / FOLDER / 'run.json').read_text())
+    record['settings'] |= {'export': 'o.safetensors', 'overwrite': True}
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'mine/run.json').write_text(json.dumps(record))
+    monkeypatch.chdir(tmp_path / 'mine')
+    configs, here = [], {'kd_checkpoint': 'a.pth', 'initial_checkpoint': 'b.pth', 'resume': 'c.pth.tar'}
+    monkeypatch.setattr('dkszoo.cli.replay.carry_out', lambda config, *_: configs.append(config.to_dict()) or 0)
+    assert run_cli('replay', 'run.json', *(word for key in here for word in (flag(key), here[key])))[0] == 0
+    own = {'output': 'replays', 'experiment': 'mine', 'export': '', 'overwrite': False}
+    assert configs == [{**record['settings'], **own, **here}]
 
 
 def outcome_weights(folder) -> str:

@@ -1,5 +1,6 @@
 """Every setting does what it says: what a run is made of, and what one step does."""
 
+import dataclasses
 import json
 
 import pytest
@@ -9,15 +10,17 @@ from torch.nn import functional as F
 
 import dkszoo
 from dkszoo.engine import TrainConfig
+from dkszoo.engine.checkpoint import describe_model
 from dkszoo.engine.config import FREE
 from dkszoo.engine.optim import build_optimizer
-from dkszoo.engine.record import differences, fingerprint
+from dkszoo.engine.record import differences, fingerprint, start_record
 from dkszoo.engine.run import warn_of_average
 from dkszoo.engine.setup import build, open_data
 from dkszoo.engine.step import Stepper
 from dkszoo.engine.sums import Sums
 from dkszoo.engine.world import World
 from dkszoo.papers.workload import work
+from dkszoo.weights import sha256
 
 SMALL = {
     'model': 'cifar_resnet8',
@@ -135,6 +138,25 @@ def test_figures_go_on_from_what_there_was():
     assert not Sums({}, torch.device('cpu')).to_dict()
 
 
+def test_a_checkpoint_says_how_images_are_evaluated():
+    how = {'crop_mode': 'squash', 'crop_pct': 0.9, 'interpolation': 'bicubic'}
+    model = describe_model(made(**how, channels_last=True, validation_batch_size=5))
+    assert model['evaluation'] == {'batch_size': 5, 'channels_last': True}
+    assert {key: model['data'][key] for key in how} == how
+    assert describe_model(made(method='ds', branches='dks', taps=(1,)))['taps'] == [1]
+
+
+def test_a_record_knows_the_first_weights(tmp_path):
+    setup = made()
+    (tmp_path / 'first.pth').write_bytes(b'abc')
+    setup = dataclasses.replace(
+        setup, config=dataclasses.replace(setup.config, initial_checkpoint=str(tmp_path / 'first.pth'))
+    )
+    record = start_record(setup, [], '')
+    assert record['initial_checkpoint_sha256'] == sha256(tmp_path / 'first.pth')
+    assert record['kd_checkpoint_sha256'] is None
+
+
 def test_one_value_for_all_channels():
     config = open_data(TrainConfig(in_chans=3, mean=(0.5,), std=(0.1, 0.2, 0.3)))[0]
     assert (config.mean, config.std) == ((0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
@@ -205,6 +227,8 @@ def test_the_fingerprint_is_of_both_sets(part, what):
         base.images = base.images.copy()
         base.images[-1, 0, 0] ^= 1
     assert fingerprint(data) != before
+    before = fingerprint(data)
+    assert fingerprint(dataclasses.replace(data, classes=data.classes[::-1])) != before
 
 
 def test_of_equal_epochs_the_later_one_is_best(run_cli, tmp_path, monkeypatch):

@@ -172,8 +172,9 @@ def test_forward_intermediates_shapes(name):
     for indices, chosen in ((2, infos[-2:]), ([1], infos[1:2]), ([-1, 0], [infos[0], infos[-1]])):
         taps = model.forward_intermediates(x, indices=indices, stop_early=True, intermediates_only=True)
         assert [tuple(t.shape) for t in taps] == expected_shapes(model, x, chosen)
-    normed = model.forward_intermediates(x, indices=[-1], norm=True, intermediates_only=True)
-    assert normed[0].shape == final.shape
+    normed = model.forward_intermediates(x, norm=True, intermediates_only=True)
+    assert [tuple(t.shape) for t in normed[:-1]] == expected_shapes(model, x, infos[:-1])
+    assert normed[-1].shape == final.shape
 
 
 @pytest.mark.parametrize('name', zoo.CIFAR_NAMES)

@@ -149,6 +149,8 @@ def test_torchvision_resnets(depth):
         assert converted[:3] == (f'dks_resnet{depth}', {'num_classes': 7, 'in_chans': 3}, None)
         assert list(converted.backbone) == list(state)
         assert dkszoo.convert(contents, f'resnet{depth}').model == f'resnet{depth}'
+        plain = {'epoch': 3, 'arch': f'resnet{depth}', 'state_dict': contents}  # of torch's example, and of DHM
+        assert dkszoo.convert(plain).model == f'dks_resnet{depth}'
 
 
 def bn(state, name, x, train):

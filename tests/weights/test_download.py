@@ -15,7 +15,7 @@ import torch
 import torchvision
 
 import dkszoo
-from dkszoo.weights import download
+from dkszoo.weights import download, write_card
 
 NAME = 'dks_resnet18.sun2019_in1k'
 HTML = b'<!DOCTYPE html><html><title>Quota exceeded</title></html>'
@@ -124,6 +124,7 @@ def test_downloads_converts_and_keeps(mirror, cache, resnet18, mode):
     assert names(cache) == [f'{NAME}.json', f'{NAME}.safetensors']
     card = json.loads((cache / f'{NAME}.json').read_text())
     assert card['source']['from'] == f'{mirror.url}/{NAME}.pth'
+    assert (card['data']['crop_mode'], card['data']['interpolation']) == ('squash', 'bicubic')
     model, _ = dkszoo.load(cache / f'{NAME}.safetensors')
     assert torch.equal(model(images), resnet18(images))
     smaller = dkszoo.create_model(NAME, pretrained=True, num_classes=7)
@@ -259,6 +260,11 @@ def test_what_was_downloaded_first_is_held_against_the_rest(mirror, cache, body)
         load()
     card.unlink()
     load()
+    card.unlink()
+    load()  # it has come again: the weights alone say too little
+    write_card(weights, {**json.loads(card.read_text()), 'tag': 'other'})
+    with pytest.raises(ValueError, match=rf"holds 'dks_resnet18.other' .*delete '{weights}'"):
+        load()
 
 
 def test_drive_is_asked_for_the_file_and_not_its_confirm_page(monkeypatch, tmp_path):

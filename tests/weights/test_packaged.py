@@ -22,7 +22,7 @@ from dkszoo.deploy.publish import BUDGET, check_new_tag, publish
 from dkszoo.engine import TrainConfig
 from dkszoo.engine.setup import open_data
 from dkszoo.models._tags import FILES
-from dkszoo.weights import tag_of
+from dkszoo.weights import tag_of, weighted_name
 
 ROOT = Path(__file__).parents[2]
 RUN = (
@@ -157,6 +157,16 @@ def test_packaged_cards_say_the_same_things():
 )
 def test_tags_are_method_and_dataset(method, dataset, tag):
     assert tag_of({'method': method, 'dataset': dataset}) == tag
+
+
+def test_which_weights_a_name_without_tag_stands_for(monkeypatch):
+    tags = []
+    monkeypatch.setattr('timm.list_pretrained', lambda _: [f'cifar_resnet8.{tag}' for tag in tags])
+    for tags[:], chosen in ((['base_a'], '.base_a'), (['base_a', 'da', 'dks_a'], '.dks_a'), ([], '')):
+        assert weighted_name('cifar_resnet8') == f'cifar_resnet8{chosen}'
+    tags[:] = ['dks_a', 'dks_b', 'base_a']
+    with pytest.raises(ValueError, match=r'several weights \(name one: cifar_resnet8.dks_a, cifar_resnet8.dks_b\)'):
+        weighted_name('cifar_resnet8')
 
 
 def test_tags_load_everywhere_offline(package):
