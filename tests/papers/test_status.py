@@ -99,11 +99,13 @@ def test_the_curves_of_the_long_runs_are_whole(tmp_path):
     assert (tmp_path / 'curves.png').read_bytes().startswith(b'\x89PNG')
 
 
-@pytest.mark.parametrize('study', ['', '-resnet8', '-noise50'])
-def test_the_tables_of_lengths_are_what_the_runs_give(study):
+@pytest.mark.parametrize(
+    ('folder', 'study'), [('lengths', ''), ('lengths', '-resnet8'), ('lengths', '-noise50'), ('noise', '-50')]
+)
+def test_the_tables_of_lengths_are_what_the_runs_give(folder, study):
     """Errors and gains at equal epochs; the records hold no times of epochs, of which the other columns are."""
     errors: dict[tuple[str, int], dict[int, float]] = {}
-    for path in sorted((RESULTS / 'lengths/runs').glob(f'*-seed?{study}.json')):
+    for path in sorted((RESULTS / folder / 'runs').glob(f'*-seed?{study}.json')):
         record = json.loads(path.read_text())
         settings = record['settings']
         of = errors.setdefault((settings['method'], settings['epochs']), {})
@@ -112,7 +114,7 @@ def test_the_tables_of_lengths_are_what_the_runs_give(study):
     for (method, epochs), by_seed in sorted(errors.items(), key=in_order):
         gain = '' if method == 'baseline' else gain_by_seed(errors['baseline', epochs], by_seed)
         lines.append([method, str(epochs), str(len(by_seed)), show(*mean_std(list(by_seed.values()))), gain])
-    published = [cells[:5] for cells in rows((RESULTS / 'lengths/README.md').read_text()) if cells[1].isdecimal()]
+    published = [cells[:5] for cells in rows((RESULTS / folder / 'README.md').read_text()) if cells[1].isdecimal()]
     assert lines
     starts = [i for i, cells in enumerate(published) if cells[:2] in (['baseline', '5'], ['baseline', '10'])]
     assert any(published[i : i + len(lines)] == lines for i in starts)
@@ -131,6 +133,20 @@ def test_what_ten_seeds_say_is_what_the_runs_give():
         lines.append([gain_by_seed(other, dks)[1:], str(ahead), gain_by_seed(other, added)[1:]])
     published = rows((RESULTS / 'lengths/README.md').read_text())
     start = next(i for i, cells in enumerate(published) if cells[0] == 'DKS, 80 epochs, ahead of')
+    assert [cells[1:] for cells in published[start + 2 : start + 5]] == lines
+
+
+def test_what_is_said_of_wrong_labels_is_what_the_runs_give():
+    def errors(method: str, epochs: int) -> dict[int, float]:
+        paths = [RESULTS / f'noise/runs/{method}-epochs_{epochs}-seed{seed}-50.json' for seed in range(10)]
+        return {seed: 100 - json.loads(p.read_text())['result']['last']['top1'] for seed, p in enumerate(paths)}
+
+    dks, lines = errors('dks', 10), []
+    for method, epochs in (('baseline', 10), ('ds', 10), ('baseline', 24)):
+        other = errors(method, epochs)
+        lines.append([gain_by_seed(other, dks), str(sum(dks[seed] < error for seed, error in other.items()))])
+    published = rows((RESULTS / 'noise/README.md').read_text())
+    start = next(i for i, cells in enumerate(published) if cells[0].startswith('DKS, 10 epochs'))
     assert [cells[1:] for cells in published[start + 2 : start + 5]] == lines
 
 
