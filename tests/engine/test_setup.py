@@ -6,6 +6,7 @@ import json
 import pytest
 import timm
 import torch
+from setups import made
 from torch.nn import functional as F
 
 import dkszoo
@@ -21,19 +22,6 @@ from dkszoo.engine.sums import Sums
 from dkszoo.engine.world import World
 from dkszoo.papers.workload import work
 from dkszoo.weights import sha256
-
-SMALL = {
-    'model': 'cifar_resnet8',
-    'model_kwargs': {'channels': [4, 8, 16], 'stem_chs': 4},
-    'method': 'baseline',
-    'train_num_samples': 64,
-    'batch_size': 16,
-}
-
-
-def made(**settings):
-    config, data = open_data(TrainConfig(**{**SMALL, **settings}))
-    return build(config, data, World(torch.device('cpu')))
 
 
 def test_the_criterion():

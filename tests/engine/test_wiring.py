@@ -3,31 +3,19 @@
 import pytest
 import timm
 import torch
+from setups import made
 
 from dkszoo import DeepSupervisionTask
 from dkszoo.data import Augmentation
 from dkszoo.engine import StopRequest, TrainConfig
 from dkszoo.engine.evaluate import best_by, evaluate
 from dkszoo.engine.folder import RunFolder
-from dkszoo.engine.setup import build, open_data
+from dkszoo.engine.setup import open_data
 from dkszoo.engine.step import Stepper
 from dkszoo.engine.teacher import build_teacher
 from dkszoo.engine.trainer import Trainer
-from dkszoo.engine.world import World
 
-SMALL = {
-    'model': 'cifar_resnet8',
-    'model_kwargs': {'channels': [4, 8, 16], 'stem_chs': 4},
-    'method': 'baseline',
-    'train_num_samples': 64,
-    'batch_size': 16,
-}
 IMAGES, LABELS = torch.rand(4, 1, 32, 32), torch.arange(4)
-
-
-def made(**settings):
-    config, data = open_data(TrainConfig(**{**SMALL, **settings}))
-    return build(config, data, World(torch.device('cpu')))
 
 
 @pytest.mark.parametrize(('mode', 'left_out'), [('norm', 0), ('value', 0), ('agc', 2)])
