@@ -120,31 +120,32 @@ def test_the_tables_of_lengths_are_what_the_runs_give(folder, study):
     assert any(published[i : i + len(lines)] == lines for i in starts)
 
 
-def test_what_ten_seeds_say_is_what_the_runs_give():
-    def errors(method: str, epochs: int) -> dict[int, float]:
-        paths = [RESULTS / f'lengths/runs/{method}-epochs_{epochs}-seed{seed}.json' for seed in range(10)]
-        return {seed: 100 - json.loads(p.read_text())['result']['last']['top1'] for seed, p in enumerate(paths)}
+def errors_of_ten_seeds(runs: str, method: str, epochs: int, study: str = '') -> dict[int, float]:
+    """Test errors after the last epoch, by seed."""
+    paths = [RESULTS / runs / f'{method}-epochs_{epochs}-seed{seed}{study}.json' for seed in range(10)]
+    return {seed: 100 - json.loads(p.read_text())['result']['last']['top1'] for seed, p in enumerate(paths)}
 
-    dks, lines = errors('dks', 80), []
+
+def count_ahead(errors: dict[int, float], others: dict[int, float]) -> str:
+    return str(sum(errors[seed] < error for seed, error in others.items()))
+
+
+def test_what_ten_seeds_say_is_what_the_runs_give():
+    dks, lines = errors_of_ten_seeds('lengths/runs', 'dks', 80), []
     for method, epochs in (('baseline', 80), ('baseline', 160), ('ds', 80)):
-        other = errors(method, epochs)
+        other = errors_of_ten_seeds('lengths/runs', method, epochs)
         added = {seed: error for seed, error in dks.items() if seed > 2}
-        ahead = sum(dks[seed] < error for seed, error in other.items())
-        lines.append([gain_by_seed(other, dks)[1:], str(ahead), gain_by_seed(other, added)[1:]])
+        lines.append([gain_by_seed(other, dks)[1:], count_ahead(dks, other), gain_by_seed(other, added)[1:]])
     published = rows((RESULTS / 'lengths/README.md').read_text())
     start = next(i for i, cells in enumerate(published) if cells[0] == 'DKS, 80 epochs, ahead of')
     assert [cells[1:] for cells in published[start + 2 : start + 5]] == lines
 
 
 def test_what_is_said_of_wrong_labels_is_what_the_runs_give():
-    def errors(method: str, epochs: int) -> dict[int, float]:
-        paths = [RESULTS / f'noise/runs/{method}-epochs_{epochs}-seed{seed}-50.json' for seed in range(10)]
-        return {seed: 100 - json.loads(p.read_text())['result']['last']['top1'] for seed, p in enumerate(paths)}
-
-    dks, lines = errors('dks', 10), []
+    dks, lines = errors_of_ten_seeds('noise/runs', 'dks', 10, '-50'), []
     for method, epochs in (('baseline', 10), ('ds', 10), ('baseline', 24)):
-        other = errors(method, epochs)
-        lines.append([gain_by_seed(other, dks), str(sum(dks[seed] < error for seed, error in other.items()))])
+        other = errors_of_ten_seeds('noise/runs', method, epochs, '-50')
+        lines.append([gain_by_seed(other, dks), count_ahead(dks, other)])
     published = rows((RESULTS / 'noise/README.md').read_text())
     start = next(i for i, cells in enumerate(published) if cells[0].startswith('DKS, 10 epochs'))
     assert [cells[1:] for cells in published[start + 2 : start + 5]] == lines
