@@ -135,7 +135,7 @@ def find_fault(records: list[zipfile.ZipInfo], size: int) -> str | None:
 
 
 def backbone_state(checkpoint: dict, ema: bool = True) -> dict[str, torch.Tensor]:
-    """The backbone's state dict in a training checkpoint of ours.
+    """The backbone's state dict in a training checkpoint of ours or timm's, or in a bare state dict.
 
     Args:
         checkpoint: What `read_pickle` gave.
@@ -144,9 +144,12 @@ def backbone_state(checkpoint: dict, ema: bool = True) -> dict[str, torch.Tensor
     Raises:
         ValueError: There is no state dict in it.
     """
-    keys = ('state_dict_ema', 'state_dict') if ema else ('state_dict',)
-    state = next((checkpoint[key] for key in keys if isinstance(checkpoint.get(key), dict)), None)
-    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    state = checkpoint
+    for key in ('state_dict_ema', 'state_dict') if ema else ('state_dict',):
+        if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
+            state = checkpoint[key]
+            break
+    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError('the checkpoint holds no state dict of tensors')
     return dict(state)
 

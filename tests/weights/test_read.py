@@ -101,6 +101,7 @@ def test_backbone_state_prefers_the_average():
     a, b = {'w': torch.zeros(1)}, {'w': torch.ones(1)}
     assert backbone_state({'state_dict': a, 'state_dict_ema': b})['w'] == 1
     assert backbone_state({'state_dict': a, 'state_dict_ema': b}, ema=False)['w'] == 0
+    assert backbone_state(a)['w'] == 0
     with pytest.raises(ValueError, match='no state dict'):
         backbone_state({'epoch': 3})
 
