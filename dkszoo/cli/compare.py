@@ -16,7 +16,7 @@ from .main import Parser
 from .stopping import until_stopped
 
 # What `compare` sets itself, or leaves out, in every run.
-OF_A_RUN = ('method', 'seed', 'output', 'experiment', 'export', 'resume', 'overwrite')
+OF_THE_GRID = ('method', 'seed', 'output', 'experiment', 'export', 'resume', 'overwrite')
 
 
 def main(argv: list[str]) -> int:
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     add('--seeds', type=int, default=3, metavar='N', help='runs of each, with seeds 0 to N - 1 (default 3)')
     add('--jobs', type=int, default=1, metavar='N', help='runs at a time (default 1)')
     add_config(parser)
-    add_flags(parser, leave_out=('method', 'seed', 'experiment', 'export', 'resume', 'overwrite'))
+    add_flags(parser, leave_out=set(OF_THE_GRID) - {'output'})
     values = vars(parser.parse_args(argv))
     methods, seeds, jobs = split_methods(values.pop('methods')), values.pop('seeds'), values.pop('jobs')
     recipe = values.pop('config')
@@ -88,7 +88,7 @@ def make_cell(text: str, seed: int, settings: dict) -> Cell:
         key = key.replace('-', '_')
         if not equals:
             raise ValueError(f'{text!r}: settings of a method are written :key=value')
-        if key in OF_A_RUN:
+        if key in OF_THE_GRID:
             raise ValueError(f'{text!r}: {key} cannot be set for one method (leave it out)')
         own[key] = setting_from_text(key, value)
     if not spec.needs_branches(LossSettings(**{key: own[key] for key in own.keys() & loss})):

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from typing import get_args, get_origin
 
 from dkszoo.engine.config import TrainConfig, flag, negation
@@ -13,7 +13,7 @@ from dkszoo.papers import list_recipes
 from dkszoo.weights import parse_yaml
 
 
-def add_flags(parser: argparse.ArgumentParser, leave_out: Sequence[str] = ()) -> None:
+def add_flags(parser: argparse.ArgumentParser, leave_out: Collection[str] = ()) -> None:
     """Add the flags of all settings but those left out; only flags that were given end up in the namespace."""
     for part in reversed(TrainConfig.__mro__):
         own = inspect.get_annotations(part)
