@@ -1,5 +1,6 @@
 """Training checkpoints: timm's keys, and under 'dkszoo' what an exact resume needs. Plain data only."""
 
+import filecmp
 import hashlib
 import os
 import re
@@ -110,21 +111,26 @@ def save_checkpoint(checkpoint: dict, path: Path) -> None:
         with open(temporary, 'wb') as file:  # a file of our own: torch's writer does not say why it failed
             torch.save(checkpoint, file)
 
-    replace_checkpoint(path, write)
+    replace_checkpoint(path, write, read_checkpoint)
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
-    """Durably replace `target` by a copy of `source`.
+    """Durably replace `target` by a copy of `source`, a good one; the two are compared before the old one goes.
 
     Raises:
         OSError: It could not be written; the old one is still there.
     """
-    replace_checkpoint(target, lambda temporary: shutil.copyfile(source, temporary))
+
+    def compare(temporary: Path) -> None:
+        if not filecmp.cmp(source, temporary, shallow=False):
+            raise OSError(f'the copy differs from {str(source)!r}')
+
+    replace_checkpoint(target, lambda temporary: shutil.copyfile(source, temporary), compare)
 
 
-def replace_checkpoint(path: Path, write: Callable[[Path], None]) -> None:
+def replace_checkpoint(path: Path, write: Callable[[Path], object], check: Callable[[Path], object]) -> None:
     try:
-        write_durably(path, write, check=read_checkpoint)
+        write_durably(path, write, check)
     except (OSError, RuntimeError, ValueError) as error:
         raise OSError(f'cannot write {str(path)!r}: {reason(error)}') from error
 

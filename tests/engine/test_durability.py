@@ -9,23 +9,24 @@ from benchmarks.reliability.faults import break_save, die, fail, no_space
 from benchmarks.reliability.flips import flips
 from benchmarks.reliability.leak import leak
 from benchmarks.reliability.runs import FOLDER, PLAIN, digest
-from dkszoo.engine.checkpoint import LAST, read_checkpoint, save_checkpoint
+from dkszoo.engine.checkpoint import LAST, copy_checkpoint, read_checkpoint, save_checkpoint
 
 GOLDEN = Path(__file__).parents[1] / 'golden/checkpoint_format1.pth.tar'
 
 
 def test_flips_and_truncations():
-    assert flips(n=60, cuts=20, every=30)
+    assert flips(n=30, cuts=10, every=60)
 
 
 @pytest.mark.parametrize('happen', [fail, die])
 def test_an_error_or_a_kill_at_file_operations(happen):
-    operations, wrong, kinds = break_save(happen, every=200)
+    operations, wrong, kinds = break_save(happen, every=600)
     assert not wrong
     assert operations > 10
     assert all(kinds.values())
 
 
+@pytest.mark.slow
 def test_no_space_left():
     assert not no_space([60_000])
 
@@ -68,3 +69,16 @@ def test_format_1_loads_and_goes_on_for_ever(run_cli, tmp_path):
     for flags in ((), ('--no-ema',), ('--per-branch',)):
         assert run_cli('validate', '--checkpoint', GOLDEN, *flags)[0] == 0
     assert run_cli('export', GOLDEN, 'out.safetensors')[0] == 0
+
+
+def test_a_copy_that_is_not_its_source_is_not_kept(tmp_path, monkeypatch):
+    source, target = tmp_path / 'a.pth.tar', tmp_path / 'b.pth.tar'
+    source.write_bytes(b'new')
+    target.write_bytes(b'old')
+    monkeypatch.setattr('shutil.copyfile', lambda source, target: target.write_bytes(b'ne_'))
+    with pytest.raises(OSError, match=r'cannot write .*b\.pth\.tar.*: the copy differs from .*a\.pth\.tar'):
+        copy_checkpoint(source, target)
+    assert (target.read_bytes(), len(list(tmp_path.iterdir()))) == (b'old', 2)
+    monkeypatch.undo()
+    copy_checkpoint(source, target)
+    assert target.read_bytes() == b'new'

@@ -145,7 +145,7 @@ def test_replay_mistakes(run_cli, finished, tmp_path):
     assert 'choose another --output' in refused(finished / FOLDER / 'run.json', '--output', finished / 'runs')
 
 
-@pytest.mark.parametrize('argv', [PLAIN, (*MIXED, '--workers', '0')])
+@pytest.mark.parametrize('argv', [PLAIN, pytest.param((*MIXED, '--workers', '0'), marks=pytest.mark.slow)])
 def test_the_final_figures_are_validates(run_cli, tmp_path, argv):
     """Every digit, for last and best, with EMA and in another process."""
     assert wait(start(argv, tmp_path)) == 0

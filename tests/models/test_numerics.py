@@ -13,7 +13,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 import dkszoo
 
 
-@pytest.mark.parametrize('name', zoo.LIGHT)
+@pytest.mark.parametrize('name', zoo.smaller_by_default(zoo.LIGHT))
 @torch.no_grad()
 def test_forward_paths_agree(name):
     model, x = zoo.real(name), zoo.images(name)
@@ -34,7 +34,7 @@ def test_forward_paths_agree(name):
 
 
 @pytest.mark.parametrize('train', [False, True])
-@pytest.mark.parametrize('name', zoo.LIGHT)
+@pytest.mark.parametrize('name', zoo.smaller_by_default(zoo.LIGHT))
 @torch.no_grad()
 def test_stage_takes_the_tap_before(name, train):
     model, x = zoo.real(name).train(train), zoo.images(name)
@@ -48,7 +48,7 @@ def test_stage_takes_the_tap_before(name, train):
         assert torch.equal(model.forward_norm(taps[-1]), final)
 
 
-@pytest.mark.parametrize('name', zoo.LIGHT)
+@pytest.mark.parametrize('name', zoo.smaller_by_default(zoo.LIGHT))
 def test_gradients_and_checkpointing(name):
     model, x = zoo.real(name).train(), zoo.images(name)
     model.reset_classifier(42)
@@ -81,7 +81,7 @@ def test_checkpointed_blocks_run_again(name):
         assert len(calls) == total
 
 
-@pytest.mark.parametrize('name', zoo.LIGHT)
+@pytest.mark.parametrize('name', zoo.smaller_by_default(zoo.LIGHT))
 @torch.no_grad()
 def test_pretrained_weights_adapt(name, tmp_path):
     model = zoo.real(name)
@@ -104,7 +104,7 @@ def test_pretrained_weights_adapt(name, tmp_path):
     assert torch.equal(load()(x), model(x))
 
 
-@pytest.mark.parametrize('name', zoo.LIGHT)
+@pytest.mark.parametrize('name', zoo.smaller_by_default(zoo.LIGHT))
 @torch.no_grad()
 def test_drop_rate(name):
     model, x = zoo.real(name), zoo.images(name)
@@ -117,7 +117,7 @@ def test_drop_rate(name):
     assert torch.equal(model.train().forward_head(final, pre_logits=True), torch.ones_like(pooled))
 
 
-@pytest.mark.parametrize('name', zoo.LIGHT)
+@pytest.mark.parametrize('name', zoo.smaller_by_default(zoo.LIGHT))
 @torch.no_grad()
 def test_bfloat16(name):
     model, x = zoo.real(name), zoo.images(name)
@@ -127,14 +127,14 @@ def test_bfloat16(name):
     assert F.cosine_similarity(logits.float(), expected).min() > 0.95
 
 
-@pytest.mark.parametrize('name', zoo.LIGHT)
+@pytest.mark.parametrize('name', zoo.smaller_by_default(zoo.LIGHT))
 @torch.no_grad()
 def test_torchscript(name):
     model, x = zoo.real(name), zoo.images(name)
     zoo.assert_near(torch.jit.script(model)(x), model(x), 1e-6)
 
 
-@pytest.mark.parametrize('name', zoo.LIGHT)
+@pytest.mark.parametrize('name', zoo.smaller_by_default(zoo.LIGHT))
 @torch.no_grad()
 def test_fx(name):
     model, x = zoo.real(name), zoo.images(name)
@@ -152,7 +152,7 @@ def test_fx(name):
         assert torch.equal(feature, tap)
 
 
-@pytest.mark.parametrize('name', zoo.LIGHT)
+@pytest.mark.parametrize('name', zoo.smaller_by_default(zoo.LIGHT))
 def test_prune_intermediate_layers(name):
     model, x = zoo.real(name), zoo.images(name)
     last = len(model.feature_info) - 1
@@ -176,7 +176,7 @@ def test_prune_intermediate_layers(name):
         assert pruned(x).shape == (2, 7)
 
 
-@pytest.mark.parametrize('name', zoo.some_by_default(zoo.SMALLEST, 'cifar_resnet8', 'cifar_densenet40_12'))
+@pytest.mark.parametrize('name', zoo.some_by_default(zoo.SMALLEST, 'cifar_resnet8', 'cifar_mobilenet_v1'))
 def test_compile(name):
     model, x = zoo.real(name).train(), zoo.images(name)
     compiled_model = copy.deepcopy(model)

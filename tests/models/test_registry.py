@@ -92,7 +92,7 @@ def test_default_cfg(name):
         assert (cfg['crop_mode'], cfg['interpolation'], cfg['crop_pct']) == ('squash', 'bicubic', 0.875)
 
 
-@pytest.mark.parametrize('name', zoo.NAMES)
+@pytest.mark.parametrize('name', zoo.smaller_by_default(zoo.NAMES))
 def test_features_and_head(name):
     model = zoo.meta(name)
     x = meta_images(model)
@@ -108,7 +108,7 @@ def test_features_and_head(name):
         assert zoo.meta(name, **kwargs).forward_head(features).shape == shape
 
 
-@pytest.mark.parametrize('name', zoo.NAMES)
+@pytest.mark.parametrize('name', zoo.smaller_by_default(zoo.NAMES))
 def test_reset_classifier(name):
     model = zoo.meta(name).to(torch.float64).train()
     features = meta_features(model).double()
@@ -124,7 +124,7 @@ def test_reset_classifier(name):
     assert all(m.training for m in model.modules())
 
 
-@pytest.mark.parametrize('name', zoo.NAMES)
+@pytest.mark.parametrize('name', zoo.smaller_by_default(zoo.NAMES))
 def test_global_pool(name):
     reset = zoo.meta(name)
     features = meta_features(reset)
@@ -145,7 +145,7 @@ def expected_shapes(model, x, infos):
 
 
 @pytest.mark.parametrize('feature_cls', [None, 'getter'])
-@pytest.mark.parametrize('name', zoo.RUNNABLE)
+@pytest.mark.parametrize('name', zoo.smaller_by_default(zoo.RUNNABLE))
 def test_features_only(name, feature_cls):
     kwargs = {} if feature_cls is None else dict(feature_cls=feature_cls)
     infos = zoo.meta(name).feature_info
@@ -162,7 +162,7 @@ def test_features_only(name, feature_cls):
         assert model.feature_info.reduction() == [i['reduction'] for i in chosen]
 
 
-@pytest.mark.parametrize('name', zoo.RUNNABLE)
+@pytest.mark.parametrize('name', zoo.smaller_by_default(zoo.RUNNABLE))
 def test_forward_intermediates_shapes(name):
     model = zoo.meta(name)
     x, infos = meta_images(model), model.feature_info
@@ -187,7 +187,7 @@ def test_forward_intermediates_refuses_nonsense(name):
         model.forward_intermediates(x, output_fmt='NLC')
 
 
-@pytest.mark.parametrize('name', zoo.RUNNABLE)
+@pytest.mark.parametrize('name', zoo.smaller_by_default(zoo.RUNNABLE))
 def test_other_input_sizes(name):
     model = zoo.meta(name)
     for height, width in ((64, 64), (33, 47), (224, 160)):
@@ -198,7 +198,7 @@ def test_other_input_sizes(name):
             assert width // info['reduction'] <= tap.shape[-1] <= math.ceil(width / info['reduction'])
 
 
-@pytest.mark.parametrize('name', zoo.NAMES)
+@pytest.mark.parametrize('name', zoo.smaller_by_default(zoo.NAMES))
 def test_group_matcher(name):
     model = zoo.meta(name)
     cfg = model.default_cfg
@@ -220,7 +220,7 @@ def test_group_matcher(name):
     assert scale_of[id(next(model.parameters()))] == pytest.approx(0.5 ** max(layers.values()))
 
 
-@pytest.mark.parametrize('name', zoo.NAMES)
+@pytest.mark.parametrize('name', zoo.smaller_by_default(zoo.NAMES))
 def test_device_and_dtype(name):
     model = timm.create_model(name, device='meta', dtype=torch.bfloat16)
     assert {p.device.type for p in model.state_dict().values()} == {'meta'}
@@ -231,7 +231,7 @@ def test_device_and_dtype(name):
         timm.create_model(name, device='meta', not_an_argument=1)
 
 
-@pytest.mark.parametrize('name', [n for n in zoo.RUNNABLE if n in zoo.CIFAR_NAMES])
+@pytest.mark.parametrize('name', zoo.smaller_by_default([n for n in zoo.RUNNABLE if n in zoo.CIFAR_NAMES]))
 def test_make_stage(name):
     """Stages made later are like the network's own, in another width too, on the network's device and in its type."""
     model = zoo.meta(name).to(torch.float64)

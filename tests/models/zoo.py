@@ -15,6 +15,11 @@ import dkszoo.models
 MAX_META_CONVS = 300
 MAX_CONVS = 100
 MAX_PARAMS = 12e6
+# What is only deeper or wider than another; tests of structure and numbers are slow with them.
+LARGER = (
+    *('cifar_densenet100_12', 'cifar_resnet110', 'cifar_resnet1202', 'cifar_resnet32x4', 'cifar_wrn28_4'),
+    *('cifar_wrn28_10', 'dks_resnet101', 'dks_resnet152'),
+)
 
 FAMILIES = {family: timm.list_models(module=family) for family in dkszoo.models.__all__}
 NAMES = sorted(name for names in FAMILIES.values() for name in names)
@@ -42,6 +47,11 @@ def num_convs(name):
 RUNNABLE = [n for n in NAMES if num_convs(n) <= MAX_META_CONVS]
 LIGHT = [n for n in NAMES if num_convs(n) <= MAX_CONVS and num_params(_meta(n)) <= MAX_PARAMS]
 SMALLEST = [min(names, key=num_convs) for names in FAMILIES.values()]
+
+
+def smaller_by_default(names):
+    """All names as parameters of a test, those of LARGER as slow ones."""
+    return some_by_default(names, *(name for name in names if name not in LARGER))
 
 
 def some_by_default(names, *default):

@@ -73,7 +73,7 @@ def test_compare_prints_a_table_and_goes_on(run_cli, tmp_path):
     assert 'holds a run with --epochs 1, not 2' in err.splitlines()[-1]
 
 
-@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('signum', [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
 def test_a_signal_stops_all_runs(signum, tmp_path, environment):
     """Also when the terminal sends it to the whole process group; what is running saves, nothing more is started."""
     argv = ('compare', '--methods', 'baseline,ds', '--seeds', '1', *TINY, '--epochs', '9999')

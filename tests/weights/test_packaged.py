@@ -310,9 +310,16 @@ def test_a_changed_file_is_refused(package, tmp_path):
         assert 'its own SHA-256 does not fit' in said
     assert result[4::5] == [2, 2]
 
+
+@pytest.mark.slow
+def test_files_of_another_tag_or_none_are_refused(package, tmp_path):
+    changed = tmp_path / 'changed'
+    shutil.copytree(package, changed)
+    files = changed / 'dkszoo' / 'weights' / 'files'
+    card = files / f'{BASE}.json'
     # two tags exchanged
     for suffix in ('.safetensors', '.json'):
-        shutil.copy(package / 'dkszoo/weights/files' / f'{BASE}{suffix}', files / f'{DKS}{suffix}')
+        shutil.copy(files / f'{BASE}{suffix}', files / f'{DKS}{suffix}')
     done = python(changed, '-m', 'dkszoo', 'validate', '--model', DKS, '--pretrained', '--dataset', 'digits')
     assert (done.returncode, f'holds {BASE!r}' in done.stderr.splitlines()[-1]) == (2, True)
 
