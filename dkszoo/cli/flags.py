@@ -1,13 +1,14 @@
 """Flags from settings: one for every field of `TrainConfig`, grouped by the class that brings it."""
 
 import argparse
+import ast
 import dataclasses
 import difflib
 import inspect
 from collections.abc import Callable, Collection
 from typing import get_args, get_origin
 
-from dkszoo.engine.config import TrainConfig, flag, negation
+from dkszoo.engine.config import TrainConfig, flag, negation, plain
 from dkszoo.engine.kinds import field_kinds
 from dkszoo.papers import list_recipes
 from dkszoo.weights import parse_yaml
@@ -158,7 +159,7 @@ def read_as(kind, text: str):
 
 
 class KeyValues(argparse.Action):
-    """KEY=VALUE arguments as a dict; values are numbers, true, false, or texts."""
+    """KEY=VALUE arguments as a dict; values are numbers, true, false, lists ([1, 2], or as in timm 1,2), or texts."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         pairs = {}
@@ -167,7 +168,16 @@ class KeyValues(argparse.Action):
             if not equals:
                 parser.error(f'{option_string} takes KEY=VALUE, got {value!r}')
             try:
-                pairs[key] = parse_yaml(text)
+                pairs[key] = read_tuple(text) or parse_yaml(text)
             except ValueError as error:
                 parser.error(f'{option_string}: {text!r} is no value: {error}')
         setattr(namespace, self.dest, pairs)
+
+
+def read_tuple(text: str) -> list | None:
+    """A tuple in Python's words as a list; None of anything else."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return plain(value) if isinstance(value, tuple) else None

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import importlib
+import logging
 import os
 import re
 import sys
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('command', metavar='COMMAND', help=f'one of {", ".join(COMMANDS)}')
     rest = parser.add_argument('arguments', nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     rest.required = False  # or an error would name them beside COMMAND
-    prog = parser.prog
+    prog, handlers = parser.prog, list(logging.root.handlers)
     try:
         args = parser.parse_args(argv)
         if args.command not in COMMANDS:
@@ -77,6 +78,8 @@ def main(argv: list[str] | None = None) -> int:
         return fail(error, 2, prog)
     except KeyboardInterrupt:
         return 130
+    finally:
+        logging.root.handlers = handlers  # or a second command in this process would say everything twice
 
 
 def prog_name(command: str) -> str:

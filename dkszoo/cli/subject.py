@@ -40,18 +40,18 @@ def is_export(path: str) -> bool:
     return Path(path).suffix in ('.safetensors', *GRAPHS)
 
 
-def read_subject(args, name: str) -> Subject:
-    """The model the arguments name, in one of its three forms; `name` is the one of --model."""
+def read_subject(args) -> Subject:
+    """The model the arguments name, in one of its three forms."""
     if not args.checkpoint:
-        return read_pretrained(args, name)
+        return read_pretrained(args, args.model)
     if is_export(args.checkpoint):
         card = read_card(args.checkpoint)
         model, _ = deploy.load(args.checkpoint)
         subject = recorded(model, card)
     else:
         subject = read_training_checkpoint(args)
-    if name and name != subject.name:
-        raise ValueError(f'{args.checkpoint!r} holds a {subject.name}, not a {name} (leave --model out)')
+    if args.model and args.model != subject.name:
+        raise ValueError(f'{args.checkpoint!r} holds a {subject.name}, not a {args.model} (leave --model out)')
     known = (('num_classes', subject.net.num_classes, 'classes'), ('in_chans', len(subject.data['mean']), 'channels'))
     for key, own, what in known:
         if getattr(args, key) not in (None, own):

@@ -1,5 +1,6 @@
 """`dkszoo validate`, `python validate.py`."""
 
+import argparse
 import csv
 import json
 import math
@@ -24,7 +25,7 @@ from .subject import Subject, is_export, open_view, read_subject
 MEMORY = ('out of memory', "can't allocate memory")  # torch's words for a GPU and for a CPU
 COLUMNS = (  # of a results file, for a network without branches; timm's come first
     *('model', 'top1', 'top1_err', 'top5', 'top5_err', 'param_count', 'img_size', 'crop_pct', 'interpolation'),
-    *('loss', 'ece', 'images', 'batch_size', 'images_per_second'),
+    *('loss', 'ece', 'images', 'batch_size', 'images_per_second', 'split', 'checkpoint'),
 )
 
 
@@ -32,24 +33,24 @@ def main(argv: list[str]) -> int:
     """Measure each model and print its figures; the last line of each is one JSON object."""
     args = parse(argv)
     device = join_world(args.device).device
-    names = find_names(args)
+    asked = one_by_one(args)
     header = read_header(Path(args.results_file)) if args.results_file else None
     failed = []
-    for name in names:
+    for one in asked:
         try:
-            result = validate(args, name, device, header)
+            result = validate(one, device, header)
         except ValueError as error:
-            if len(names) == 1:
+            if len(asked) == 1:
                 raise
-            failed.append(name)
-            print(f'{name} was not measured: {error}', file=sys.stderr)
+            failed.append(one.checkpoint or one.model)
+            print(f'{failed[-1]} was not measured: {error}', file=sys.stderr)
             continue
         print_table(result)
         print(json.dumps({key: finite(value) for key, value in result.items()}, allow_nan=False), flush=True)
         if args.results_file:
             write_results(Path(args.results_file), result)
     if failed:
-        raise ValueError(f'{len(failed)} of {len(names)} models were not measured: {", ".join(failed)} (see above why)')
+        raise ValueError(f'{len(failed)} of {len(asked)} models were not measured: {", ".join(failed)} (see above why)')
     return 0
 
 
@@ -63,7 +64,8 @@ def parse(argv: list[str]):
     add = parser.add_argument
     add('--model', default='', metavar='NAME', help="dkszoo or timm model, or a pattern of names and tags ('cifar_*')")
     add('--pretrained', action='store_true', help="the model's pretrained weights")
-    add('--checkpoint', default='', metavar='FILE', help='a training checkpoint, or an export (.safetensors)')
+    files = 'a training checkpoint, or an export (.safetensors); or several, one after the other'
+    add('--checkpoint', nargs='+', default=[], metavar='FILE', help=files)
     add('--dataset', default=None, metavar='NAME', help="'digits' or a timm data set name (default: the checkpoint's)")
     add('--data-dir', default=None, metavar='DIR', help='root folder of the data set')
     add('--split', default='test', metavar='NAME', help='split to measure on (default test)')
@@ -86,12 +88,18 @@ def parse(argv: list[str]):
         raise ValueError(f'model {args.model!r} without weights (add --pretrained, or --checkpoint FILE)')
     if args.checkpoint and args.pretrained:
         raise ValueError('--pretrained and --checkpoint are two sources of weights (give one)')
-    if not args.checkpoint or is_export(args.checkpoint):
+    if not args.checkpoint or any(map(is_export, args.checkpoint)):
         if args.per_branch:
             raise ValueError('--per-branch needs a training checkpoint, the only file that has branches')
         if args.no_ema:
             raise ValueError('--no-ema needs a training checkpoint, the only file that has two sets of weights')
     return args
+
+
+def one_by_one(args) -> list[argparse.Namespace]:
+    """The arguments for each thing to measure: a model with its pretrained weights, or a checkpoint."""
+    models, files = find_names(args), args.checkpoint or ['']
+    return [argparse.Namespace(**{**vars(args), 'model': m, 'checkpoint': file}) for m in models for file in files]
 
 
 def find_names(args) -> list[str]:
@@ -108,13 +116,13 @@ def find_names(args) -> list[str]:
     return names
 
 
-def validate(args, name: str, device: torch.device, header: list[str] | None = None) -> dict:
+def validate(args, device: torch.device, header: list[str] | None = None) -> dict:
     """The figures of one model: the columns of timm's results, then ours.
 
     Raises:
         ValueError: The model or the data set cannot be had, or the figures do not fit below `header`.
     """
-    subject = read_subject(args, name)
+    subject = read_subject(args)
     branches = len(subject.net.branches) if args.per_branch else 0
     if header and header != [*COLUMNS, *branch_columns(branches)]:
         raise ValueError(f'{args.results_file!r} has other columns (choose another --results-file)')
@@ -141,6 +149,8 @@ def validate(args, name: str, device: torch.device, header: list[str] | None = N
         'images': len(view),
         'batch_size': found.batch_size,
         'images_per_second': round(len(view) / found.seconds, 1),
+        'split': args.split,
+        'checkpoint': args.checkpoint,
         **heads,
     }
 

@@ -11,6 +11,7 @@ from torch import nn
 import dkszoo
 from dkszoo.branches import DeeplySupervised
 from dkszoo.weights import (
+    AVERAGED,
     Converted,
     check_arguments,
     check_values,
@@ -66,11 +67,11 @@ def convert_file(
     """
     out, source = check_target(out), f'checkpoint {os.fspath(checkpoint)!r}'
     contents = read_any(checkpoint)
-    averaged = isinstance(contents.get('state_dict_ema'), dict) and len(contents['state_dict_ema']) > 0
+    averaged = any(isinstance(contents.get(key), dict) and contents[key] for key in AVERAGED)
     if averaged and ema:
         _logger.info('%s: its averaged weights (--no-ema: the others)', source)
     elif averaged:
-        contents = {key: contents[key] for key in contents if key not in ('state_dict_ema', 'task_state_ema')}
+        contents = {key: contents[key] for key in contents if key not in (*AVERAGED, 'task_state_ema')}
     elif not ema:
         _logger.warning('%s: --no-ema chooses nothing, it has one set of weights', source)
     converted = identify(contents, source, model, check_arguments(model_kwargs or {}, '--model-kwargs'))

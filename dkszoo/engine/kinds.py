@@ -19,8 +19,13 @@ def coerce(field: dataclasses.Field, value):
             return as_kind(kind, value)
         except (TypeError, OverflowError):
             continue
-    names = ' or '.join(getattr(kind, '__name__', str(kind)) for kind in kinds if kind is not type(None))
+    names = ' or '.join(dict.fromkeys(said(kind) for kind in kinds if kind is not type(None)))
     raise ValueError(f'{field.name} must be {names}, got {shorten(value)}')
+
+
+def said(kind) -> str:
+    """A type in a message; a recipe's word for a tuple is list."""
+    return 'a list' if (get_origin(kind) or kind) is tuple else getattr(kind, '__name__', str(kind))
 
 
 def as_kind(kind, value):

@@ -70,6 +70,8 @@ class DeepSupervisionTask(TrainingTask):
                 else f'method {method!r} has no use for a teacher (leave it out, or use {method}+kd)'
             )
         check_classes(net, criterion)
+        if net.num_classes == 1 and (idle := [name for name in spec.terms if TERMS[name].uses_softmax]):
+            _logger.warning('a softmax over one class is 1: %s will always be 0 (use two classes)', ', '.join(idle))
         warn_unread(spec, settings)
         described = isinstance(teacher, Teacher)  # by whoever made it
         teacher = None if teacher is None else adopt_teacher(teacher, net)

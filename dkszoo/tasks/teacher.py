@@ -90,7 +90,7 @@ class Teacher(nn.Module):
             stages: `feature_info` indices of the maps to give, ascending.
 
         Raises:
-            ValueError: Images of another size than it takes.
+            ValueError: Images of another size than it takes, or a network that gives something else than logits.
         """
         if self.model.training:  # it is held, not copied: somebody else may have set it so
             self.model.eval()
@@ -106,7 +106,10 @@ class Teacher(nn.Module):
     def answer(self, x: torch.Tensor, stages: list[int]) -> TeacherOutput:
         model = self.model
         if not hasattr(model, 'forward_features') or not hasattr(model, 'forward_head'):
-            return TeacherOutput(model(x), None)
+            logits = model(x)
+            if not isinstance(logits, torch.Tensor):
+                raise ValueError(f'the teacher gives a {type(logits).__name__}, expected logits [B, K] (wrap it)')
+            return TeacherOutput(logits, None)
         if not stages:
             features = model.forward_features(x)
             return TeacherOutput(model.forward_head(features), to_map(features, None, model))

@@ -3,12 +3,14 @@
 from .card import card_path, is_card, read_card, write_card
 from .description import LARGEST, check_arguments, check_model, check_values, described, fit_channels, tag_of
 from .files import sha256, sync, temporary_beside, write_durably, write_text
+from .formats import AVERAGED
 from .identify import Converted, check_fit, convert, identify, own_names, read_any
 from .pretrained import check_source, pretrained_overlay, weighted_name
 from .read import backbone_state, load_strictly, read_pickle, read_safetensors, read_tensors
 from .texts import dump_yaml, first_line, parse_json, parse_yaml
 
 __all__ = [
+    'AVERAGED',
     'LARGEST',
     'Converted',
     'backbone_state',

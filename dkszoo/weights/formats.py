@@ -114,16 +114,20 @@ FORMATS = (
     Format("torchvision's ResNet, timm or dkszoo", r'.*', same),
 )
 
+# Where a file keeps its averaged weights, if it has any.
+AVERAGED = ('state_dict_ema', 'model_ema')
 # Where a file keeps its state dict if not at the top, and whose files do so.
 WRAPPERS = {
     'state_dict_ema': 'timm',
+    'model_ema': 'torchvision or timm',
     'state_dict': 'timm or DHM',
-    'model': 'RepDistiller, SemCKD or mdistiller',
+    'model': 'RepDistiller, SemCKD, mdistiller or torchvision',
+    'model_state_dict': 'PyTorch',
     'params': 'official DKS',
     'net': 'pytorch-cifar or HSAKD',
 }
-# What torch and timm put before every key.
-PREFIXES = ('module.', '_orig_mod.')
+# What torch, timm and modules that hold a network put before every key. (No network of ours or timm's begins so.)
+PREFIXES = ('module.', '_orig_mod.', 'model.', 'net.')
 # mdistiller's networks, beside whatever else its distiller holds.
 NETWORKS = ('student', 'teacher')
 

@@ -87,7 +87,8 @@ def on_cpu(state: dict) -> State:
 
 
 def strip_prefixes(state: State) -> State:
-    """Without what wrappers such as DataParallel put before every key."""
+    """Without what wrappers such as DataParallel put before every key, and the counter of torch's AveragedModel."""
+    state = {key: value for key, value in state.items() if key != 'n_averaged'}
     while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state

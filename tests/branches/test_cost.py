@@ -116,6 +116,15 @@ def test_command(run_cli):
     assert 'branch at layer2' not in out
 
 
+@pytest.mark.parametrize('channels', ['4,8,16', '(4, 8, 16)', '[4, 8, 16]'])
+def test_lists_among_the_arguments_of_a_model(run_cli, channels):
+    """As in timm, and as in YAML."""
+    code, out, err = run_cli('cost', 'cifar_resnet8', '--model-kwargs', f'channels={channels}', 'stem_chs=4')
+    assert code == 0, err
+    net = timm.create_model('cifar_resnet8', channels=(4, 8, 16), stem_chs=4)
+    assert f'{sum(p.numel() for p in net.parameters()):,} parameters' in out
+
+
 def test_command_for_other_classes_and_channels(run_cli):
     out = run_cli('cost', 'cifar_resnet8', '--branches', 'none', '--num-classes', '10', '--in-chans', '1')[1]
     total = num_params(timm.create_model('cifar_resnet8', num_classes=10, in_chans=1))

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import logging
 
 import pytest
 import safetensors.torch
@@ -11,6 +12,7 @@ import torch
 import yaml
 
 import dkszoo
+from dkszoo.cli.main import main
 from dkszoo.cli.reproduce import read_flags
 from dkszoo.engine.config import FREE, TrainConfig, flag, negation
 from dkszoo.papers.grid import to_flags
@@ -227,3 +229,13 @@ def test_the_best_is_exported_not_the_last(run_cli, tmp_path, monkeypatch):
     monkeypatch.setattr('dkszoo.engine.trainer.evaluate', figures)
     assert run_cli(*TINY, '--export', 'o.safetensors')[0] == 0
     assert json.loads((tmp_path / 'o.json').read_text())['epoch'] == 0
+
+
+def test_several_commands_in_one_process_say_all_once(tmp_path, monkeypatch, capsys):
+    """As in a notebook."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logging.root, 'handlers', [])
+    for said in (1, 2):
+        assert main([*TINY, '--epochs', '1', '--experiment', str(said)]) == 0
+        assert capsys.readouterr().err.count('branches: design') == 1
+    assert not logging.root.handlers

@@ -17,7 +17,7 @@ from dkszoo.engine import CalibrationError
 TIMM_COLUMNS = [
     *('model', 'top1', 'top1_err', 'top5', 'top5_err', 'param_count', 'img_size', 'crop_pct', 'interpolation'),
 ]
-OUR_COLUMNS = ['loss', 'ece', 'images', 'batch_size', 'images_per_second']
+OUR_COLUMNS = ['loss', 'ece', 'images', 'batch_size', 'images_per_second', 'split', 'checkpoint']
 
 
 @pytest.fixture
@@ -83,6 +83,16 @@ def test_what_the_file_says_otherwise(run_cli, digits_export):
     assert code == 0, err
 
 
+def test_several_checkpoints(run_cli, digits_export):
+    """One after the other; what cannot be read is said and left out."""
+    argv = ('--checkpoint', 'net.safetensors', 'none.safetensors', 'net.safetensors', '--results-file', 'r.csv')
+    code, out, err = run_cli('validate', *argv, *digits_export[3:])
+    assert (code, out.count('"checkpoint": "net.safetensors"')) == (2, 2)
+    assert 'none.safetensors was not measured' in err
+    assert '1 of 3 models were not measured: none.safetensors' in err.splitlines()[-1]
+    assert len(open('r.csv').readlines()) == 3
+
+
 def test_results_file_has_timms_columns_first(run_cli, digits_export):
     open('r.csv', 'w').close()  # an empty one is as good as none
     for _ in range(2):
@@ -101,6 +111,7 @@ def test_results_file_has_timms_columns_first(run_cli, digits_export):
     assert result['top1_err'] == pytest.approx(100 - result['top1'], abs=1e-9)
     assert 0 < result['ece'] < 100
     assert result['images_per_second'] > 0
+    assert (result['split'], result['checkpoint']) == ('test', 'net.safetensors')
 
     with open('other.csv', 'w') as file:
         file.write('model,top1\n')

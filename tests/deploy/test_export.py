@@ -1,3 +1,4 @@
+import copy
 import json
 from os import replace
 
@@ -8,6 +9,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import dkszoo
+from dkszoo.branches import cost
 from dkszoo.deploy import VerificationFailed, convert_file, verify
 from dkszoo.weights import write_card
 
@@ -112,6 +114,14 @@ def test_failed_verification_on_the_command_line(checkpoint, run_cli, monkeypatc
     code, _, err = run_cli('export', path, 'o.safetensors')
     assert code == 1
     assert err.splitlines()[-1].startswith('dkszoo: error: logits of the stripped network differ')
+
+
+def test_attention_is_counted():
+    """As `dkszoo cost` counts it, on the meta device; torch does not know a CPU's own kernel."""
+    tiny = dict(num_classes=10, img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3)
+    plain = timm.create_model('vit_tiny_patch16_224', **tiny).eval()
+    found = verify(dkszoo.attach_branches(copy.deepcopy(plain), 'linear'), plain, (3, 32, 32))
+    assert found['flops'] == cost(plain, None, img_size=32).backbone.flops
 
 
 def test_verify_compares_parameters_and_flops_too():

@@ -194,6 +194,15 @@ def test_tuples_are_the_lists_that_args_yaml_holds():
     assert config.to_dict()['model_kwargs'] == {'channels': [2, 4], 'more': {'of': [1]}}
 
 
+def test_a_recipe_is_told_of_lists():
+    for settings, says in (
+        (dict(std=0.25), 'std must be a list, got'),
+        (dict(alpha='x'), 'alpha must be float or a list'),
+    ):
+        with pytest.raises(ValueError, match=says):
+            TrainConfig.from_dict(settings)
+
+
 def test_every_change_of_what_a_run_was_made_in_is_said():
     keys = ('threads', 'processes', 'device', 'dataset_sha256', 'kd_checkpoint_sha256')
     keys += ('initial_checkpoint_sha256', 'resume_sha256', 'git_commit')

@@ -185,6 +185,14 @@ def test_a_teacher_of_another_size_than_its_description_says():
     assert torch.isfinite(task(torch.randn(2, 3, 224, 224), torch.arange(2))['loss'])
 
 
+def test_terms_that_are_idle_with_one_class(caplog):
+    net = dkszoo.create_model('cifar_resnet8', num_classes=1, branches='dks')
+    for method, said in (('dks', 'synergy will'), ('byot', 'self_kd will'), ('ds', '')):
+        caplog.clear()
+        dkszoo.DeepSupervisionTask(net, method, criterion=torch.nn.BCEWithLogitsLoss())
+        assert [said in record.getMessage() for record in caplog.records] == ([True] if said else [])
+
+
 def test_mistakes_in_progress_and_rows():
     task = dkszoo.DeepSupervisionTask(network('dks'), 'dks')
     for epoch, epochs in ((0, 0), (4, 4), (-1, 4)):

@@ -194,6 +194,16 @@ def test_it_stays_where_the_network_is():
     assert {p.device.type for p in task.teacher.parameters()} == {'meta'}
 
 
+def test_a_teacher_that_gives_more_than_logits():
+    class Both(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x.mean((2, 3))), x
+
+    task = dkszoo.DeepSupervisionTask(network('dks'), 'kd', teacher=Both(1, 10))
+    with pytest.raises(ValueError, match=r'the teacher gives a tuple, expected logits \[B, K\]'):
+        task(*digits())
+
+
 def test_statistics_as_arrays():
     mean, std = np.full(3, 0.5), np.full(3, 0.25)
     assert Teacher(make_teacher(), mean, std, input_mean=np.full(3, 0.4), input_std=(0.2,) * 3).renormalises

@@ -15,6 +15,7 @@ from peers import NETWORKS, filled, fixture, hollow, recipe
 from timm.utils import CheckpointSaver
 
 import dkszoo
+from dkszoo.deploy import convert_file
 from dkszoo.weights import sha256
 
 EVAL, TRAIN = 2e-5, 2e-4  # of the largest logit
@@ -340,6 +341,33 @@ def test_the_state_dict_of_a_network_with_branches():
     converted = dkszoo.convert(net.state_dict())
     assert (converted.model, converted.design, converted.branches) == ('cifar_resnet8', None, {})
     assert all(torch.equal(value, converted.backbone[key]) for key, value in net.backbone.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    'wrapped',
+    [
+        lambda net: {f'model.{key}': value for key, value in net.state_dict().items()},
+        lambda net: {f'net._orig_mod.{key}': value for key, value in dkszoo.attach_branches(net).state_dict().items()},
+        lambda net: {'model_state_dict': net.state_dict(), 'epoch': 3},
+        lambda net: {'model': {}, 'model_ema': torch.optim.swa_utils.AveragedModel(net).state_dict()},
+    ],
+    ids=['a module of a module', 'with branches', 'as in a tutorial', 'averaged'],
+)
+def test_what_modules_and_loops_put_around_a_network(wrapped):
+    net = dkszoo.create_model('cifar_resnet8', num_classes=10)
+    converted = dkszoo.convert(wrapped(net))
+    assert converted.model == 'cifar_resnet8'
+    assert equal(converted.backbone, net.state_dict())
+
+
+def test_averaged_weights_beside_the_others(tmp_path):
+    """As torchvision and timm's users save them: the average is what timm takes, too."""
+    own, averaged = (timm.create_model('cifar_resnet8', num_classes=10).state_dict() for _ in range(2))
+    torch.save({'model': own, 'model_ema': averaged}, tmp_path / 'both.pth')
+    assert equal(dkszoo.convert(tmp_path / 'both.pth').backbone, averaged)
+    for ema, expected in ((True, averaged), (False, own)):
+        convert_file(tmp_path / 'both.pth', tmp_path / 'out.safetensors', ema=ema)
+        assert equal(safetensors.torch.load_file(tmp_path / 'out.safetensors'), expected)
 
 
 def test_timms_saver_of_a_task(tmp_path, caplog):

@@ -55,6 +55,7 @@ class Term(nn.Module):
 
     settings: dict = {}
     uses_branches = False
+    uses_softmax = False  # compares distributions over the classes, of which one class has only one
     uses_teacher = False
     uses_stages = False  # reads Batch.stages
     uses_example = False  # reads Context.example
@@ -90,4 +91,5 @@ def check_maps(maps: dict[str, torch.Tensor]) -> None:
     for name, tensor in maps.items():
         if tensor is None or tensor.ndim != 4:
             shape = 'none' if tensor is None else tuple(tensor.shape)
-            raise ValueError(f'expected {name} of shape (B, C, H, W), got {shape} (use a convolutional network)')
+            use = 'a convolutional network with forward_features and forward_head'
+            raise ValueError(f'expected {name} of shape (B, C, H, W), got {shape} (use {use})')

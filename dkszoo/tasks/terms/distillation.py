@@ -22,6 +22,7 @@ class Distillation(Term):
         'branch_weight_grad': False,
     }
     uses_teacher = True
+    uses_softmax = True
 
     def __init__(self, context, settings):
         super().__init__(context, settings)

@@ -12,6 +12,7 @@ class Synergy(Term):
 
     settings = {'synergy': 'bidirectional', 'beta': 1.0, 'synergy_form': 'kl', 'synergy_eps': 0.0}
     uses_branches = True
+    uses_softmax = True
 
     def __init__(self, context, settings):
         super().__init__(context, settings)
@@ -38,6 +39,7 @@ class SelfDistillation(Term):
 
     settings = {'self_kd_weight': 0.3, 'self_kd_temperature': 3.0}
     uses_branches = True
+    uses_softmax = True
 
     def __init__(self, context, settings):
         super().__init__(context, settings)
