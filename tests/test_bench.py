@@ -152,3 +152,24 @@ def test_mistakes(run_cli, argv, message):
     code, _, err = run_cli('bench', '--steps', '1', '-b', '2', '--device', 'cpu', *argv)
     assert code == 2
     assert message in err.splitlines()[-1]
+
+
+def test_the_backward_pass_of_a_step_that_only_accumulates_counts(run_cli, monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(timing, 'time', SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    result, _ = bench(run_cli, 'cifar_resnet8', '--method', 'dks', '--grad-accum-steps', '2')
+    assert (result['parts_ms']['backward'], result['parts_ms']['optimizer']) == (1000, 500)
+
+
+@pytest.mark.parametrize('given', [{'pretrained': True}, {'initial_checkpoint': 'gone.pth'}])
+def test_speed_is_measured_without_weights(given):
+    config, _ = random_data(TrainConfig(model='cifar_resnet20', dataset='torch/cifar100', **given), 8)
+    assert not any(getattr(config, key) for key in given)
+
+
+@pytest.mark.parametrize(
+    ('model', 'side', 'num_classes'), [('test_resnet', 160, 1000), ('vit_tiny_patch16_224.augreg_in21k', 224, 21843)]
+)
+def test_random_images_are_such_as_the_model_is_made_for(model, side, num_classes):
+    config, data = random_data(TrainConfig(model=model, dataset='', method='baseline'), 8)
+    assert (config.num_classes, data.train[0][0].size) == (num_classes, (side, side))

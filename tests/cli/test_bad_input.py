@@ -63,6 +63,10 @@ def refused(run_cli, tmp_path, *argv: str) -> str:
         (('--lr', '1' + 400 * '0'), '--lr must be at least 0 and finite'),
         (('--epochs', '1' + 400 * '0'), 'got a number of 401 digits'),
         (('--seed', '-1'), '--seed must be at least 0'),
+        (('--seed', '4294967296'), '--seed must be at least 0 and at most 4294967295'),
+        (('--seed', '-1' + 50 * '0'), 'got a number of 51 digits'),
+        (('--layer-decay', '0'), '--layer-decay must be above 0'),
+        (('--crop-pct', '0.009'), '--crop-pct must be at least 0.01'),
         (('--momentum', '1'), '--momentum must be at least 0 and below 1'),
         (('--mixup', '-1'), '--mixup must be at least 0'),
         (('--mixup', '0.2', '--batch-size', '1'), 'give --batch-size 2 or more'),
@@ -108,6 +112,8 @@ def test_recipes(run_cli, tmp_path):
     assert "did you mean 'method'" in refused(run_cli, tmp_path, 'train', '--config', 'r.yaml')
     (tmp_path / 'r.yaml').write_text('epochs: many\n')
     assert 'epochs must be int' in refused(run_cli, tmp_path, 'train', '--config', 'r.yaml')
+    (tmp_path / 'r.yaml').write_text('lr: 1' + 400 * '0')
+    assert 'lr must be float, got a number of 401 digits' in refused(run_cli, tmp_path, 'train', '--config', 'r.yaml')
     (tmp_path / 'r.yaml').write_text('- 1\n')
     assert 'no mapping' in refused(run_cli, tmp_path, 'train', '--config', 'r.yaml')
     (tmp_path / 'r.yaml').write_text('a: !!python/object/apply:os.system ["touch ran"]\n')

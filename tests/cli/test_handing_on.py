@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from dkszoo import engine
@@ -59,3 +60,40 @@ def test_validate_makes_the_model_asked_for(run_cli, monkeypatch):
     monkeypatch.setattr(engine, 'create_model', note)
     run_cli('validate', '--model', 'resnet18', '--pretrained', '--num-classes', '7', '--in-chans', '1')
     assert seen == [(('resnet18',), {'pretrained': True, 'num_classes': 7, 'in_chans': 1})]
+
+
+@pytest.mark.parametrize(
+    ('argv', 'expected'),
+    [
+        ((), ('torch/fashion_mnist', 'there')),
+        (('--dataset', 'fashion_mnist', '--data-dir', 'D'), ('torch/fashion_mnist', 'D')),
+        (('--dataset', 'torch/cifar10', '--data-dir', 'D'), ('torch/cifar10', 'D')),
+        (('--dataset', 'digits'), ('digits', None)),
+        (('--budget', 'full', '--data-dir', 'D'), ('torch/cifar100', 'D')),
+    ],
+)
+def test_the_images_of_a_reproduction(run_cli, tmp_path, monkeypatch, argv, expected):
+    seen = []
+    (tmp_path / 'there').mkdir()
+    monkeypatch.setattr(reproduce, 'DEBIAN', 'there')
+    monkeypatch.setattr(reproduce, 'run_and_report', lambda args, plans, cells, folder: seen.extend(cells) or 0)
+    code, _, err = run_cli('reproduce', 'dks-table1', '--row', 'resnet32-baseline', *argv)
+    assert code == 0, err
+    assert {(cell.settings['dataset'], cell.settings.get('data_dir')) for cell in seen} == {expected}
+
+
+def test_a_reproduction_with_a_run_that_failed_has_failed(run_cli, monkeypatch):
+    monkeypatch.setattr(reproduce, 'finish', lambda *_: 1)
+    for name in ('run_grid', 'report', 'draw_groups'):
+        monkeypatch.setattr(reproduce, name, lambda *_: None)
+    assert run_cli('reproduce', 'dks-table1', '--row', 'resnet32-baseline')[0] == 1
+
+
+def test_teachers_learn_from_the_images_of_their_pupils(run_cli, monkeypatch):
+    seen = []
+    monkeypatch.setattr(reproduce, 'run_and_report', lambda args, plans, cells, folder: seen.extend(cells) or 0)
+    given = {'dataset': 'torch/cifar10', 'data_dir': 'D', 'device': 'cpu', 'workers': 4}
+    argv = [word for key, value in given.items() for word in ('--' + key.replace('_', '-'), value)]
+    assert run_cli('reproduce', 'dskd-table1', '--row', 'vgg13-vgg8-kd', '--no-equal-time', *argv)[0] == 0
+    teachers = [need.settings for cell in seen for need in cell.needs]
+    assert [{key: settings[key] for key in given} for settings in teachers] == [given]

@@ -4,8 +4,12 @@ import errno
 import fcntl
 import os
 import socket
+from types import SimpleNamespace
 
-from dkszoo.engine.lock import FolderLock
+import pytest
+
+from dkszoo.engine import lock as module
+from dkszoo.engine.lock import FolderLock, wait_until_free
 
 
 def test_it_names_its_holder_and_goes(tmp_path):
@@ -44,3 +48,42 @@ def test_where_nothing_can_be_locked_it_is_said(tmp_path, monkeypatch, caplog):
     lock.acquire()
     lock.release()
     assert 'No locks available): take care that no other run uses it' in caplog.text
+
+
+def test_waiting_is_said_once_and_ends_when_it_is_enough(tmp_path, monkeypatch, caplog):
+    def acquire(_):
+        raise ValueError('it is in use (wait for it)')
+
+    enough, naps = iter([False, False, False, True]), iter(range(3))
+    monkeypatch.setattr(FolderLock, 'acquire', acquire)
+    monkeypatch.setattr(module, 'time', SimpleNamespace(sleep=lambda _: next(naps)))
+    wait_until_free(tmp_path, lambda: next(enough))
+    assert caplog.messages == ['waiting: it is in use']
+
+
+def test_a_folder_nobody_may_write_is_not_waited_for(tmp_path, monkeypatch):
+    def acquire(_):
+        raise PermissionError(errno.EACCES, 'Permission denied')
+
+    monkeypatch.setattr(FolderLock, 'acquire', acquire)
+    wait_until_free(tmp_path, lambda: False)
+
+
+@pytest.mark.parametrize(
+    'look', [lambda folder: wait_until_free(folder, lambda: False), lambda folder: FolderLock(folder).sweep()]
+)
+def test_who_only_looks_holds_nothing(tmp_path, look):
+    """The lock file of a killed run goes; it would be held for as long as this process lives."""
+    (tmp_path / '.lock').write_text('process 1 on a machine')
+    look(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_is_held_stays(tmp_path, monkeypatch):
+    def acquire(_):
+        raise ValueError('it is in use')
+
+    (tmp_path / '.lock').touch()
+    monkeypatch.setattr(FolderLock, 'acquire', acquire)
+    FolderLock(tmp_path).sweep()
+    assert (tmp_path / '.lock').exists()

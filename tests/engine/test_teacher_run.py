@@ -13,7 +13,7 @@ import dkszoo
 from dkszoo.data import open_dataset
 from dkszoo.engine import TrainConfig
 from dkszoo.engine.setup import open_data
-from dkszoo.engine.teacher import build_teacher
+from dkszoo.engine.teacher import build_teacher, recorded_data
 from dkszoo.weights import sha256
 
 SMALL = ('--model-kwargs', 'channels=[4,8,16]', 'stem_chs=4')
@@ -165,3 +165,26 @@ def test_wrong_labels_are_written_down_and_only_trained_on(run_cli, tmp_path):
     kept = {int(i) for i in data.train.indices}
     assert {row['index'] for row in rows} <= kept
     assert not kept & {int(i) for i in data.val.indices}
+
+
+def test_the_same_classes_in_another_order_are_others(monkeypatch):
+    model = timm.create_model('cifar_resnet8', num_classes=10)
+    config, _ = open_data(TrainConfig(method='kd', kd_checkpoint='t.pth', in_chans=3))
+    names = list('abcdefghij')
+    monkeypatch.setattr('dkszoo.engine.teacher.from_checkpoint', lambda _: (model, {'label_names': tuple(names)}))
+    assert build_teacher(config, torch.device('cpu'), names)
+    with pytest.raises(ValueError, match='learned other classes: another order'):
+        build_teacher(config, torch.device('cpu'), names[::-1])
+
+
+def test_statistics_of_colour_are_not_those_of_a_teacher_of_gray(tmp_path):
+    torch.save(timm.create_model('resnet18', num_classes=10, in_chans=1).state_dict(), tmp_path / 'gray.pth')
+    path = str(tmp_path / 'gray.pth')
+    config, _ = open_data(TrainConfig(method='kd', kd_checkpoint=path, kd_model_name='resnet18', device='cpu'))
+    assert not build_teacher(config, torch.device('cpu')).renormalises
+
+
+@pytest.mark.parametrize('kind', [dict, argparse.Namespace])
+def test_what_timms_checkpoints_say_of_their_images(kind):
+    said = {'input_size': [3, 32, 32], 'mean': [0.4], 'std': [0.2]}
+    assert recorded_data({'state_dict': {}, 'args': kind(**said, lr=0.1)}, 'x') == said

@@ -17,6 +17,7 @@ from dkszoo import DeepSupervisionTask
 from dkszoo.engine.checkpoint import LAST, read_checkpoint
 from dkszoo.engine.compiled import CompiledSteps
 from dkszoo.engine.finite import NonFinite
+from dkszoo.engine.snapshot import Snapshot
 from dkszoo.engine.step import Stepper
 
 FAILS = 'fails, going on without it: '
@@ -208,3 +209,14 @@ def test_a_stopped_run_goes_on(train, tmp_path):
     assert code == 0, err
     assert FAILS in err
     assert_as_without(tmp_path, PLAIN)
+
+
+def test_gradients_of_the_steps_before_are_kept_apart():
+    """A backward pass that fails half-way has added to them."""
+    net = torch.nn.Linear(1, 1)
+    net(torch.ones(1, 1)).sum().backward()
+    before = Snapshot(net, torch.device('cpu'))
+    before.take()
+    net(torch.ones(1, 1)).sum().backward()
+    before.put_back()
+    assert net.weight.grad.item() == 1.0

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from finished import cell, finish
 
 from dkszoo.cli import compare, reproduce
 from dkszoo.cli.compare import make_cell, split_methods
@@ -232,20 +233,6 @@ def events(monkeypatch):
     monkeypatch.setattr(torch, 'get_num_threads', lambda: 8)
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     return seen
-
-
-def finish(folder, **settings) -> None:
-    """Leave what a run leaves."""
-    figures = {'top1': 50.0, 'top5': 90.0}
-    result = {'best_epoch': 0, 'last': figures, 'best': figures}
-    record = {'settings': settings, 'seed': 0, 'threads': 1, 'best_on': 'val', 'weights_sha256': '', 'result': result}
-    folder.mkdir(exist_ok=True)
-    (folder / 'run.json').write_text(json.dumps(record))
-    (folder / 'log.jsonl').write_text('{"seconds": {"train": 1.0}}\n')
-
-
-def cell(name: str, *needs: Cell) -> Cell:
-    return Cell(name, {'model': 'cifar_resnet8', 'dataset': 'digits', 'seed': 0}, needs)
 
 
 def test_teachers_come_first_and_threads_are_shared(events, tmp_path):

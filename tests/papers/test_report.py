@@ -84,3 +84,12 @@ def test_curves_are_of_errors_and_means_over_runs(tmp_path):
 def test_curves_of_validation(tmp_path):
     (tmp_path / 'summary.csv').write_text('epoch,eval_top1\n0,90\n')
     assert mean_errors([tmp_path], 'top1') == [10.0]
+
+
+def test_times_are_means_over_the_runs():
+    times = {'ds': (10.0, 30.0), 'dks': (20.0, 40.0)}
+    runs = {method: [result(70, seed=i, seconds=s) for i, s in enumerate(of)] for method, of in times.items()}
+    assert [line.split('|')[-2].strip() for line in compare_methods(runs).splitlines()[2:]] == [
+        '20 s (1.00x)',
+        '30 s (1.50x)',
+    ]

@@ -1,0 +1,65 @@
+"""What two processes tell each other."""
+
+import os
+import pickle
+from datetime import timedelta
+
+import pytest
+import torch
+from torch import distributed
+
+from dkszoo.engine.sums import Sums
+from dkszoo.engine.world import World
+
+
+@pytest.fixture
+def both(tmp_path):
+    """Do some work in two processes; gives what each returned."""
+
+    def child(rank: int, work) -> None:
+        try:
+            address = f'file://{tmp_path}/meet'
+            patience = timedelta(minutes=5)
+            distributed.init_process_group('gloo', address, patience, world_size=2, rank=rank)
+            (tmp_path / f'{rank}').write_bytes(pickle.dumps(work(World(torch.device('cpu'), rank, 2))))
+        finally:
+            os._exit(0)
+
+    def run(work) -> list:
+        pids = []
+        for rank in range(2):
+            if not (pid := os.fork()):
+                child(rank, work)
+            pids.append(pid)
+        for pid in pids:
+            os.waitpid(pid, 0)
+        return [pickle.loads((tmp_path / f'{rank}').read_bytes()) for rank in range(2)]
+
+    return run
+
+
+def test_what_is_gathered_is_in_order_and_the_largest_is_of_all(both):
+    found = both(lambda world: (world.gather(f'of {world.rank}'), world.largest(world.rank, -world.rank)))
+    assert found == [(['of 0', 'of 1'], [1, 0])] * 2
+
+
+def test_running_statistics_are_those_of_the_first(both):
+    def share(world: World) -> tuple[list, list]:
+        net = torch.nn.BatchNorm1d(1)
+        for tensor in (net.running_mean, net.weight.data):
+            tensor.fill_(5.0 + world.rank)
+        world.share_buffers(net)
+        world.share_buffers(None)
+        return net.running_mean.tolist(), net.weight.tolist()
+
+    assert both(share) == [([5.0], [5.0]), ([5.0], [6.0])]
+
+
+def test_training_figures_are_of_all_samples(both):
+    """One process has had three samples and the other one."""
+
+    def means(world: World) -> dict:
+        start = {'loss': 6.0, 'samples': 3.0} if world.rank else {'loss': 10.0, 'samples': 1.0}
+        return Sums(start, world.device).reduced_means(world)
+
+    assert both(means) == [{'loss': 4.0}] * 2
