@@ -125,6 +125,7 @@ def test_signatures(entry_points):
         assert function.__name__ == name
         if name != 'create_model':
             assert names == ['pretrained', 'branches', 'taps', 'checkpoint_path', 'kwargs']
+    assert entry_points['cifar_resnet20_dks_fashion_mnist'].__doc__.endswith('. Weights: dks_fashion_mnist.')
 
 
 def test_dependencies_are_those_of_the_package():

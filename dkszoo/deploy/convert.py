@@ -19,6 +19,7 @@ from dkszoo.weights import (
     fit_channels,
     identify,
     load_strictly,
+    name_and_arguments,
     read_any,
     sha256,
     tag_of,
@@ -78,6 +79,7 @@ def convert_file(
     known = described(contents, source) or {}
     net = timm.create_model(converted.model, **converted.model_kwargs)
     load_strictly(net, converted.backbone, source)
+    arch, arguments = name_and_arguments(converted.model, converted.model_kwargs, net)
     data = known.get('data') or model_settings(net, converted)
     data = normalised_with(data, mean, std)
     if img_size is not None:
@@ -89,8 +91,8 @@ def convert_file(
         said = 'mean {mean}, std {std}, size {input_size}, crop {crop_pct}'.format_map(data)
         _logger.info('%s: it does not say how images are prepared; taken: %s (see dkszoo convert --help)', source, said)
     card = {
-        'arch': converted.model,
-        'model_args': converted.model_kwargs,
+        'arch': arch,
+        'model_args': arguments,
         'ema': known.get('ema', averaged and ema),
         'design': known.get('design', converted.design),
         'method': known.get('method'),

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import dkszoo
-from dkszoo.weights import first_line, read_pickle, write_durably
+from dkszoo.weights import first_line, name_and_arguments, read_pickle, write_durably
 
 from .contents import Progress, check_contents
 from .rng import rng_state
@@ -26,9 +26,7 @@ LAST, BEST = 'last.pth.tar', 'model_best.pth.tar'
 def describe_model(setup: Setup) -> dict:
     """What it takes to make the network again and to feed it; an export copies it."""
     config, net = setup.config, setup.task.get_net()
-    arch, arguments = config.model, model_arguments(config)
-    if ':' in arch:  # a folder or an address, with arguments of its own: the file has to stand without it
-        arch, arguments = net.backbone.pretrained_cfg['architecture'], {**net.backbone._model_args, **arguments}
+    arch, arguments = name_and_arguments(config.model, model_arguments(config), net.backbone)
     return {
         'arch': arch,
         'model_args': arguments,

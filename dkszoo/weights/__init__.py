@@ -1,7 +1,16 @@
 """Weights on disk: reading them safely, in any known format, and writing them durably."""
 
 from .card import card_path, is_card, read_card, write_card
-from .description import LARGEST, check_arguments, check_model, check_values, described, fit_channels, tag_of
+from .description import (
+    LARGEST,
+    check_arguments,
+    check_model,
+    check_values,
+    described,
+    fit_channels,
+    name_and_arguments,
+    tag_of,
+)
 from .files import sha256, sync, temporary_beside, write_durably, write_text
 from .formats import AVERAGED
 from .identify import Converted, check_fit, convert, identify, own_names, read_any
@@ -28,6 +37,7 @@ __all__ = [
     'identify',
     'is_card',
     'load_strictly',
+    'name_and_arguments',
     'own_names',
     'parse_json',
     'parse_yaml',

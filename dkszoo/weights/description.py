@@ -7,6 +7,7 @@ import reprlib
 from collections.abc import Callable
 
 import timm
+from torch import nn
 
 import dkszoo.models  # noqa: F401 - registers our names with timm
 
@@ -71,6 +72,16 @@ def described(contents, source: str) -> dict | None:
     if not isinstance(model, dict) or not {'arch', 'model_args'} <= model.keys():
         return None
     return check_description(model, source)
+
+
+def name_and_arguments(name: str, arguments: dict, model: nn.Module) -> tuple[str, dict]:
+    """What a description has to say of a model that was made by this name with these arguments.
+
+    A folder or an address has arguments of its own, and a file has to stand without it.
+    """
+    if ':' not in name:
+        return name, arguments
+    return model.pretrained_cfg['architecture'], {**model._model_args, **arguments}
 
 
 def tag_of(model: dict) -> str | None:

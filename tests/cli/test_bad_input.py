@@ -132,6 +132,9 @@ def test_commands(run_cli, tmp_path):
     )
     assert 'no checkpoint file' in refused(run_cli, tmp_path, 'export', 'a.pth.tar', 'b.safetensors')
     assert 'add --hub-dir DIR' in refused(run_cli, tmp_path, 'export', 'a.pth.tar', 'b.onnx', '--license', 'mit')
+    for flag in ('--batch-size', '--img-size', '--crop-pct', '--num-classes', '--in-chans'):
+        assert f'{flag} must be' in refused(run_cli, tmp_path, 'validate', '--checkpoint', 'a.pth.tar', flag, '0')
+    assert '--workers must be' in refused(run_cli, tmp_path, 'validate', '--checkpoint', 'a.pth.tar', '-j', '-1')
     for flag in ('--per-branch', '--no-ema'):
         for subject in (('--checkpoint', 'a.onnx'), ('--model', 'cifar_resnet20', '--pretrained')):
             said = refused(run_cli, tmp_path, 'validate', *subject, flag)

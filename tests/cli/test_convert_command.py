@@ -1,6 +1,7 @@
 """`dkszoo convert`."""
 
 import json
+import shutil
 
 import pytest
 import timm
@@ -8,7 +9,8 @@ import torch
 import torchvision
 
 import dkszoo
-from dkszoo.deploy import convert_file
+from dkszoo.deploy import VerificationFailed, convert_file
+from dkszoo.weights import sha256
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def test_convert_writes_an_export(run_cli, dhm_file):
     assert (card['design'], card['method']) == ('dks', None)
     assert card['data']['mean'] == [0.4, 0.5, 0.6]
     assert card['data']['std'] == [0.2675, 0.2565, 0.2761]
-    assert card['source']['file'] == 'model_best.pth.tar'
+    assert card['source'] == {'file': 'model_best.pth.tar', 'sha256': sha256('model_best.pth.tar')}
     assert card['num_params'] == sum(p.numel() for p in dhm_file.backbone.parameters())
     model, transform = dkszoo.load('w.safetensors')
     x = torch.randn(2, 3, 32, 32)
@@ -64,8 +66,9 @@ def test_convert_of_other_channels(run_cli, tmp_path, caplog):
         data = json.load(file)['data']
     assert data['input_size'] == [1, 32, 32]
     assert data['mean'] == [pytest.approx((0.5071 + 0.4867 + 0.4408) / 3)]
-    code, _, err = run_cli('convert', 'gray.pth', 'gray.safetensors', '--mean', '0.1', '0.2')
-    assert (code, 'takes 1 channels' in err) == (2, True)
+    for flag in ('--mean', '--std'):
+        code, _, err = run_cli('convert', 'gray.pth', 'gray.safetensors', flag, '0.1', '0.2')
+        assert (code, 'takes 1 channels' in err) == (2, True)
     caplog.clear()
     own = ('--mean', '0.1', '--std', '0.2', '--img-size', '40', '--crop-pct', '0.9')
     assert run_cli('convert', 'gray.pth', 'gray.safetensors', *own)[0] == 0
@@ -90,6 +93,32 @@ def test_the_size_is_that_of_evaluation(run_cli, tmp_path):
         assert json.load(file)['data']['input_size'] == [3, 192, 192]
 
 
+def test_averaged_weights_unless_there_are_none(tmp_path):
+    states = [dkszoo.create_model('cifar_resnet8', num_classes=4).state_dict() for _ in range(2)]
+    for averaged in (states[1], {}):
+        torch.save({'state_dict': states[0], 'state_dict_ema': averaged}, tmp_path / 'net.pth')
+        card = convert_file(tmp_path / 'net.pth', tmp_path / 'w.safetensors')
+        assert card['ema'] is bool(averaged)
+        model, _ = dkszoo.load(tmp_path / 'w.safetensors')
+        assert torch.equal(model.fc.weight, states[card['ema']]['fc.weight'])
+
+
+def test_images_that_a_model_does_not_take(run_cli, tmp_path):
+    """Of which models tell in words of their own, some by an AssertionError."""
+    torch.save(timm.create_model('test_vit', num_classes=4).state_dict(), tmp_path / 'net.pth')
+    code, _, err = run_cli('convert', 'net.pth', 'w.safetensors', '--model', 'test_vit', '--img-size', '33')
+    assert (code, 'test_vit does not take images of (3, 33, 33)' in err.splitlines()[-1]) == (2, True)
+
+
+def test_a_failed_verification(run_cli, monkeypatch):
+    def fail(*args, **kwargs):
+        raise VerificationFailed('logits differ')
+
+    monkeypatch.setattr('dkszoo.deploy.convert_file', fail)
+    code, _, err = run_cli('convert', 'net.pth', 'w.safetensors')
+    assert (code, err.splitlines()[-1]) == (1, 'dkszoo: error: logits differ')
+
+
 def test_convert_of_another_size(run_cli, tmp_path):
     model = dkszoo.create_model('cifar_wrn16_2', depth=10, widen_factor=1, num_classes=4)
     torch.save(model.state_dict(), tmp_path / 'wrn10.pth')
@@ -101,6 +130,15 @@ def test_convert_of_another_size(run_cli, tmp_path):
         assert json.load(file)['model_args'] == {'num_classes': 4, 'in_chans': 3, 'depth': 10, 'widen_factor': 1}
 
 
+def test_an_export_stands_without_the_hub_folder_that_named_its_model(run_cli, tmp_path):
+    net = timm.create_model('cifar_resnet8', num_classes=4, stem_chs=8)
+    timm.models.save_for_hf(net, tmp_path / 'hub', safe_serialization=True)
+    torch.save(net.state_dict(), tmp_path / 'net.pth')
+    assert run_cli('convert', 'net.pth', 'w.safetensors', '--model', 'local-dir:hub')[0] == 0
+    shutil.rmtree(tmp_path / 'hub')
+    assert torch.equal(dkszoo.load('w.safetensors')[0].fc.weight, net.fc.weight)
+
+
 def test_mistakes(run_cli, tmp_path, dhm_file):
     for argv, says in (
         (('nothing.pth', 'w.safetensors'), 'no checkpoint file'),
@@ -108,6 +146,7 @@ def test_mistakes(run_cli, tmp_path, dhm_file):
         (('model_best.pth.tar', 'no/w.safetensors'), 'cannot write into folder'),
         (('model_best.pth.tar', 'w.safetensors', '--model', 'cifar_resnet20'), 'does not fit cifar_resnet20: it lacks'),
         (('model_best.pth.tar', 'w.safetensors', '--model', 'cifar_resnet7'), 'did you mean'),
+        (('model_best.pth.tar', 'w.safetensors', '--model-kwargs', 'checkpoint_path=x.pth'), 'would read other files'),
     ):
         code, _, err = run_cli('convert', *argv)
         assert code == 2

@@ -26,6 +26,9 @@ def test_models_lists_sizes(run_cli):
     code, out, _ = run_cli('models', 'cifar_wrn16_*')
     assert [line.split()[0] for line in out.splitlines()[1:]] == ['cifar_wrn16_1', 'cifar_wrn16_2']
     assert '703,284' in out
+    (row,) = run_cli('models', 'cifar_resnet20')[1].splitlines()[1:]
+    assert row.split()[:4] == ['cifar_resnet20', '278,324', '40,818,944', '3x32x32']
+    assert '; base_fashion_mnist, dks_fashion_mnist' in row
     assert len(run_cli('models', 'cifar_resnet?')[1].splitlines()) == 2
     code, _, err = run_cli('models', 'nonsense')
     assert (code, "no model of dkszoo fits 'nonsense'" in err) == (2, True)

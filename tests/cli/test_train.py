@@ -14,6 +14,7 @@ import yaml
 import dkszoo
 from dkszoo.cli.main import main
 from dkszoo.cli.reproduce import read_flags
+from dkszoo.deploy import export_hub
 from dkszoo.engine.config import FREE, TrainConfig, flag, negation
 from dkszoo.papers.grid import to_flags
 from dkszoo.weights import sha256
@@ -147,10 +148,14 @@ def test_ema_is_what_is_judged_and_exported(run_cli, tmp_path):
     plain, _ = dkszoo.load(tmp_path / 'p.safetensors')
     assert all(torch.equal(plain.state_dict()[key], value) for key, value in checkpoint['state_dict'].items())
     assert [json.loads((tmp_path / f'{name}.json').read_text())['ema'] for name in 'op'] == [True, False]
-    assert run_cli('export', 'runs/tiny/model_best.pth.tar', '--hub-dir', 'hub', '--no-ema')[0] == 0
+    both = ('q.safetensors', '--hub-dir', 'hub')
+    assert run_cli('export', 'runs/tiny/model_best.pth.tar', *both, '--no-ema')[0] == 0
+    assert sha256(tmp_path / 'q.safetensors') == sha256(tmp_path / 'hub/model.safetensors')
     assert json.loads((tmp_path / 'hub/config.json').read_text())['pretrained_cfg']['license'] == 'apache-2.0'
     folder = safetensors.torch.load_file(tmp_path / 'hub/model.safetensors')
     assert all(torch.equal(folder[key], value) for key, value in checkpoint['state_dict'].items() if key in folder)
+    export_hub('runs/tiny/model_best.pth.tar', 'averaged')
+    assert sha256('averaged/model.safetensors') == sha256('o.safetensors')
 
 
 def test_print_config_is_a_recipe_of_itself(run_cli, tmp_path):

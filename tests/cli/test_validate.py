@@ -11,7 +11,7 @@ import torch
 import dkszoo
 from dkszoo import engine
 from dkszoo.cli.subject import Subject, open_view, read_pretrained, recorded
-from dkszoo.cli.validate import find_names, finite, measure
+from dkszoo.cli.validate import Measured, find_names, finite, measure
 from dkszoo.engine import CalibrationError
 
 TIMM_COLUMNS = [
@@ -93,7 +93,7 @@ def test_several_checkpoints(run_cli, digits_export):
     assert len(open('r.csv').readlines()) == 3
 
 
-def test_results_file_has_timms_columns_first(run_cli, digits_export):
+def test_results_file_has_timms_columns_first(run_cli, digits_export, tmp_path):
     open('r.csv', 'w').close()  # an empty one is as good as none
     for _ in range(2):
         code, out, err = run_cli(*digits_export, '--results-file', 'r.csv')
@@ -120,6 +120,10 @@ def test_results_file_has_timms_columns_first(run_cli, digits_export):
     assert 'has other columns' in err.splitlines()[-1]
     with open('other.csv') as file:
         assert file.read() == 'model,top1\n'
+    for content in (b'\xff', b'"' + b'x' * 200_000):
+        (tmp_path / 'other.csv').write_bytes(content)
+        code, _, err = run_cli(*digits_export, '--results-file', 'other.csv')
+        assert (code, "cannot read 'other.csv' as CSV" in err.splitlines()[-1]) == (2, True)
     code, out, err = run_cli(*digits_export, '--results-file', 'no/where.csv')
     assert code == 2
     assert 'cannot write results file' in err.splitlines()[-1]
@@ -144,6 +148,14 @@ def test_batches_processes_and_device_are_those_asked_for(run_cli, digits_export
     monkeypatch.setattr('dkszoo.cli.validate.measure', note)
     run_cli(*digits_export, '-b', '7', '-j', '3')
     assert seen == [(7, 3, 'cpu')]
+
+
+def test_a_loss_that_is_not_finite_is_null(run_cli, digits_export, monkeypatch):
+    found = Measured({'loss': float('nan'), 'top1': 10.0, 'top5': 50.0}, 5.0, 8, 1.0)
+    monkeypatch.setattr('dkszoo.cli.validate.measure', lambda *_: found)
+    code, out, err = run_cli(*digits_export)
+    assert code == 0, err
+    assert (figures(out)['loss'], figures(out)['top1']) == (None, 10.0)
 
 
 def test_data_with_more_classes_than_the_model(run_cli, tmp_path):

@@ -11,7 +11,7 @@ from safetensors import safe_open
 import dkszoo
 from dkszoo.branches import cost
 from dkszoo.deploy import VerificationFailed, convert_file, verify
-from dkszoo.weights import write_card
+from dkszoo.weights import sha256, write_card
 
 
 def test_export_and_load(checkpoint, tmp_path):
@@ -25,6 +25,7 @@ def test_export_and_load(checkpoint, tmp_path):
     with safe_open(tmp_path / 'o.safetensors', 'pt') as file:
         assert file.metadata() == {'format': 'pt'}  # without which others refuse it
     assert json.loads((tmp_path / 'o.json').read_text()) == card
+    assert card['source'] == {'file': 'c.pth.tar', 'sha256': sha256(path)}
     assert sorted(p.name for p in tmp_path.iterdir()) == ['c.pth.tar', 'o.json', 'o.safetensors']
 
 
@@ -54,10 +55,12 @@ def test_nothing_else_is_overwritten(checkpoint, tmp_path):
     (tmp_path / 'mine.safetensors').write_text('precious')
     (tmp_path / 'a.safetensors').mkdir()
     (tmp_path / 'b.json').mkdir()
+    (tmp_path / 'c.json').write_bytes(b'\xff\xfe')
     before = sorted(tmp_path.iterdir())
     for name, says in (
         ('run', 'not from an export'),
         ('mine', 'not from an export'),
+        ('c', 'not from an export'),
         ('a', 'is a folder'),
         ('b', 'is a folder'),
     ):
@@ -156,11 +159,14 @@ def test_a_kill_leaves_no_export_without_its_card(checkpoint, tmp_path, monkeypa
     assert out.exists()
     dkszoo.load(out)
     dkszoo.export(path, out)
+    saved = torch.load(path, weights_only=True)
+    saved['state_dict']['fc.bias'] += 1.0
+    torch.save(saved, path)
     monkeypatch.setattr('os.replace', lambda source, target: (replace(source, target), die(source, target)))
-    with pytest.raises(KeyboardInterrupt):  # once more, over an export
+    with pytest.raises(KeyboardInterrupt):  # once more, over an export of other weights
         dkszoo.export(path, out)
     monkeypatch.undo()
-    dkszoo.load(out)
+    assert torch.equal(dkszoo.load(out)[0].fc.bias, saved['state_dict']['fc.bias'])
 
 
 def test_an_export_that_fails_leaves_the_old_one_whole(checkpoint, tmp_path, monkeypatch):
@@ -210,10 +216,12 @@ def test_convert_of_a_file_from_ones_own_loop(run_cli, tmp_path, caplog):
         dkszoo.load('own.pth')
 
 
-def test_convert_keeps_what_an_export_says(checkpoint, run_cli, tmp_path):
+def test_convert_keeps_what_an_export_says(checkpoint, run_cli, tmp_path, caplog):
     path, _ = checkpoint
-    card = dkszoo.export(path, 'o.safetensors')
+    card = {**dkszoo.export(path, 'o.safetensors'), 'ema': True}
+    write_card(tmp_path / 'o.safetensors', card)
     assert run_cli('convert', 'o.safetensors', 'p.safetensors')[0] == 0
+    assert 'does not say how images are prepared' not in caplog.text
     again = json.loads((tmp_path / 'p.json').read_text())
     for key in ('arch', 'design', 'method', 'tag', 'class_names', 'dataset', 'data', 'ema'):
         assert again[key] == card[key], key

@@ -158,6 +158,7 @@ def test_config_and_folder(checkpoint, tmp_path):
 def test_nothing_of_timms_own_weights_is_claimed(tmp_path, monkeypatch):
     net = timm.create_model('resnet10t', num_classes=4)
     assert net.pretrained_cfg['origin_url']
+    net.pretrained_cfg['paper_name'] = 'Another'
     monkeypatch.setattr(hub, 'load', lambda _: (net, None))
     card = {'data': {'crop_pct': 1.0}, 'tag': 'dks', 'method': 'dks'}
     own = hub.hub_config(tmp_path, card, 'mit')['pretrained_cfg']

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save
 
 import dkszoo
+from dkszoo.weights import sha256, write_card
 
 EVIL = b"cposix\nsystem\n(S'touch {}'\ntR."
 
@@ -126,6 +127,18 @@ def test_cards_that_lack_something(refused, place, key):
     assert f'lacks {key!r}' in refused('validate', '--checkpoint', 'x.safetensors')
 
 
+@pytest.mark.parametrize('key', ['sha256', 'card_sha256'])
+def test_cards_that_lack_a_checksum(refused, place, key):
+    path = place / 'x.safetensors'
+    path.write_bytes(save(dkszoo.create_model('cifar_resnet8', num_classes=10).state_dict()))
+    card = {**CARD, 'model_args': {'num_classes': 10}}
+    if key == 'sha256':
+        write_card(path, card)
+    else:
+        path.with_suffix('.json').write_text(json.dumps({**card, 'sha256': sha256(path)}))
+    assert f'lacks {key!r}' in refused('validate', '--checkpoint', 'x.safetensors')
+
+
 @pytest.mark.parametrize('text', ['[]', '7', 'null', '{"sha256": ', '[' * 100000, '{"arch": "cifar_resnet8"}', '\x00'])
 def test_cards_that_are_none(refused, place, text):
     (place / 'x.safetensors').write_bytes(save({'w': torch.ones(2)}))
@@ -134,6 +147,8 @@ def test_cards_that_are_none(refused, place, text):
 
 
 CHECKPOINTS = {
+    'no data': {'data': None},
+    'no method': {'method': None},
     'design': {'design': ['dks']},
     'unknown design': {'design': 'x'},
     'empty design': {'design': {}},

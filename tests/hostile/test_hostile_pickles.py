@@ -120,6 +120,12 @@ def link(name: str) -> zipfile.ZipInfo:
     return info
 
 
+def folder(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.external_attr = 0x10  # as DOS marks one
+    return info
+
+
 ZIPS = {
     'leads up': (dict(add=[('x/../../canary', b'1')]), 'is no place inside the file'),
     'absolute': (dict(add=[('/canary', b'1')]), 'is no place inside the file'),
@@ -127,6 +133,8 @@ ZIPS = {
     'drive': (dict(add=[('C:canary', b'1')]), 'is no place inside the file'),
     'link': (dict(add=[(link('x/data/1'), b'/etc/passwd')]), 'is a link'),
     'folder': (dict(add=[('x/data/1/', b'')]), 'is marked as a folder'),
+    'marked folder': (dict(add=[(folder('x/data/1'), b'1')]), 'is marked as a folder'),
+    'line break': (dict(add=[('x/data\n/1', b'1')]), 'is no place inside the file'),
     'packed zeros': (dict(add=[], change={'x/data/0': bytes(1 << 26)}, packed=['x/data/0']), 'is packed'),
     'packed pickle': (dict(packed=['x/data.pkl']), 'is packed'),
     'short storage': (dict(change={'x/data/0': bytes(8)}), 'damaged'),
@@ -159,6 +167,12 @@ def test_a_record_that_boasts(refused, size):
     struct.pack_into('<II', data, entry + 20, size, size)
     path.write_bytes(data)
     assert 'larger than the file' in refused('validate', '--checkpoint', 'x.pth')
+
+
+def test_a_zip_file_of_two_disks(refused):
+    locator = struct.pack('<4sLQL', b'PK\x06\x07', 0, 0, 2)
+    (refused.place / 'x.pth').write_bytes(locator + struct.pack('<4s4H2LH', b'PK\x05\x06', *7 * [0]))
+    assert 'is damaged (zipfiles that span multiple disks' in refused('convert', 'x.pth', 'o.safetensors')
 
 
 def test_tar_files_of_the_oldest_torch(refused, canary):

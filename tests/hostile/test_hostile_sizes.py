@@ -31,6 +31,7 @@ OBJECTS = {
     'shared lists': (doubling_list, 'too many values'),
     'expanded tensor': (lambda: torch.zeros(1, 1).expand(300_000_000, 64), 'more numbers than are stored'),
     'complex tensor': (lambda: torch.zeros(3, dtype=torch.complex64), 'not plain numbers'),
+    'sparse tensor': (lambda: torch.ones(3).to_sparse(), 'not plain numbers'),
     'meta tensor': (lambda: torch.zeros(3, device='meta'), 'not plain numbers'),
     'bytearray': (lambda: bytearray(100), 'bytearray'),
 }
@@ -55,6 +56,7 @@ def test_tuples_that_double(form, tmp_path):
     refused(path, 'too many values')
 
 
+@pytest.mark.filterwarnings('ignore:Validating sparse')
 @pytest.mark.parametrize('name', OBJECTS)
 @pytest.mark.parametrize('zipped', [True, False])
 def test_objects(name, zipped, tmp_path, monkeypatch):

@@ -45,7 +45,7 @@ def test_tags(refused, canary, name):
     assert 'args.yaml' in refused(*TRAIN)
 
 
-@pytest.mark.parametrize('text', ['1e-3', '-2E5', '1.5e3', '.5e+2', '3e4'])
+@pytest.mark.parametrize('text', ['1e-3', '-2E5', '+1e3', '1.5e3', '.5e+2', '3e4'])
 def test_numbers_with_an_exponent(text):
     """YAML 1.1 takes them for words; such a word is written so that it stays one."""
     assert parse_yaml(f'lr: {text}') == {'lr': float(text)}

@@ -100,6 +100,7 @@ def test_logits_of_the_references(reference, tmp_path, caplog):
     with caplog.at_level(logging.INFO, 'dkszoo.weights'):
         converted = dkszoo.convert(tmp_path / 'file')
     assert (converted.model, converted.design) == (name, design)
+    assert not any(value.requires_grad for value in converted.backbone.values())
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 1
     assert peer in lines[0]
@@ -386,6 +387,16 @@ def test_timms_saver_of_a_task(tmp_path, caplog):
         assert 'without its branches' in caplog.records[-1].getMessage()
 
 
+@pytest.mark.parametrize(
+    'place', ['trainable_module.module', 'trainable_module._orig_mod', 'own.task.trainable_module']
+)
+def test_a_task_in_wrappers_and_in_a_module_of_ones_own(place):
+    net = dkszoo.create_model('cifar_resnet8', num_classes=10, branches='dks')
+    state = {f'{place}.net.{key}': value for key, value in net.state_dict().items()}
+    converted = dkszoo.convert({**state, f'{place}.weights': torch.ones(1)})
+    assert equal(converted.backbone, net.backbone.state_dict())
+
+
 def test_safetensors_with_and_without_card(tmp_path):
     model = dkszoo.create_model('cifar_resnet8', num_classes=5, shortcut='pad')
     safetensors.torch.save_file(model.state_dict(), path := tmp_path / 'w.safetensors')
@@ -412,12 +423,25 @@ def test_timm_files(tmp_path):
         dkszoo.convert(model.state_dict())
 
 
+def test_an_architecture_that_timm_has_not():
+    state = timm.create_model('cifar_resnet8', num_classes=5).state_dict()
+    contents = {'arch': 'my_resnet8', 'version': 2, 'state_dict': state}
+    assert dkszoo.convert(contents)[:2] == ('cifar_resnet8', {'num_classes': 5, 'in_chans': 3})
+
+
 # -- what is read from the shapes, and what is not ---------------------------------------------------------------------
 
 
 def test_classes_and_channels_follow_from_the_shapes():
     state = dkszoo.create_model('cifar_vgg8', num_classes=3, in_chans=1).state_dict()
     assert dkszoo.convert(state)[:2] == ('cifar_vgg8', {'num_classes': 3, 'in_chans': 1})
+
+
+def test_classes_of_several_classifiers():
+    with torch.device('meta'):
+        state = timm.create_model('deit_tiny_distilled_patch16_224', num_classes=7).state_dict()
+    state = hollow((key, value.shape) for key, value in state.items())
+    assert dkszoo.convert(state, 'deit_tiny_distilled_patch16_224').model_kwargs['num_classes'] == 7
 
 
 def test_features_without_a_classifier():
@@ -431,6 +455,11 @@ def test_one_branch_of_two_is_numbered_as_the_only_one():
     converted = dkszoo.convert(state)
     net = dkszoo.create_model(converted.model, branches='dks', taps=[1], **converted.model_kwargs)
     net.branches.load_state_dict(converted.branches)
+
+
+def test_branches_may_stand_in_any_order():
+    state = filled(fixture('DKS__wrn_16_2')['keys'])
+    assert equal(dkszoo.convert(dict(reversed(state.items()))).branches, dkszoo.convert(state).branches)
 
 
 def test_missing_batch_counts_are_zero():
@@ -462,6 +491,9 @@ def test_mdistiller_student_or_teacher(tmp_path):
     assert dkszoo.convert({'model': hollow(student[0])}).model == 'cifar_resnet8x4'  # student_best
     with pytest.raises(ValueError, match='does not fit cifar_vgg8'):
         dkszoo.convert({'model': model}, 'cifar_vgg8')
+    unknown = {**only, **prefixed(hollow(peers.dhm_wrn(16, 8)), 'module.student.')}
+    with pytest.raises(ValueError, match=r'mdistiller checkpoint, student.* fits no model'):
+        dkszoo.convert({'model': unknown})
 
 
 def test_a_dict_given_stays_as_it_is():
@@ -485,6 +517,9 @@ def test_files_that_fit_nothing_name_the_nearest():
         ValueError, match=r'does not fit cifar_wrn40_2: it lacks .*nearest to it: cifar_wrn16_2, .*depth=22'
     ):
         dkszoo.convert(hollow(keys), 'cifar_wrn40_2')
+    more = {**hollow(keys), **{f'x{i}.weight': torch.ones(1) for i in range(5)}}
+    with pytest.raises(ValueError, match=r"it has besides 'x0\.weight', 'x1\.weight' and 3 more"):
+        dkszoo.convert(more, 'cifar_wrn16_2')
     with pytest.raises(ValueError, match=r'unknown model .*did you mean cifar_wrn16_2'):
         dkszoo.convert(hollow(keys), 'cifar_wrn16-2')
 
@@ -498,6 +533,8 @@ def test_arguments_that_the_file_does_not_need():
 def test_files_that_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r'holds no state dict .*looked for under: .*model'):
         dkszoo.convert({'epoch': 3})
+    with pytest.raises(ValueError, match='holds no state dict'):
+        dkszoo.convert({0: torch.ones(3)})
     with pytest.raises(ValueError, match='it has branches, but no network'):
         dkszoo.convert({'ep1_bn.weight': torch.ones(3)})
     with pytest.raises(ValueError, match='does not name its model'):
@@ -540,6 +577,14 @@ def test_create_model_takes_no_dropout_from_a_file(tmp_path):
     assert dkszoo.convert(tmp_path / 'last.pth.tar').model_kwargs['drop_rate'] == 0.5
     model = dkszoo.create_model('cifar_resnet8', checkpoint_path=tmp_path / 'last.pth.tar')
     assert (model.drop_rate, model.num_classes, model.in_chans) == (0.0, 5, 1)
+
+
+def test_a_file_for_the_model_of_a_hub_folder(tmp_path):
+    net = timm.create_model('cifar_resnet8', num_classes=4, stem_chs=8)
+    timm.models.save_for_hf(net, tmp_path / 'hub', safe_serialization=True)
+    torch.save({key: value + 1 for key, value in net.state_dict().items()}, tmp_path / 'net.pth')
+    made = dkszoo.create_model(f'local-dir:{tmp_path}/hub', checkpoint_path=tmp_path / 'net.pth')
+    assert torch.equal(made.fc.bias, net.fc.bias + 1)
 
 
 @pytest.mark.parametrize('name', ['tresnet_m', 'csatv2', 'test_vit'])

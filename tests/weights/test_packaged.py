@@ -22,7 +22,8 @@ from dkszoo.deploy.publish import BUDGET, check_new_tag, publish
 from dkszoo.engine import TrainConfig
 from dkszoo.engine.setup import open_data
 from dkszoo.models._tags import FILES
-from dkszoo.weights import tag_of, weighted_name
+from dkszoo.weights import pretrained_overlay, tag_of, weighted_name
+from dkszoo.weights.pretrained import check_source
 
 ROOT = Path(__file__).parents[2]
 RUN = (
@@ -167,6 +168,20 @@ def test_which_weights_a_name_without_tag_stands_for(monkeypatch):
     tags[:] = ['dks_a', 'dks_b', 'base_a']
     with pytest.raises(ValueError, match=r'several weights \(name one: cifar_resnet8.dks_a, cifar_resnet8.dks_b\)'):
         weighted_name('cifar_resnet8')
+
+
+def test_weights_of_timms_are_timms_matter(monkeypatch):
+    monkeypatch.setattr('dkszoo.weights.pretrained.cached', lambda *_: pytest.fail('fetched'))
+    assert pretrained_overlay('resnet18') == pretrained_overlay('cifar_resnet8') == {}
+
+
+def test_a_configuration_may_be_a_dict(tmp_path):
+    file = shutil.copy(FILES / f'{SMALLEST[0]}.safetensors', tmp_path / 'w.safetensors')
+    shutil.copy(FILES / f'{SMALLEST[0]}.json', tmp_path / 'w.json')
+    check_source({'file': str(file)})
+    (tmp_path / 'w.safetensors').write_bytes(b'damaged')
+    with pytest.raises(ValueError, match='SHA-256 does not fit'):
+        check_source({'file': str(file)})
 
 
 def test_tags_load_everywhere_offline(package):

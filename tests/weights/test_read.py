@@ -32,6 +32,20 @@ def test_reads_data_namespaces_and_numpy_scalars(tmp_path, legacy):
     assert torch.equal(back['state_dict']['w'], torch.ones(2))
 
 
+@pytest.mark.parametrize('kind', ['f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', '?'])
+def test_numpy_scalars_of_every_kind(tmp_path, kind):
+    back = read_pickle(saved(tmp_path, {'a': np.dtype(kind).type(1)}))['a']
+    assert (back, back.dtype) == (1, np.dtype(kind))
+
+
+def test_scalars_of_numpy_1(tmp_path):
+    path = saved(tmp_path, {'acc': np.float64(3.5)}, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    assert b'cnumpy._core.multiarray\n' in content
+    path.write_bytes(content.replace(b'cnumpy._core.multiarray\n', b'cnumpy.core.multiarray\n'))
+    assert read_pickle(path) == {'acc': 3.5}
+
+
 class Evil:
     def __init__(self, target):
         self.target = target
@@ -97,6 +111,17 @@ def test_what_cannot_be_read_now_is_not_damaged(tmp_path, monkeypatch, place, er
         read_pickle(path)
 
 
+def test_a_place_that_the_file_names_and_that_cannot_be(tmp_path, monkeypatch):
+    path = saved(tmp_path, {'w': torch.ones(2)})
+
+    def fail(*args, **kwargs):
+        raise OSError(errno.EINVAL, 'Invalid argument')
+
+    monkeypatch.setattr('torch.load', fail)
+    with pytest.raises(ValueError, match=r'is damaged \(OSError\)'):
+        read_pickle(path)
+
+
 def test_backbone_state_prefers_the_average():
     a, b = {'w': torch.zeros(1)}, {'w': torch.ones(1)}
     assert backbone_state({'state_dict': a, 'state_dict_ema': b})['w'] == 1
@@ -104,6 +129,8 @@ def test_backbone_state_prefers_the_average():
     assert backbone_state(a)['w'] == 0
     with pytest.raises(ValueError, match='no state dict'):
         backbone_state({'epoch': 3})
+    with pytest.raises(ValueError, match='no state dict'):
+        backbone_state({'state_dict': {}})
 
 
 def test_load_strictly_names_the_first_difference():
@@ -116,6 +143,8 @@ def test_load_strictly_names_the_first_difference():
         load_strictly(model, {**state, 'extra': torch.ones(1)}, 'file')
     with pytest.raises(ValueError, match=r"'weight' has shape \[2, 2\], expected \[3, 2\]"):
         load_strictly(model, {**state, 'weight': torch.ones(2, 2)}, 'file')
+    with pytest.raises(ValueError, match='file does not fit the model: Error'):
+        load_strictly(model, {**state, 'weight': torch.ones(3, 2, dtype=torch.uint8).view(torch.bits8)}, 'file')
 
 
 def test_checkpoints_of_many_values(tmp_path):

@@ -1,0 +1,52 @@
+"""What a file may say of its model; tests/hostile has whole files."""
+
+import pytest
+
+from dkszoo.weights import check_arguments, check_values
+from dkszoo.weights.description import ENTRIES, check_data
+
+DATA = {'input_size': (3, 8, 8), 'mean': (0.5,) * 3, 'std': (0.5,) * 3}
+
+
+@pytest.mark.parametrize(
+    ('args', 'says'),
+    [
+        ({'cache_dir': 'x'}, "has the model argument 'cache_dir', which would read other files"),
+        ({3: 4}, 'are no mapping of names to values'),
+        ({'layers': {'first': [10**9]}}, 'cannot have 1000000000'),
+        ({'depth': -(10**9)}, 'cannot have -1000000000'),
+    ],
+)
+def test_arguments(args, says):
+    with pytest.raises(ValueError, match=says):
+        check_arguments(args, 'it')
+
+
+@pytest.mark.parametrize(
+    ('key', 'value'),
+    [('class_names', ['a', 1]), ('evaluation', {'batch_size': 10**9}), ('dataset', ['digits']), ('method', 7)],
+)
+def test_entries(key, value):
+    with pytest.raises(ValueError, match=f'its {key} cannot be'):
+        check_values({key: value}, 'its ', ENTRIES)
+
+
+@pytest.mark.parametrize('key', DATA)
+def test_nothing_is_left_out_of_the_data(key):
+    check_data(DATA, 'it')
+    with pytest.raises(ValueError, match=f'does not say the {key} of its images'):
+        check_data({name: value for name, value in DATA.items() if name != key}, 'it')
+
+
+@pytest.mark.parametrize(
+    ('key', 'values'),
+    [
+        ('interpolation', ('nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos')),
+        ('crop_mode', ('center', 'squash', 'border')),
+    ],
+)
+def test_all_ways_of_timm_to_prepare_images(key, values):
+    for value in values:
+        check_values({key: value}, '')
+    with pytest.raises(ValueError, match=f'^{key} cannot be'):
+        check_values({key: 'other'}, '')
