@@ -12,7 +12,7 @@ from torch import nn
 import dkszoo
 from dkszoo.branches import DESIGNS, attach_branches, default_taps, list_designs
 from dkszoo.branches.designs import named_design
-from dkszoo.branches.parts import Attention, ResidualConv
+from dkszoo.branches.parts import Attention, ResidualConv, SepConv
 from dkszoo.branches.probe import Probe
 
 
@@ -126,7 +126,7 @@ def test_shallower_and_single_taps():
         ((1, 1.0), (2, 1.0)),
         ((2, 2.0),),
     ]
-    assert specs('resnet18', taps='layer3') == [c2]
+    assert specs('resnet18', taps='layer3') == specs('resnet18', taps='-2') == [c2]
     assert specs('resnet18', taps=np.array([1, 2, 3])) == [c4, c3, c2]
     assert specs('resnet18', taps=['layer2', 'layer1']) == [c4, c3]
     assert attach_branches(meta('resnet18'), 'dks', 'layer2').taps == (2,)
@@ -152,6 +152,8 @@ def test_branches_inherit_the_shortcut_and_dropout():
     net = attach_branches(timm.create_model('cifar_wrn16_1', block_drop_rate=0.3, drop_rate=0.2), 'dks')
     assert net.branches[1].stages[0][0].drop_rate == 0.3
     assert net.branches[1].head.drop.p == 0.2
+    net = attach_branches(timm.create_model('cifar_resnet8', drop_rate=0.2), 'ap_2fc')
+    assert net.branches[0].head.drop.p == 0.2
 
 
 @pytest.mark.parametrize(('name', 'zeroed'), [('resnet18', True), ('dks_resnet18', False)])
@@ -170,6 +172,15 @@ def test_default_taps():
     assert default_taps(meta('vit_tiny_patch16_224')) == (3, 7)
     assert default_taps(meta('cifar_densenet40_12')) == (0, 1)
     assert default_taps(meta('cifar_resnet18'), 3) == (0, 1, 2)
+    net = meta('resnet18')
+    net.feature_info = net.feature_info[-1:]
+    with pytest.raises(ValueError, match='has only one stage'):
+        default_taps(net)
+
+
+def test_convolutions_after_a_tap_of_the_last_resolution():
+    (spec,) = specs('resnet50', 'conv', 'layer3', output_stride=16)
+    assert spec.stages == ((1, 1.0),)
 
 
 @pytest.mark.parametrize(
@@ -260,6 +271,7 @@ def test_what_cannot_work_is_refused_with_the_reason(name, kwargs, design, taps,
 def test_num_classes_of_branches():
     net = attach_branches(meta('test_convnext', num_classes=0), 'mirror', num_classes=3)
     assert [c.out_features for c in net.classifiers()[1:]] == [3, 3]
+    assert all(p.requires_grad for head in net.classifiers()[1:] for p in head.parameters())
     net = attach_branches(meta('cifar_resnet8'), num_classes=7)
     assert [c.out_features for c in net.classifiers()] == [100, 7, 7]
 
@@ -272,7 +284,10 @@ def test_what_has_no_stages_is_refused():
 def test_parts_of_branches():
     x = torch.randn(2, 4, 8, 8)
     assert Attention(4, {}).conv(x).shape[-2:] == (4, 4)
+    assert (Attention(4, {})(x) / x).min() >= 0.5  # its mask is the sigmoid of a ReLU
+    assert [m.stride for m in SepConv(4, 8, 2, {}) if isinstance(m, nn.Conv2d)] == [(2, 2), (1, 1), (1, 1), (1, 1)]
     assert ResidualConv(4, 4, 1, {})(x).min() >= 0
+    assert ResidualConv(16, 64, 1, {}).conv1.weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
     net = attach_branches(timm.create_model('cifar_resnet8'), 'ap_conv_2fc', 0)
     assert net(torch.randn(2, 3, 32, 32)).branch_features[0].shape[-2:] == (32, 32)
     wide = attach_branches(meta('resnet50'), 'conv')

@@ -71,7 +71,8 @@ def test_traffic():
     image = torch.empty(2, 3, device='meta')
     with Traffic() as traffic:
         image.view(6).relu()
-    assert traffic.total == 4 * (6 + 6)
+        image.relu_()
+    assert traffic.total == 2 * 4 * (6 + 6)
 
 
 def test_step_ratio():
@@ -88,6 +89,11 @@ def test_without_branches():
     found = dkszoo.cost('cifar_resnet8', None)
     assert (found.branches, found.design, found.step_ratio) == ((), None, 1.0)
     assert len(found.lines()) == 2
+
+
+def test_a_design_without_a_name():
+    found = dkszoo.cost('cifar_resnet8', {'branches': [{'tap': 1}]})
+    assert found.lines()[0] == "cost of one 3x32x32 image, branches of the user's own:"
 
 
 @pytest.mark.parametrize(

@@ -82,10 +82,29 @@ def test_branches_of_ones_own_need_only_be_called():
     assert net.branches[0].fc.weight.grad.any()
 
 
-@pytest.mark.parametrize('name', ['cifar_resnet8', 'test_convnext', 'test_vit'])
-def test_layer_decay(name):
+@pytest.mark.parametrize('taps', [[0], [1, 0], [1, 1]])
+def test_each_branch_has_a_tap_of_its_own(taps):
+    net = make()
+    with pytest.raises(ValueError, match='each branch needs a tap of its own'):
+        DeeplySupervised(net.backbone, net.branches, taps)
+
+
+def test_maps_come_as_they_are_asked_for():
+    net = make()
+    output, maps = net.forward_stages(images(net), (2, 0, 2))
+    assert [m.shape[1] for m in maps] == [64, 16, 64]
+    assert [m.shape[1] for m in output.stages] == [16, 32]
+
+
+@pytest.mark.parametrize(
+    ('name', 'grouped'),
+    [('cifar_resnet8', True), ('test_convnext', True), ('test_convnext', False), ('test_vit', True)],
+)
+def test_layer_decay(name, grouped, monkeypatch):
     """The backbone's layers get what they get without branches; branches are the last layer, as the head."""
     net = make(name)
+    if not grouped:
+        monkeypatch.delattr(type(net.backbone), 'group_matcher')
 
     def scales(model):
         groups = param_groups_layer_decay(model, layer_decay=0.5)
@@ -297,6 +316,10 @@ def test_tokens_make_a_map_of_the_taps_form():
     found = to_map(tokens, tap, SimpleNamespace(num_features=3, num_prefix_tokens=2))
     assert found.shape == (1, 3, 2, 4)
     assert torch.equal(found[0, :, 1, 0], tokens[0, 2 + 4])
+    assert to_map(tokens[:, 3:], None, SimpleNamespace(num_features=3)).shape == (1, 3, 7, 1)  # 7 make no rectangle
+    net = attach_branches(timm.create_model('test_vit', img_size=(48, 96), num_classes=3))
+    output = net(torch.randn(1, 3, 48, 96))
+    assert output.features.shape[-2:] == output.stages[-1].shape[-2:] == (3, 6)
 
 
 def test_a_task_is_grouped_as_its_network():

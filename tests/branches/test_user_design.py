@@ -85,6 +85,7 @@ def test_rows_of_mobilenet():
         ({'tap': 0, 'kind': 'mirror', 'head': '2fc'}, 'copy of the main head'),
         ({'tap': 0, 'stages': [1, 1, 1]}, 'only 2 follow'),
         ({'tap': 7, 'stages': [1]}, 'no tap 7'),
+        ({'tap': True, 'stages': [1]}, 'no tap True'),
     ],
 )
 def test_mistakes_are_named(branch, reason):

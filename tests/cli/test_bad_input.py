@@ -136,7 +136,8 @@ def test_commands(run_cli, tmp_path):
         assert f'{flag} must be' in refused(run_cli, tmp_path, 'validate', '--checkpoint', 'a.pth.tar', flag, '0')
     assert '--workers must be' in refused(run_cli, tmp_path, 'validate', '--checkpoint', 'a.pth.tar', '-j', '-1')
     for flag in ('--per-branch', '--no-ema'):
-        for subject in (('--checkpoint', 'a.onnx'), ('--model', 'cifar_resnet20', '--pretrained')):
+        exports = (('--checkpoint', 'a.onnx'), ('--checkpoint', 'a.pth.tar', 'b.safetensors'))
+        for subject in (*exports, ('--model', 'cifar_resnet20', '--pretrained')):
             said = refused(run_cli, tmp_path, 'validate', *subject, flag)
             assert f'{flag} needs a training checkpoint' in said
 

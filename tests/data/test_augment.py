@@ -180,6 +180,12 @@ def test_squash_is_a_random_crop_of_the_whole_image_resized():
     assert len({top for _, top, _ in seen}) > 6
 
 
+def test_squash_leaves_enough_to_crop_where_the_crop_is_more_than_all():
+    transform = train_transform(96, (0,), (1,), Augmentation(hflip=0.0), crop_mode='squash', crop_pct=1.15)
+    image = Image.linear_gradient('L')
+    assert torch.equal(transform(image), functional.to_tensor(functional.resize(image, (96, 96))))
+
+
 @pytest.mark.parametrize('mode', ['rrc', 'rkrc', 'rkrr'])
 def test_timms_training_crops(mode):
     names = [
@@ -207,9 +213,10 @@ def test_erasing_goes_up_to_a_third_and_to_every_border():
     assert [int(edge) for edge in draw_erasing(uniform, 1, 32, 0.5)] == [14, 32, 14, 32]
 
 
-def test_no_aug_of_large_images():
+@pytest.mark.parametrize('crop_mode', ['rrc', 'squash'])
+def test_no_aug_of_large_images(crop_mode):
     image = Image.linear_gradient('L').resize((140, 120)).convert('RGB')
-    transform = train_transform(96, (0,) * 3, (1,) * 3, Augmentation(), no_aug=True)
+    transform = train_transform(96, (0,) * 3, (1,) * 3, Augmentation(), no_aug=True, crop_mode=crop_mode)
     assert all(torch.equal(transform(image), transform(image)) for _ in range(3))
 
 

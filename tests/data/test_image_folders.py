@@ -7,11 +7,12 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 from small_files import write_cifar
 
-from dkszoo.data import UnreadableImage, View, open_dataset, read_sample
+from dkszoo.data import UnreadableImage, View, class_names, class_targets, open_dataset, read_sample
 
 TRAIN = (
     *('train', '--dataset', '', '--data-dir', '.', '--model', 'cifar_resnet8', '--img-size', '32', '--device', 'cpu'),
@@ -50,6 +51,13 @@ def test_folders_that_cannot_be_listed_are_named(tmp_path, monkeypatch, place):
     monkeypatch.setattr(os.path, 'isdir', lambda path: not os.fspath(path).startswith(f'{hidden}/') and isdir(path))
     with pytest.raises(ValueError, match=re.escape(f"cannot read folder '{hidden}': Permission denied")):
         open_dataset('', str(tmp_path), 'train')
+
+
+def test_classes_that_are_numbers_stand_in_their_order(tmp_path):
+    make(tmp_path, 1, classes=('10', '9'))
+    dataset = open_dataset('', str(tmp_path), 'train')
+    assert class_names(dataset) == ['9', '10']
+    assert [os.path.dirname(dataset.filename(i)) for i in np.argsort(class_targets(dataset))] == ['9', '10']
 
 
 def test_an_empty_folder(tmp_path):

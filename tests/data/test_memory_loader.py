@@ -95,6 +95,8 @@ def test_targets_come_through_the_view():
     images, targets = read_pixels(Relabelled(base.base, [4, 2, 0]), pixel_transform(32, 'bilinear'))
     assert targets.tolist() == [9, 8, 9]
     assert torch.equal(images[1], torch.from_numpy(base.base.images[2]).permute(2, 0, 1))
+    read_pixels(base, pixel_transform(32, 'bilinear'))
+    assert base.transform is None
     base.targets = list(range(70))  # as label noise does it
     assert read_pixels(base, pixel_transform(32, 'bilinear'))[1].tolist() == base.targets
 
@@ -249,3 +251,11 @@ def test_one_image_at_a_time_every_epoch_draws_a_sample_anew():
     (with_another_seed,) = Stream(Draws(), 4).__getitems__([(0, 5)])
     for values in zip(drawn, later, other, with_another_seed, strict=True):
         assert len(set(values)) == 4
+
+
+def test_one_image_at_a_time_leaves_the_global_generators_alone():
+    torch.manual_seed(0), random.seed(0), np.random.seed(0)  # noqa: NPY002
+    expected = Draws()[0]
+    torch.manual_seed(0), random.seed(0), np.random.seed(0)  # noqa: NPY002
+    Stream(Draws(), 3).__getitems__([(0, 5)])
+    assert Draws()[0] == expected

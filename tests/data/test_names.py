@@ -63,6 +63,12 @@ def test_the_test_set_of_timms_is_validation_where_there_is_one(monkeypatch, spl
         open_dataset('hfds/a/b', None, 'other')
 
 
+def test_a_data_set_without_samples(monkeypatch):
+    monkeypatch.setattr('timm.data.create_dataset', lambda *_, **__: [])
+    with pytest.raises(ValueError, match="'hfds/a/b' in None is empty"):
+        open_dataset('hfds/a/b', None, 'train')
+
+
 def test_targets_in_a_table():
     """QMNIST's: the class is the first column."""
     dataset = SimpleNamespace(targets=torch.tensor([[3, 0, 7], [5, 1, 7]]))

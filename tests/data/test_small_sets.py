@@ -139,6 +139,7 @@ def hostile_files(marker: str) -> dict:
         'no images': ({b'fine_labels': [0, 1]}, 'no images'),
         'floats': ({**good, b'data': np.zeros((2, 3072))}, 'array of float64'),
         'shape': ({**good, b'data': np.zeros((2, 1024), np.uint8)}, 'no images'),
+        'wide numbers': ({**good, b'data': np.zeros((2, 3072), np.int32)}, 'no images'),
         'labels missing': ({b'data': good[b'data']}, 'label'),
         'few labels': ({**good, b'fine_labels': [0]}, 'label'),
         'large label': ({**good, b'fine_labels': [0, 100]}, 'labels that are not 0 to 99'),
@@ -197,7 +198,9 @@ def test_facts_agree_with_the_digits():
     assert facts.mean == (round(images.mean(), 4),)
     assert facts.std == (round(images.std(), 4),)
     assert facts.num_train == len(images)
-    assert facts.num_test == len(open_dataset('digits', None, 'test'))
+    test = open_dataset('digits', None, 'test')
+    assert facts.num_test == len(test)
+    assert np.bincount(class_targets(test)).tolist() == [36, 36, 35, 37, 36, 36, 36, 36, 35, 36]
 
 
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason='Fashion-MNIST is not on this machine')
@@ -223,6 +226,7 @@ def test_facts_agree_with_fashion_mnist():
 )
 def test_facts(name, expected):
     facts = data_facts(name)
+    assert facts == data_facts(name.upper())
     counts = (facts.num_classes, facts.num_train, facts.num_test)
     assert (facts.in_chans, facts.img_size, facts.pad, facts.hflip, *counts) == expected
 

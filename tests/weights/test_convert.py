@@ -471,6 +471,12 @@ def test_missing_batch_counts_are_zero():
     built(converted)
 
 
+def test_batch_counts_of_a_file_in_another_order_stay():
+    state = timm.create_model('cifar_resnet8').state_dict()
+    state = {key: state[key] + 7 if key.endswith('num_batches_tracked') else state[key] for key in sorted(state)}
+    assert equal(dkszoo.convert(state, 'cifar_resnet8').backbone, state)
+
+
 def test_arguments_given_make_other_sizes_fit():
     state = hollow(peers.dhm_wrn(16, 8))
     with pytest.raises(ValueError, match='fits no model'):
