@@ -83,6 +83,7 @@ def refused(run_cli, tmp_path, *argv: str) -> str:
         (('--dataset', '../../etc'), "data set '../../etc' is unknown"),
         (('--dataset', 'fashion_mnist'), "did you mean 'torch/fashion_mnist'?"),
         (('--device', 'gpu'), "device 'gpu'"),
+        (('--device', 'meta'), 'device meta holds no numbers'),
         (('--model-kwargs', 'depthh=3'), "model 'cifar_resnet8'"),
         (('--model-kwargs', 'depth'), 'KEY=VALUE'),
         (('--model-kwargs', 'global_pool=foo'), "model 'cifar_resnet8': Invalid pool type"),

@@ -16,6 +16,7 @@ from dkszoo.cli.main import main
 from dkszoo.cli.reproduce import read_flags
 from dkszoo.deploy import export_hub
 from dkszoo.engine.config import FREE, TrainConfig, flag, negation
+from dkszoo.engine.trainer import Trainer
 from dkszoo.papers.grid import to_flags
 from dkszoo.weights import sha256
 
@@ -234,6 +235,17 @@ def test_the_best_is_exported_not_the_last(run_cli, tmp_path, monkeypatch):
     monkeypatch.setattr('dkszoo.engine.trainer.evaluate', figures)
     assert run_cli(*TINY, '--export', 'o.safetensors')[0] == 0
     assert json.loads((tmp_path / 'o.json').read_text())['epoch'] == 0
+
+
+def test_the_best_epoch_is_tested_with_its_own_branches(run_cli, tmp_path, monkeypatch):
+    falling = iter((90.0, 80.0))
+    monkeypatch.setattr(Trainer, 'evaluate', lambda *_: {'loss': 1.0, 'top1': next(falling), 'top5': 100.0})
+    assert run_cli(*TINY)[0] == 0
+    best = json.loads((tmp_path / 'runs/tiny/run.json').read_text())['result']['best']
+    out = run_cli('validate', '--checkpoint', 'runs/tiny/model_best.pth.tar', '--device', 'cpu', '--per-branch')[1]
+    figures = json.loads(out.splitlines()[-1])
+    assert 'branch1_top1' in best
+    assert {key: figures[key] for key in best} == best
 
 
 def test_several_commands_in_one_process_say_all_once(tmp_path, monkeypatch, capsys):

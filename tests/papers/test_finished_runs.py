@@ -1,13 +1,16 @@
 """What a grid makes of runs that were finished before it, and of those that leave nothing."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 from finished import cell, finish
 
 from dkszoo.cli.compare import make_cell
 from dkszoo.cli.grids import finish as finish_grid
-from dkszoo.papers import grid
-from dkszoo.papers.grid import Cell, run_grid
+from dkszoo.papers import grid, processes
+from dkszoo.papers.grid import Cell, read_result, run_grid
 from dkszoo.papers.processes import Processes
 
 SETTINGS = {'model': 'cifar_resnet8', 'dataset': 'torch/cifar10', 'data_dir': 'gone', 'seed': 0}
@@ -65,3 +68,20 @@ def test_teachers_are_counted_among_the_failed(tmp_path, capsys):
 
 def test_a_file_is_teacher_enough():
     assert make_cell('kd', 0, {'kd_checkpoint': 'x.pth'}).settings['kd_checkpoint'] == 'x.pth'
+
+
+@pytest.mark.parametrize('seconds', ['7', '{"train": "1"}', '{"train": -1.0}', '{"train": NaN}'])
+def test_a_log_that_tells_no_times(tmp_path, seconds):
+    finish(tmp_path / 'one', **SETTINGS)
+    with open(tmp_path / 'one/log.jsonl', 'a') as file:
+        file.write(f'{{"seconds": {seconds}}}\n')
+    with pytest.raises(ValueError, match=r"cannot read .*log\.jsonl'"):
+        read_result(tmp_path / 'one')
+
+
+def test_runs_find_what_their_grid_finds(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(processes.subprocess, 'Popen', lambda command, env, **_: seen.append(env['PYTHONPATH']))
+    monkeypatch.setenv('PYTHONPATH', 'mine')
+    Processes(tmp_path, None).start(['train'], tmp_path / 'one.log')
+    assert seen == [os.pathsep.join([str(Path(grid.__file__).parents[2]), 'mine'])]

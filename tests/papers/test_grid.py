@@ -106,6 +106,11 @@ def test_compare_hands_on_what_it_is_given():
     assert 'branches' not in make_cell('kd', 0, settings).settings
 
 
+def test_what_is_of_one_run_alone_is_not_handed_on():
+    given = {'export': 'o.onnx', 'resume': 'r.pth.tar', 'overwrite': True}
+    assert not make_cell('ds', 0, given).settings.keys() & given.keys()
+
+
 def test_a_teacher_is_not_handed_to_methods_without():
     made = make_cell('ds', 0, {'kd_model_name': 'cifar_resnet14', 'kd_checkpoint': 'x.pth'})
     assert not [key for key in made.settings if key.startswith('kd_')]
@@ -126,6 +131,7 @@ def test_compare_refuses_what_train_refuses(run_cli, tmp_path):
         (('--methods', 'ds:seed=5'), "'ds:seed=5': seed cannot be set for one method (leave it out)"),
         (('--methods', 'ds:method=dks'), 'method cannot be set for one method'),
         (('--methods', 'ds:overwrite=true'), 'overwrite cannot be set for one method'),
+        (('--methods', 'ds:lr=-1'), '--lr must be'),
         (('--methods', 'ds:model_ema=maybe'), "model_ema: 'maybe' is not true or false"),
         (('--seeds', '0'), '--seeds and --jobs must be at least 1'),
         (('--jobs', '0'), '--seeds and --jobs must be at least 1'),
@@ -182,6 +188,7 @@ def test_reproduce_mistakes(run_cli):
         (('dks-table1', '--row', 'resnet33'), 'resnet32-baseline'),
         (('dks-table1', '--budget', 'tiny'), 'small'),
         (('dks-table1', '--jobs', '0'), '--seeds and --jobs must be at least 1'),
+        (('dks-table1', '--row', 'resnet32-baseline', '--workers', '-1'), '--workers must be'),
     ):
         code, _, err = run_cli('reproduce', *argv, '--dry-run')
         assert code == 2
