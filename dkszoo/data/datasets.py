@@ -132,7 +132,7 @@ def open_dataset(name: str, data_dir: str | None, split: str, in_chans: int = 3)
         kwargs = {} if name else dict(input_img_mode='RGB' if in_chans == 3 else 'L')
     else:  # often the labels of `test` are kept back
         splits, kwargs = ['validation', 'test'] if split == 'test' else [split], {}
-    failed = []
+    failed, what = [], f'data set {name!r}' + (f' in {data_dir!r}' if data_dir else '')
     for part in splits:
         try:
             dataset = create_dataset(name, root=data_dir, split=part, **kwargs)
@@ -140,9 +140,9 @@ def open_dataset(name: str, data_dir: str | None, split: str, in_chans: int = 3)
         except (RuntimeError, AssertionError, OSError, KeyError, ImportError, ValueError) as error:
             failed.append(error)
     else:
-        raise ValueError(f'cannot open data set {name!r} in {data_dir!r}: {first_line(failed[0])}') from failed[0]
+        raise ValueError(f'cannot open {what}: {first_line(failed[0])}') from failed[0]
     if not len(dataset):
-        raise ValueError(f'data set {name!r} in {data_dir!r} is empty')
+        raise ValueError(f'{what} is empty')
     return dataset
 
 

@@ -65,7 +65,7 @@ def test_the_test_set_of_timms_is_validation_where_there_is_one(monkeypatch, spl
 
 def test_a_data_set_without_samples(monkeypatch):
     monkeypatch.setattr('timm.data.create_dataset', lambda *_, **__: [])
-    with pytest.raises(ValueError, match="'hfds/a/b' in None is empty"):
+    with pytest.raises(ValueError, match="data set 'hfds/a/b' is empty"):
         open_dataset('hfds/a/b', None, 'train')
 
 
