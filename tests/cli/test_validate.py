@@ -88,6 +88,7 @@ def test_several_checkpoints(run_cli, digits_export):
     argv = ('--checkpoint', 'net.safetensors', 'none.safetensors', 'net.safetensors', '--results-file', 'r.csv')
     code, out, err = run_cli('validate', *argv, *digits_export[3:])
     assert (code, out.count('"checkpoint": "net.safetensors"')) == (2, 2)
+    assert out.count('cifar_resnet8, net.safetensors on 359 images') == 2
     assert 'none.safetensors was not measured' in err
     assert '1 of 3 models were not measured: none.safetensors' in err.splitlines()[-1]
     assert len(open('r.csv').readlines()) == 3
