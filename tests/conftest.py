@@ -1,6 +1,5 @@
 """Fixtures of the whole suite."""
 
-import logging
 import os
 from pathlib import Path
 
@@ -35,13 +34,10 @@ def run_cli(monkeypatch, tmp_path, capsys):
         from dkszoo.cli.main import main
 
         capsys.readouterr()
-        handlers = list(logging.root.handlers)
         try:
             code = main([str(a) for a in argv])
         except SystemExit as error:  # --help
             code = error.code
-        finally:
-            logging.root.handlers = handlers
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

@@ -4,14 +4,13 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import timm
 from torch import nn
 
 from dkszoo import deploy, engine
 from dkszoo.data import View, class_names, compare_classes, data_facts, open_dataset
 from dkszoo.engine.evaluate import LARGE_CROP
 from dkszoo.engine.ranges import flag
-from dkszoo.weights import fit_channels, read_card, read_pickle
+from dkszoo.weights import read_card, read_pickle
 from dkszoo.weights.card import GRAPHS
 
 
@@ -91,11 +90,7 @@ def read_pretrained(args, name: str) -> Subject:
     file = Path(cfg.get('file') or '')
     if file.suffix == '.safetensors' and not kwargs:
         return dataclasses.replace(recorded(model, read_card(file)), name=name)
-    data = timm.data.resolve_data_config({}, model=model, use_test_size=True)
-    in_chans = args.in_chans or data['input_size'][0]
-    data |= {key: fit_channels(data[key], in_chans) for key in ('mean', 'std')}
-    data['input_size'] = (in_chans, *data['input_size'][1:])
-    return Subject(model, name, data, cfg.get('label_names'))
+    return Subject(model, name, deploy.model_settings(model, args.in_chans), cfg.get('label_names'))
 
 
 def open_view(args, subject: Subject) -> View:

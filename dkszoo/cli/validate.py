@@ -190,8 +190,8 @@ def measure(subject: Subject, view: View, how: dict, batch_size: int, workers: i
 
 
 def print_table(result: dict) -> None:
-    name = ', '.join(filter(None, (result['model'], result['checkpoint'])))
-    print(f'{name} on {result["images"]} images, {result["images_per_second"]:,.0f} a second')
+    measured = ', '.join(filter(None, (result['model'], result['checkpoint'])))
+    print(f'{measured} on {result["images"]} images, {result["images_per_second"]:,.0f} a second')
     for key, value in result.items():
         if key.endswith('_err'):
             name = key.removesuffix('_err')

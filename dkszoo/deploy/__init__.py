@@ -1,6 +1,6 @@
 """From a checkpoint to a verified file, and back to a model."""
 
-from .convert import convert_file
+from .convert import convert_file, model_settings
 from .export import VerificationFailed, export, rebuild, verify
 from .formats import check_target
 from .hub import check_folder, export_hub
@@ -14,6 +14,7 @@ __all__ = [
     'export',
     'export_hub',
     'load',
+    'model_settings',
     'rebuild',
     'verify',
 ]

@@ -12,7 +12,6 @@ import dkszoo
 from dkszoo.branches import DeeplySupervised
 from dkszoo.weights import (
     AVERAGED,
-    Converted,
     check_arguments,
     check_values,
     described,
@@ -80,7 +79,7 @@ def convert_file(
     net = timm.create_model(converted.model, **converted.model_kwargs)
     load_strictly(net, converted.backbone, source)
     arch, arguments = name_and_arguments(converted.model, converted.model_kwargs, net)
-    data = known.get('data') or model_settings(net, converted)
+    data = known.get('data') or model_settings(net, converted.model_kwargs.get('in_chans'))
     data = normalised_with(data, mean, std)
     if img_size is not None:
         data['input_size'] = [data['input_size'][0], img_size, img_size]
@@ -122,10 +121,10 @@ def normalised_with(data: dict, mean: Sequence[float] | None, std: Sequence[floa
     return data
 
 
-def model_settings(net: nn.Module, converted: Converted) -> dict:
-    """How a model's own configuration prepares images, for the channels the network takes."""
+def model_settings(net: nn.Module, in_chans: int | None = None) -> dict:
+    """How a model's own configuration prepares images, for the channels the network takes where they are others."""
     data = timm.data.resolve_data_config({}, model=net, use_test_size=True)
-    in_chans = converted.model_kwargs.get('in_chans', data['input_size'][0])
+    in_chans = in_chans or data['input_size'][0]
     for key in ('mean', 'std'):
-        data[key] = list(fit_channels(data[key], in_chans))
-    return {**data, 'input_size': [in_chans, *data['input_size'][1:]]}
+        data[key] = fit_channels(data[key], in_chans)
+    return {**data, 'input_size': (in_chans, *data['input_size'][1:])}

@@ -2,12 +2,13 @@
 
 from types import SimpleNamespace
 
+import pytest
 import timm
 import torch
 
 from dkszoo import engine
-from dkszoo.cli.subject import Subject, read_pretrained
-from dkszoo.cli.validate import measure
+from dkszoo.cli.subject import Subject, open_view, read_pretrained, recorded
+from dkszoo.cli.validate import find_names, finite, measure
 
 
 def test_a_processors_words_for_short_memory(monkeypatch):
@@ -31,3 +32,57 @@ def test_weights_of_timms_are_measured_as_timm_does(monkeypatch):
     monkeypatch.setattr(engine, 'create_model', lambda *_, **__: net)
     subject = read_pretrained(SimpleNamespace(num_classes=None, in_chans=None), 'test_mambaout')
     assert (subject.data['input_size'], subject.classes) == ((3, 192, 192), ['a', 'b'])
+
+
+def test_a_description_that_says_little_of_its_images():
+    data = {'input_size': [3, 224, 224], 'mean': [0.5] * 3, 'std': [0.5] * 3, 'crop_pct': None}
+    subject = recorded(None, {'arch': 'resnet18', 'data': data})
+    assert (subject.data['crop_pct'], subject.data['interpolation']) == (0.875, 'bicubic')
+
+
+def test_another_data_set_is_not_looked_for_in_the_folder_of_the_first():
+    net = SimpleNamespace(num_classes=10)
+    subject = Subject(net, 'cifar_resnet8', {'mean': (0.5,)}, None, {}, ('torch/mnist', 'nowhere'))
+    assert len(open_view(SimpleNamespace(dataset='digits', data_dir=None, split='test'), subject)) == 359
+    with pytest.raises(ValueError, match="'nowhere'"):
+        open_view(SimpleNamespace(dataset=None, data_dir=None, split='test'), subject)
+
+
+def test_a_folder_with_brackets_is_no_pattern():
+    name = 'local-dir:models/[a]'
+    assert find_names(SimpleNamespace(checkpoint='', model=name)) == [name]
+
+
+def test_figures_that_are_not_finite_are_none():
+    assert [finite(value) for value in (1.5, float('nan'), float('inf'), 3, 'x')] == [1.5, None, None, 3, 'x']
+
+
+def test_a_folder_of_images_for_a_model_of_another_set(tmp_path):
+    """An empty name is one, too."""
+    subject = SimpleNamespace(dataset=('digits', None), data={'mean': (0.5,)})
+    with pytest.raises(ValueError, match='no data folder'):
+        open_view(SimpleNamespace(dataset='', data_dir=str(tmp_path / 'nowhere'), split='test'), subject)
+
+
+def test_the_layout_is_that_of_training(monkeypatch):
+    subject = recorded(torch.nn.Conv2d(3, 2, 3), {'arch': 'x', 'data': {}, 'evaluation': {'channels_last': True}})
+    monkeypatch.setattr(engine, 'eval_loader', lambda *_, **__: None)
+    monkeypatch.setattr(engine, 'evaluate', lambda _, __, ___, channels_last, **____: {'channels_last': channels_last})
+    assert measure(subject, None, {}, 4, 0, torch.device('cpu')).figures == {'channels_last': True}
+    assert subject.net.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_a_network_that_was_looked_at_keeps_its_mode(training):
+    net, cpu = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)).train(training), torch.device('cpu')
+    engine.check_images(net, 'net', (1, 2, 2), cpu)
+    assert net.training is training
+    engine.evaluate(net, [(torch.zeros(3, 1, 2, 2), torch.zeros(3, dtype=torch.long))], cpu)
+    assert net.training is training
+
+
+def test_weights_of_gray_images_for_colour_ones():
+    args = SimpleNamespace(num_classes=None, in_chans=3)
+    subject = read_pretrained(args, 'cifar_resnet20.dks_fashion_mnist')
+    assert [len(subject.data[key]) for key in ('mean', 'std')] == [3, 3]
+    assert subject.data['input_size'][0] == 3
