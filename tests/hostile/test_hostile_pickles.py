@@ -90,6 +90,7 @@ OPCODES = {
 }
 
 
+@pytest.mark.filterwarnings('ignore:Detected pickle protocol 4')
 @pytest.mark.parametrize('name', OPCODES)
 def test_hand_made_pickles(refused, canary, name):
     code = OPCODES[name].replace(b'{}', str(canary).encode())

@@ -127,6 +127,7 @@ def test_bfloat16(name):
     assert F.cosine_similarity(logits.float(), expected).min() > 0.95
 
 
+@pytest.mark.filterwarnings('ignore:`torch.jit.script` is deprecated')
 @pytest.mark.parametrize('name', zoo.smaller_by_default(zoo.LIGHT))
 @torch.no_grad()
 def test_torchscript(name):
