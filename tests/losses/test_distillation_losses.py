@@ -43,10 +43,10 @@ def test_kd_by_hand():
     assert kd_loss(student, teacher, tau=2.0, scale_tau2=False).item() == pytest.approx(0.130812, abs=1e-6)
 
 
-def test_the_temperature_of_kd_is_four_unless_given():
+def test_kd_is_at_temperature_four_and_times_its_square_unless_given():
     student, teacher = heads(2, seed=1)
     for loss_function in (kd_loss, kd_loss_per_sample):
-        assert torch.equal(loss_function(student, teacher), loss_function(student, teacher, tau=4.0))
+        assert torch.equal(loss_function(student, teacher), loss_function(student, teacher, 4.0, scale_tau2=True))
 
 
 def test_kd_of_a_student_equal_to_its_teacher_is_zero():

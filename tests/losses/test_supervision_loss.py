@@ -12,7 +12,8 @@ from torch.testing import assert_close
 from dkszoo.losses import deep_supervision_loss
 
 TARGET = torch.tensor([0, 6, 3, 3, 1])
-ALPHAS = [(None, [1, 1, 1]), (0.7, [0.7, 0.7, 0.7]), ([1, 0.5, 0], [1, 0.5, 0]), (torch.tensor(0.5), [0.5] * 3)]
+ALPHAS = [(None, [1, 1, 1]), (0.7, [0.7, 0.7, 0.7]), (0, [0, 0, 0])]
+ALPHAS += [([1, 0.5, 0], [1, 0.5, 0]), (torch.tensor(0.5), [0.5] * 3)]
 
 
 def soft_target():
@@ -50,6 +51,7 @@ def test_kinds_of_target():
     one_hot = F.one_hot(TARGET, 7).half()
     expected = deep_supervision_loss(logits, TARGET)
     assert_close(deep_supervision_loss(logits, one_hot), expected)
+    assert_close(deep_supervision_loss(logits, one_hot.double()), expected)
     assert_close(deep_supervision_loss(logits, TARGET.to(torch.uint8)), expected)
 
 

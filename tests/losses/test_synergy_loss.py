@@ -117,6 +117,11 @@ def test_kinds_of_beta():
         assert_close(got, synergy_loss(logits, beta=MATRIX, form=form), msg='the diagonal of a tensor is ignored')
 
 
+def test_a_weight_does_not_change_the_precision():
+    beta = torch.tensor(2.5, dtype=torch.float64)
+    assert synergy_loss(heads(2, dtype=torch.float32), beta=beta).dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     ('settings', 'untaught'),
     [({'pairs': 'top-down'}, 2), ({'pairs': 'bottom-up'}, 0), ({'beta': [[0, 0, 1], [1, 0, 1], [2, 0, 0]]}, 1)],

@@ -122,6 +122,13 @@ def test_gradient_through_the_weights_of_dskd():
     assert not torch.allclose(torch.autograd.grad(stopped, BRANCHES)[0], torch.autograd.grad(term(BATCH), BRANCHES)[0])
 
 
+def test_gradient_through_the_weights_of_features():
+    values = [make_term('feature', BATCH, branch_weight_grad=through)(BATCH) for through in (False, True)]
+    assert_close(*values)
+    stopped, passed = (torch.autograd.grad(value, OUTPUT.branch_features)[0] for value in values)
+    assert not torch.allclose(stopped, passed)
+
+
 def test_no_gradient_through_the_weights_where_all_losses_are_zero():
     same = BATCH._replace(teacher=TEACHER._replace(logits=BRANCHES[0].detach()))
     same = same._replace(output=OUTPUT._replace(branch_logits=(BRANCHES[0], BRANCHES[0])))
@@ -134,7 +141,7 @@ def batch_norm(x):
     return (x - x.mean((0, 2, 3), keepdim=True)) / (x.var((0, 2, 3), unbiased=False, keepdim=True) + 1e-5).sqrt()
 
 
-@pytest.mark.parametrize('form', ['mean', 'sum', 'conv', 'pooled'])
+@pytest.mark.parametrize('form', ['mean', 'sum', 'conv', 'pooled', 'pooled sum'])
 @pytest.mark.parametrize('weighting', ['loss', 'equal'])
 def test_feature_of_dskd(weighting, form):
     # Equations 4 to 6 and 8. The second branch's 8x8 map is averaged down to the teacher's 4x4.
@@ -143,8 +150,8 @@ def test_feature_of_dskd(weighting, form):
         BATCH,
         branch_weighting=weighting,
         feature_projection='conv' if form == 'conv' else 'conv-bn',
-        feature_map='pooled' if form == 'pooled' else 'spatial',
-        feature_reduction='sum' if form == 'sum' else 'mean',
+        feature_map='pooled' if 'pooled' in form else 'spatial',
+        feature_reduction='sum' if 'sum' in form else 'mean',
     )
     losses = []
     for r, m in zip(term.projections, [OUTPUT.features, *OUTPUT.branch_features], strict=True):
@@ -153,10 +160,10 @@ def test_feature_of_dskd(weighting, form):
         if projected.shape[2] == 8:
             projected = projected.view(4, 9, 4, 2, 4, 2).mean((3, 5))
         difference = projected - TEACHER.features.detach()
-        if form == 'pooled':
+        if 'pooled' in form:
             difference = difference.mean((2, 3))
         squares = difference.flatten(1) ** 2
-        losses.append(squares.sum(1) if form == 'sum' else squares.mean(1))
+        losses.append(squares.sum(1) if 'sum' in form else squares.mean(1))
     shallow = torch.stack(losses[1:])
     weights = (shallow / shallow.sum(0)).detach() if weighting == 'loss' else torch.full_like(shallow, 0.5)
     assert_close(term(BATCH), 30 * (losses[0] + (weights * shallow).sum(0)).mean())
@@ -211,6 +218,8 @@ def test_hint_regressor_by_sizes(student, teacher, kernel, transposed):
 def test_hint_regressor_cannot_enlarge_by_other_factors():
     with pytest.raises(ValueError, match='no regressor from 4x4 to 7x7'):
         hint_regressor((4, 4, 4), (5, 7, 7))
+    with pytest.raises(ValueError, match='no regressor from 9x4 to 7x7'):
+        hint_regressor((4, 9, 4), (5, 7, 7))
 
 
 @pytest.mark.parametrize('stage', [0, 1])
