@@ -5,12 +5,13 @@ import copy
 import pytest
 import timm
 import torch
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import dkszoo
 from dkszoo.branches import attach_branches
-from dkszoo.branches.costs import Cost, Part, Traffic
+from dkszoo.branches.costs import Cost, Part, Traffic, measure
 
 
 def counted(run):
@@ -58,6 +59,7 @@ def test_a_network_in_hand_is_not_touched():
     assert net.training
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert found == dkszoo.cost('cifar_resnet8', 'dks') == dkszoo.cost(net.backbone, 'dks')
+    assert found == dkszoo.cost(net.eval())
 
 
 def test_a_large_network_takes_no_memory():
@@ -73,6 +75,7 @@ def test_traffic():
         image.view(6).relu()
         image.relu_()
     assert traffic.total == 2 * 4 * (6 + 6)
+    assert measure('relu', nn.ReLU(), image.relu, batch_size=2)[0].traffic == 4 * (3 + 3)
 
 
 def test_step_ratio():
@@ -91,9 +94,11 @@ def test_without_branches():
     assert len(found.lines()) == 2
 
 
-def test_a_design_without_a_name():
+def test_a_design_of_ones_own():
     found = dkszoo.cost('cifar_resnet8', {'branches': [{'tap': 1}]})
     assert found.lines()[0] == "cost of one 3x32x32 image, branches of the user's own:"
+    found = dkszoo.cost('cifar_resnet8', {'name': 'mine', 'branches': [{'tap': 1}]})
+    assert found.lines()[0] == 'cost of one 3x32x32 image, branches mine:'
 
 
 @pytest.mark.parametrize(
@@ -114,10 +119,11 @@ def test_mistakes(kwargs, reason):
 def test_command(run_cli):
     code, out, err = run_cli('cost', 'resnet18', '--branches', 'dks', '--img-size', '64', '--batch', '8')
     assert (code, err) == (0, '')
-    for figure in ('11,689,512 parameters', '53,483,512 parameters', 'branch at layer3', 'step of 8 images'):
+    for figure in ('11,689,512 parameters', '53,483,512 parameters', 'branch at layer3', 'step of 8 images', '3x64x64'):
         assert figure in out
     code, out, _ = run_cli('cost', 'resnet18', '--taps', '1', 'layer3')
     assert code == 0
+    assert 'step of 64 images' in out
     assert 'branch at layer1' in out
     assert 'branch at layer2' not in out
 
@@ -141,10 +147,13 @@ def test_command_for_other_classes_and_channels(run_cli):
     ('arguments', 'last'),
     [
         (['resnet1'], "unknown model 'resnet1'"),
+        (['resnet18.a9_in1k'], "'resnet18' has no tag 'a9_in1k'"),
         (['vit_tiny_patch16_224', '--branches', 'conv'], 'one resolution'),
         (['resnet18', '--taps', '9'], 'no tap 9'),
         (['resnet18', '--num-classes', '-1'], '--num-classes must be'),
         (['resnet18', '--in-chans', '-1'], '--in-chans must be'),
+        (['resnet18', '--img-size', '0'], '--img-size must be'),
+        (['resnet18', '-b', '0'], '--batch-size must be'),
         (['resnet18', '--branches', 'none', '--taps', '1'], '--taps without branches'),
         (['resnet18', '--model-kwargs', 'widht=3'], 'cannot make model'),
         (['resnet18', '--model-kwargs', 'layers=[0,0,0,0]'], 'it cannot be looked at'),
