@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from timm.layers import freeze_batch_norm_2d
 from torch import nn
 
@@ -69,6 +70,7 @@ DKS = {
     'cifar_resnet8x4': ((1, 1), (1,), 2.0),
     'cifar_resnet32x4': ((5, 3), (5,), 2.0),
     'cifar_wrn16_2': ((2, 1), (2,), 2.0),
+    'cifar_wrn16_2 depth=10': ((1, 1), (1,), 2.0),
     'cifar_wrn28_4': ((4, 2), (4,), 2.0),
     'cifar_wrn40_1': ((6, 3), (6,), 2.0),
     'cifar_densenet40_12': ((12, 6), (12,), 3.0),
@@ -127,6 +129,7 @@ def test_shallower_and_single_taps():
         ((2, 2.0),),
     ]
     assert specs('resnet18', taps='layer3') == specs('resnet18', taps='-2') == [c2]
+    assert specs('cifar_resnet8', taps=-3) == specs('cifar_resnet8', taps=0)
     assert specs('resnet18', taps=np.array([1, 2, 3])) == [c4, c3, c2]
     assert specs('resnet18', taps=['layer2', 'layer1']) == [c4, c3]
     assert attach_branches(meta('resnet18'), 'dks', 'layer2').taps == (2,)
@@ -170,6 +173,7 @@ def test_default_taps():
     assert default_taps(meta('convnext_atto')) == (1, 2)
     assert default_taps(meta('efficientnet_b0')) == (2, 3)
     assert default_taps(meta('vit_tiny_patch16_224')) == (3, 7)
+    assert default_taps(meta('vit_tiny_patch16_224', depth=2)) == (0,)
     assert default_taps(meta('cifar_densenet40_12')) == (0, 1)
     assert default_taps(meta('cifar_resnet18'), 3) == (0, 1, 2)
     net = meta('resnet18')
@@ -274,6 +278,8 @@ def test_num_classes_of_branches():
     assert all(p.requires_grad for head in net.classifiers()[1:] for p in head.parameters())
     net = attach_branches(meta('cifar_resnet8'), num_classes=7)
     assert [c.out_features for c in net.classifiers()] == [100, 7, 7]
+    with pytest.raises(ValueError, match='need classes'):
+        attach_branches(meta('cifar_resnet8'), num_classes=0)
 
 
 def test_what_has_no_stages_is_refused():
@@ -285,6 +291,9 @@ def test_parts_of_branches():
     x = torch.randn(2, 4, 8, 8)
     assert Attention(4, {}).conv(x).shape[-2:] == (4, 4)
     assert (Attention(4, {})(x) / x).min() >= 0.5  # its mask is the sigmoid of a ReLU
+    attention = Attention(4, {}).eval()
+    mask = F.interpolate(attention.bn(attention.conv(x)).relu(), (8, 8), mode='bilinear').sigmoid()
+    torch.testing.assert_close(attention(x), x * mask)
     assert [m.stride for m in SepConv(4, 8, 2, {}) if isinstance(m, nn.Conv2d)] == [(2, 2), (1, 1), (1, 1), (1, 1)]
     assert ResidualConv(4, 4, 1, {})(x).min() >= 0
     assert ResidualConv(16, 64, 1, {}).conv1.weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
@@ -292,3 +301,6 @@ def test_parts_of_branches():
     assert net(torch.randn(2, 3, 32, 32)).branch_features[0].shape[-2:] == (32, 32)
     wide = attach_branches(meta('resnet50'), 'conv')
     assert max(m.out_channels for m in wide.branches.modules() if isinstance(m, nn.Conv2d)) == 512
+    assert all(m.bias is None for m in wide.branches.modules() if isinstance(m, nn.Conv2d))
+    wide = attach_branches(meta('resnet50'), 'bottleneck')
+    assert max(m.out_channels for m in wide.branches.modules() if isinstance(m, nn.Conv2d)) == 2048

@@ -14,7 +14,7 @@ from torch import nn
 
 from dkszoo import DeepSupervisionTask
 from dkszoo.branches import DeeplySupervised, attach_branches, strip
-from dkszoo.branches.mirror import start_afresh
+from dkszoo.branches.mirror import donor, start_afresh
 from dkszoo.branches.output import to_map
 
 NAMES = ['cifar_resnet8', 'cifar_densenet40_12', 'test_resnet', 'test_convnext', 'test_mambaout']
@@ -292,6 +292,16 @@ class TestMirror:
             if value.ndim == 4:
                 assert not torch.equal(value, backbone.state_dict()[key])
 
+    def test_heads_of_other_classes_start_as_the_model_does(self):
+        net = attach_branches(timm.create_model('test_convnext', num_classes=5), 'mirror', num_classes=7)
+        assert not any(branch.get_classifier().bias.any() for branch in net.branches)
+
+    def test_only_a_network_of_its_class_is_its_like(self):
+        backbone = timm.create_model('test_resnet', num_classes=5)
+        assert type(donor(backbone, 5)) is type(backbone)
+        backbone.__class__ = type('Own', (type(backbone),), {})
+        assert donor(backbone, 5) is None
+
     def test_what_cannot_start_afresh_is_refused(self):
         class Scale(nn.Module):
             def __init__(self):
@@ -320,6 +330,13 @@ def test_tokens_make_a_map_of_the_taps_form():
     net = attach_branches(timm.create_model('test_vit', img_size=(48, 96), num_classes=3))
     output = net(torch.randn(1, 3, 48, 96))
     assert output.features.shape[-2:] == output.stages[-1].shape[-2:] == (3, 6)
+
+
+def test_maps_of_either_layout():
+    model = SimpleNamespace(num_features=4)
+    for shape in ((1, 4, 2, 3), (1, 4, 3, 4)):
+        assert to_map(torch.empty(shape), None, model).shape == shape
+    assert to_map(torch.empty(1, 2, 3, 4), None, model).shape == (1, 4, 2, 3)
 
 
 def test_a_task_is_grouped_as_its_network():

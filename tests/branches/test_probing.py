@@ -102,6 +102,13 @@ def test_a_plain_chain_can_be_mirrored():
     assert len(net(torch.randn(2, 3, 64, 64)).branch_logits) == 2
 
 
+def test_stages_of_one_resolution_are_one_step():
+    with torch.device('meta'):
+        probe = Probe(timm.create_model('cifar_densenet40_12'))
+    assert probe.following(0) == [(probe.info[2]['num_chs'], 1)]
+    assert probe.info[1]['num_chs'] != probe.info[2]['num_chs']
+
+
 def test_a_path_around_the_tap_is_seen():
     probe = Probe(Chain(skip=True))
     with pytest.raises(ValueError, match='cannot be run again'):
@@ -173,6 +180,7 @@ def test_front_modules():
 @pytest.mark.parametrize(('size', 'smaller', 'halvings'), [(149, 73, 1), (224, 7, 5), (8, 8, 0), (7, 4, 1), (5, 3, 1)])
 def test_halvings_do_not_mind_borders(size, smaller, halvings):
     assert count_halvings((size, size), (smaller, smaller)) == halvings
+    assert count_halvings((size, 1), (smaller, 1)) == count_halvings((1, size), (1, smaller)) == halvings
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float64])

@@ -72,8 +72,10 @@ def test_rows_of_mobilenet():
         ({'tap': 0, 'kind': 'conf', 'stages': [1]}, "'conf' .*conv"),
         ({'tap': 0, 'head': '3fc'}, "unknown head '3fc'"),
         ({'tap': 0, 'stages': [0]}, 'at least 1'),
+        ({'tap': 0, 'stages': [True]}, 'at least 1'),
         ({'tap': 0, 'stages': ['two']}, 'at least 1'),
         ({'tap': 0, 'stages': [{'blocks': 1, 'width': -1}]}, 'positive factor'),
+        ({'tap': 0, 'stages': [{'blocks': 1, 'width': 0}]}, 'positive factor'),
         ({'tap': 0, 'stages': [{'blocks': 10**9}]}, 'at most 10000'),
         ({'tap': 0, 'stages': [{'blocks': 1, 'width': float('inf')}]}, 'at most 100'),
         ({'tap': 0, 'kind': ['own'], 'stages': [1]}, 'unknown kind'),
@@ -84,6 +86,7 @@ def test_rows_of_mobilenet():
         ({'tap': 0, 'kind': 'conv3x3', 'stages': [{'blocks': [1, 2]}]}, 'one number'),
         ({'tap': 0, 'kind': 'mirror', 'head': '2fc'}, 'copy of the main head'),
         ({'tap': 0, 'stages': [1, 1, 1]}, 'only 2 follow'),
+        ({'tap': 1, 'kind': 'conv', 'stages': [1, 1]}, 'which 1 resolutions follow'),
         ({'tap': 7, 'stages': [1]}, 'no tap 7'),
         ({'tap': True, 'stages': [1]}, 'no tap True'),
     ],
@@ -113,6 +116,13 @@ def test_a_stage_keeps_a_channel_however_thin(name):
         strict=False,
     )
     assert net(torch.randn(2, 3, 32, 32)).branch_logits[0].isfinite().all()
+
+
+@pytest.mark.parametrize('kind', ['conv', 'sepconv', 'conv3x3'])
+def test_convolutions_keep_a_channel_however_thin(kind):
+    branch = {'tap': 1, 'kind': kind, 'stages': [{'blocks': 1, 'width': 0.001}]}
+    net = attach_branches(backbone(), {'branches': [branch]})
+    assert net(torch.randn(2, 3, 32, 32)).branch_features[0].shape[1] == 1
 
 
 @pytest.mark.parametrize('design', [{}, {'branches': []}, {'branches': [3]}, {'branchs': [{'tap': 0}]}])
