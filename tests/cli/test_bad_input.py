@@ -95,6 +95,7 @@ def refused(run_cli, tmp_path, *argv: str) -> str:
         (('--export', 'no/where/out.safetensors'), 'cannot write into folder'),
         (('--alpha', '1,2,3'), 'alpha has 3 weights for 2 branches'),
         (('--beta', '0,1;1,0'), '3 x 3 matrix'),
+        (('--beta', '0,1'), "'0,1' is not a number or rows of numbers"),
         (('--epochz', '3'), 'did you mean --epochs?'),
         (('--in-chans', '2'), '--in-chans must be 1 or 3'),
         (('--mean', '0.5,0.5'), '2 values for 1 channels'),
