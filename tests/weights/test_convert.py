@@ -361,10 +361,11 @@ def test_what_modules_and_loops_put_around_a_network(wrapped):
     assert equal(converted.backbone, net.state_dict())
 
 
-def test_averaged_weights_beside_the_others(tmp_path):
+@pytest.mark.parametrize('name', ['model', 'state_dict'])
+def test_averaged_weights_beside_the_others(name, tmp_path):
     """As torchvision and timm's users save them: the average is what timm takes, too."""
     own, averaged = (timm.create_model('cifar_resnet8', num_classes=10).state_dict() for _ in range(2))
-    torch.save({'model': own, 'model_ema': averaged}, tmp_path / 'both.pth')
+    torch.save({name: own, 'model_ema': averaged}, tmp_path / 'both.pth')
     assert equal(dkszoo.convert(tmp_path / 'both.pth').backbone, averaged)
     for ema, expected in ((True, averaged), (False, own)):
         convert_file(tmp_path / 'both.pth', tmp_path / 'out.safetensors', ema=ema)
