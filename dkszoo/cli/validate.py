@@ -33,10 +33,9 @@ def main(argv: list[str]) -> int:
     """Measure each model and print its figures; the last line of each is one JSON object."""
     args = parse(argv)
     device = join_world(args.device).device
-    asked = one_by_one(args)
-    header = read_header(Path(args.results_file)) if args.results_file else None
-    failed = []
+    asked, failed = one_by_one(args), []
     for one in asked:
+        header = read_header(Path(args.results_file)) if args.results_file else None  # the first model may have made it
         try:
             result = validate(one, device, header)
         except ValueError as error:

@@ -9,6 +9,7 @@ import torch
 
 import dkszoo
 from dkszoo import engine
+from dkszoo.cli.subject import Subject
 from dkszoo.cli.validate import Measured
 from dkszoo.engine import CalibrationError
 
@@ -127,6 +128,23 @@ def test_results_file_has_timms_columns_first(run_cli, digits_export, tmp_path):
     assert code == 2
     assert 'cannot write results file' in err.splitlines()[-1]
     assert not out
+
+
+def test_a_results_file_is_for_one_number_of_branches(run_cli, monkeypatch):
+    """Also where the first model of the command has just made it."""
+    data = {'input_size': (1, 32, 32), 'mean': (0.3,), 'std': (0.3,), 'interpolation': 'bilinear', 'crop_pct': 1.0}
+
+    def read_subject(args) -> Subject:
+        taps = [0, 1][: int(args.checkpoint)]
+        net = dkszoo.create_model('cifar_resnet8', num_classes=10, in_chans=1, branches='linear', taps=taps)
+        return Subject(net, f'net{len(taps)}', data)
+
+    monkeypatch.setattr('dkszoo.cli.validate.read_subject', read_subject)
+    given = ('--per-branch', '--dataset', 'digits', '--device', 'cpu', '--results-file', 'r.csv')
+    code, _, err = run_cli('validate', '--checkpoint', '2', '1', *given)
+    assert (code, 'has other columns' in err) == (2, True)
+    with open('r.csv', newline='') as file:
+        assert [row['model'] for row in csv.DictReader(file)] == ['net2']
 
 
 def test_split_size_and_crop_are_those_asked_for(run_cli, digits_export):
