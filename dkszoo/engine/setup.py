@@ -33,7 +33,7 @@ from dkszoo.data import (
     train_transform,
 )
 from dkszoo.tasks import DeepSupervisionTask, get_method
-from dkszoo.weights import check_arguments, fit_channels, read_any, weighted_name
+from dkszoo.weights import check_arguments, fit_channels, read_any, recorded_data, weighted_name
 
 from .compiled import compile_task
 from .config import TrainConfig
@@ -41,7 +41,7 @@ from .create import WRONG_ARGUMENTS, check_name, create_model, load_body, read_d
 from .evaluate import evaluation_crop
 from .optim import build_optimizer, build_scheduler
 from .rng import seed_all
-from .teacher import build_teacher, is_of_weights, recorded_data
+from .teacher import build_teacher, is_of_weights
 from .world import World
 
 

@@ -1,6 +1,5 @@
 """The teacher a run's settings name."""
 
-import argparse
 import logging
 
 import timm
@@ -9,7 +8,7 @@ from torch import nn
 
 from dkszoo.data import compare_classes
 from dkszoo.tasks import Teacher, get_method
-from dkszoo.weights import described, identify, load_strictly, read_any, weighted_name
+from dkszoo.weights import identify, load_strictly, read_any, recorded_data, weighted_name
 
 from .config import TrainConfig
 from .create import check_name, create_model
@@ -93,21 +92,6 @@ def from_checkpoint(config: TrainConfig) -> tuple[nn.Module, dict]:
 def is_of_weights(cfg: dict) -> bool:
     """Whether a `pretrained_cfg` describes weights; else its statistics are of no images in particular."""
     return any(cfg.get(key) for key in ('url', 'hf_hub_id', 'file'))
-
-
-def recorded_data(contents: dict, source: str) -> dict:
-    """Input size, mean and std in a checkpoint of ours or of timm's train.py; empty where it does not say.
-
-    Ours say 'label_names', too: the names of the classes.
-
-    Raises:
-        ValueError: What it says cannot be; `source` is what messages call the file.
-    """
-    if own := described(contents, source):
-        return {**(own.get('data') or {}), 'label_names': own.get('class_names')}
-    args = contents.get('args')
-    args = vars(args) if isinstance(args, argparse.Namespace) else args if isinstance(args, dict) else {}
-    return {key: args.get(key) for key in ('input_size', 'mean', 'std')}
 
 
 def check_fit(config: TrainConfig, name: str, num_classes: int | None, input_size: tuple = ()) -> None:

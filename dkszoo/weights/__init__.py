@@ -9,6 +9,7 @@ from .description import (
     described,
     fit_channels,
     name_and_arguments,
+    recorded_data,
     tag_of,
 )
 from .files import sha256, sync, temporary_beside, write_durably, write_text
@@ -47,6 +48,7 @@ __all__ = [
     'read_pickle',
     'read_safetensors',
     'read_tensors',
+    'recorded_data',
     'sha256',
     'sync',
     'tag_of',

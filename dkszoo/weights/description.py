@@ -1,5 +1,6 @@
 """What a file of ours says of its model, checked before anything is made from it: it may come from anybody."""
 
+import argparse
 import difflib
 import math
 import re
@@ -72,6 +73,28 @@ def described(contents, source: str) -> dict | None:
     if not isinstance(model, dict) or not {'arch', 'model_args'} <= model.keys():
         return None
     return check_description(model, source)
+
+
+def timms_settings(contents: dict) -> dict:
+    """The settings that timm's train.py has put into a checkpoint; empty where there are none."""
+    args = contents.get('args')
+    args = vars(args) if isinstance(args, argparse.Namespace) else args
+    return args if isinstance(args, dict) else {}
+
+
+def recorded_data(contents: dict, source: str) -> dict:
+    """Input size, mean and std in a checkpoint of ours or of timm's train.py; empty where it does not say.
+
+    Ours say 'label_names', too: the names of the classes. Others' files may have anything under timm's names, such as
+    DeiT's an input size that is one number: that says nothing.
+
+    Raises:
+        ValueError: What a file of ours says cannot be; `source` is what messages call it.
+    """
+    if own := described(contents, source):
+        return {**(own.get('data') or {}), 'label_names': own.get('class_names')}
+    said = timms_settings(contents)
+    return {key: said[key] for key in ('input_size', 'mean', 'std') if key in said and DATA[key](said[key])}
 
 
 def name_and_arguments(name: str, arguments: dict, model: nn.Module) -> tuple[str, dict]:

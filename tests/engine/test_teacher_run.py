@@ -13,7 +13,7 @@ import dkszoo
 from dkszoo.data import open_dataset
 from dkszoo.engine import TrainConfig
 from dkszoo.engine.setup import open_data
-from dkszoo.engine.teacher import build_teacher, recorded_data
+from dkszoo.engine.teacher import build_teacher
 from dkszoo.weights import sha256
 
 SMALL = ('--model-kwargs', 'channels=[4,8,16]', 'stem_chs=4')
@@ -182,9 +182,3 @@ def test_statistics_of_colour_are_not_those_of_a_teacher_of_gray(tmp_path):
     path = str(tmp_path / 'gray.pth')
     config, _ = open_data(TrainConfig(method='kd', kd_checkpoint=path, kd_model_name='resnet18', device='cpu'))
     assert not build_teacher(config, torch.device('cpu')).renormalises
-
-
-@pytest.mark.parametrize('kind', [dict, argparse.Namespace])
-def test_what_timms_checkpoints_say_of_their_images(kind):
-    said = {'input_size': [3, 32, 32], 'mean': [0.4], 'std': [0.2]}
-    assert recorded_data({'state_dict': {}, 'args': kind(**said, lr=0.1)}, 'x') == said

@@ -1,8 +1,10 @@
 """What a file may say of its model; tests/hostile has whole files."""
 
+import argparse
+
 import pytest
 
-from dkszoo.weights import check_arguments, check_values
+from dkszoo.weights import check_arguments, check_values, recorded_data
 from dkszoo.weights.description import ENTRIES, check_data
 
 DATA = {'input_size': (3, 8, 8), 'mean': (0.5,) * 3, 'std': (0.5,) * 3}
@@ -50,3 +52,12 @@ def test_all_ways_of_timm_to_prepare_images(key, values):
         check_values({key: value}, '')
     with pytest.raises(ValueError, match=f'^{key} cannot be'):
         check_values({key: 'other'}, '')
+
+
+@pytest.mark.parametrize('kind', [dict, argparse.Namespace])
+def test_what_timms_checkpoints_say_of_their_images(kind):
+    said = {'input_size': [3, 32, 32], 'mean': [0.4], 'std': [0.2]}
+    assert recorded_data({'state_dict': {}, 'args': kind(**said, lr=0.1)}, 'x') == said
+    for key, other in (('input_size', 224), ('mean', 'red'), ('std', None)):
+        rest = {name: value for name, value in said.items() if name != key}
+        assert recorded_data({'args': kind(**said | {key: other})}, 'x') == rest
