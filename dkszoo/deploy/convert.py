@@ -20,6 +20,7 @@ from dkszoo.weights import (
     load_strictly,
     name_and_arguments,
     read_any,
+    recorded_data,
     sha256,
     tag_of,
 )
@@ -79,14 +80,16 @@ def convert_file(
     net = timm.create_model(converted.model, **converted.model_kwargs)
     load_strictly(net, converted.backbone, source)
     arch, arguments = name_and_arguments(converted.model, converted.model_kwargs, net)
-    data = known.get('data') or model_settings(net, converted.model_kwargs.get('in_chans'))
+    recorded = recorded_data(contents, source)
+    recorded = {key: recorded[key] for key in ('input_size', 'mean', 'std') if recorded.get(key)}
+    data = known.get('data') or model_settings(net, converted.model_kwargs.get('in_chans')) | recorded
     data = normalised_with(data, mean, std)
     if img_size is not None:
         data['input_size'] = [data['input_size'][0], img_size, img_size]
     if crop_pct is not None:
         data['crop_pct'] = crop_pct
     check_values(data, '')
-    if not known.get('data') and None in (mean, std, img_size, crop_pct):
+    if 'mean' not in recorded and None in (mean, std, img_size, crop_pct):
         said = 'mean {mean}, std {std}, size {input_size}, crop {crop_pct}'.format_map(data)
         _logger.info('%s: it does not say how images are prepared; taken: %s (see dkszoo convert --help)', source, said)
     card = {
