@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     output = Path(settings.pop('output', 'runs'))
     name = settings.pop('experiment', None) or TrainConfig.from_dict(settings).model
     cells = {method: [make_cell(method, seed, settings) for seed in range(seeds)] for method in methods}
-    return until_stopped(lambda stop: run_and_report(cells, output / f'compare-{name}', jobs))
+    return until_stopped(lambda: run_and_report(cells, output / f'compare-{name}', jobs))
 
 
 def split_methods(text: str) -> list[str]:

@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
     folder = Path(args.output) / f'reproduce-{args.budget}'  # of all tables: they have runs in common
     if args.dry_run:
         return dry_run(cells, folder)
-    return until_stopped(lambda stop: run_and_report(args, plans, cells, folder))
+    return until_stopped(lambda: run_and_report(args, plans, cells, folder))
 
 
 def run_and_report(args: argparse.Namespace, plans: list, cells: list, folder: Path) -> int:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dkszoo import engine
 
 
-def until_stopped(work: Callable[[engine.StopRequest], int]) -> int:
+def until_stopped(work: Callable[[], int]) -> int:
     """Do `work` until it is done or a signal stops it; returns the exit code."""
     try:
-        with engine.StopRequest() as stop:
-            return work(stop)
+        with engine.StopRequest():
+            return work()
     except engine.Stopped as error:
         return say_stopped(error, 'the same command')
 

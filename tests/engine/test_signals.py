@@ -84,7 +84,7 @@ def test_a_signal_at_the_very_end_is_too_late(monkeypatch):
             time.sleep(0.1)
         return plain(signum, handler)
 
-    def work(stop) -> int:
+    def work() -> int:
         monkeypatch.setattr(signal, 'signal', restore)
         return 7
 
