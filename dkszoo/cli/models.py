@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import dkszoo
-from dkszoo.branches.attach import empty_model
+from dkszoo.branches import empty_model
 
 from .main import Parser
 

@@ -11,7 +11,7 @@ from .datasets import (
     open_dataset,
     read_sample,
 )
-from .facts import DataFacts, data_facts
+from .facts import data_facts
 from .images import ArrayImages
 from .memory import MemoryEvalLoader, MemoryLoader, choose_loader, is_small, read_pixels
 from .noise import Flip, corrupt_labels
@@ -23,7 +23,6 @@ __all__ = [
     'SMALL',
     'ArrayImages',
     'Augmentation',
-    'DataFacts',
     'Flip',
     'MemoryEvalLoader',
     'MemoryLoader',

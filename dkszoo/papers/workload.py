@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from dkszoo.branches.costs import Cost, cost
+from dkszoo.branches import Cost, cost
 from dkszoo.data import data_facts
 from dkszoo.engine import TrainConfig, create_model
 from dkszoo.engine.setup import default_branches

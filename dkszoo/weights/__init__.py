@@ -16,7 +16,7 @@ from .files import sha256, sync, temporary_beside, write_durably, write_text
 from .formats import AVERAGED
 from .identify import Converted, check_fit, convert, identify, own_names, read_any
 from .pretrained import check_source, pretrained_overlay, weighted_name
-from .read import backbone_state, load_strictly, read_pickle, read_safetensors, read_tensors
+from .read import backbone_state, load_strictly, read_pickle, read_tensors
 from .texts import dump_yaml, first_line, parse_json, parse_yaml
 
 __all__ = [
@@ -46,7 +46,6 @@ __all__ = [
     'read_any',
     'read_card',
     'read_pickle',
-    'read_safetensors',
     'read_tensors',
     'recorded_data',
     'sha256',
