@@ -112,15 +112,13 @@ def normalised_with(data: dict, mean: Sequence[float] | None, std: Sequence[floa
     """The settings of images with another mean and standard deviation, where they are given.
 
     Raises:
-        ValueError: They are not of the channels the settings have, or a deviation is not above 0.
+        ValueError: They are not of the channels the settings have.
     """
     data = data | {key: list(value) for key, value in (('mean', mean), ('std', std)) if value is not None}
     if {len(data['mean']), len(data['std'])} != {data['input_size'][0]}:
         raise ValueError(
             f'the network takes {data["input_size"][0]} channels (give so many numbers to --mean and --std)'
         )
-    if not min(data['std']) > 0:
-        raise ValueError(f'standard deviations are above 0, got {list(data["std"])} (give others to --std)')
     return data
 
 
