@@ -13,7 +13,7 @@ import timm
 import torch
 from torch import nn
 
-from dkszoo.weights import card_path, is_card, load_strictly
+from dkszoo.weights import card_path, first_line, is_card, load_strictly
 
 ONNX_PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
 
@@ -96,9 +96,8 @@ def graph(export: Callable, net: nn.Module, images: torch.Tensor, **kwargs):
     try:
         return export(net, (images,), dynamic_shapes=sizes, **kwargs)
     except Exception as error:  # whatever a foreign forward, or torch's tracing of it, raises
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
-            f'{type(net).__name__} is no graph torch can export: {lines[0]} (choose .safetensors)'
+            f'{type(net).__name__} is no graph torch can export: {first_line(error)} (choose .safetensors)'
         ) from error
 
 

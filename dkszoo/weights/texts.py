@@ -77,7 +77,7 @@ def parse_json(text: str):
 
 
 def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def with_hint(error: Exception, hint: str) -> str:
