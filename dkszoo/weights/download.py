@@ -172,8 +172,7 @@ def download(url: str, file: Path) -> None:
         if total is not None and not 0 <= total <= MOST_BYTES:
             raise ValueError(f'the server announces {total} bytes')
         began = time.monotonic()
-        bar = tqdm(total=total, desc=file.stem, unit='B', unit_scale=True, leave=False, disable=None)
-        with bar:
+        with tqdm(total=total, desc=file.stem, unit='B', unit_scale=True, leave=False, disable=None) as bar:
             while chunk := response.read1(CHUNK):
                 out.write(chunk)
                 bar.update(len(chunk))
