@@ -107,9 +107,8 @@ class Trainer:
     def train_step(self, images: torch.Tensor, targets: torch.Tensor, sums: Sums, updated: tuple[int, Sums]) -> None:
         """One step; `updated` is the step at which the parameters were last updated, and the sums then."""
         progress, step = self.progress, self.progress.step
-        images, targets = self.stepper.to_device(images, targets)
-        labels = targets
-        images, targets = self.stepper.mix(images, targets, progress.epoch, step)
+        images, labels = self.stepper.to_device(images, targets)
+        images, targets = self.stepper.mix(images, labels, progress.epoch, step)
         try:
             result, was_updated = self.stepper(images, targets, step, self.setup.sampler.steps, progress.updates)
         except NonFinite as error:
