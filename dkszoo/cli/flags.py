@@ -88,8 +88,7 @@ def show(value) -> str:
 
 
 def kind_name(kinds: list) -> str:
-    name = getattr(get_origin(kinds[0]) or kinds[0], '__name__', '')
-    return {'int': 'N', 'float': 'X', 'str': 'NAME', 'tuple': 'X'}[name]
+    return {int: 'N', float: 'X', str: 'NAME', tuple: 'X'}[get_origin(kinds[0]) or kinds[0]]
 
 
 def is_list(kind) -> bool:
