@@ -15,8 +15,7 @@ from .images import ArrayImages
 TRAIN = ('train', 'training')
 SMALL_SETS = ('digits', *FOLDERS, *LAYOUTS)
 IMAGE_FOLDERS = ('', 'torch/image_folder', 'torch/folder')
-# What timm knows before a slash, and after `torch/` besides the small ones.
-KINDS = ('torch', 'hfds')
+# What timm knows before a slash besides torch and hfds, and after `torch/` besides the small ones.
 SEQUENCES = ('hfids', 'tfds', 'wds')  # no random access, which the sample stream takes
 TORCH = ('qmnist', 'imagenet', 'places365', 'inaturalist', 'inat', 'image_folder', 'folder')
 TEST = ('test', 'val', 'valid', 'validation', 'eval', 'evaluation')
@@ -86,12 +85,12 @@ def check_dataset(name: str) -> None:
     """
     kind, slash, rest = name.lower().partition('/')
     is_torch = kind == 'torch' and (name.lower() in SMALL_SETS or rest in TORCH)
-    if name in ('', 'digits') or is_torch or (slash and kind in KINDS[1:]):
+    if name in ('', 'digits') or is_torch or (slash and kind == 'hfds'):
         return
     if slash and kind in SEQUENCES:
         raise ValueError(f'data set {name!r} can only be read in sequence (use one with random access)')
     if slash and kind != 'torch':
-        wanted, known = kind, {word: f'{word}/...' for word in KINDS}
+        wanted, known = kind, {'torch': 'torch/...', 'hfds': 'hfds/...'}
     else:
         wanted, known = rest or kind, {small.removeprefix('torch/'): repr(small) for small in SMALL_SETS}
     near = difflib.get_close_matches(wanted, known, 1)
