@@ -14,9 +14,8 @@ from .config import TrainConfig
 from .contents import is_finite, is_number
 
 SCHEDULES = 'cosine, step, multistep, poly, tanh or constant'  # those of timm that need no flags of their own
-SETTINGS = (  # of a group, that flags set; so are all its bools, by --opt
-    *('lr', 'initial_lr', 'lr_scale', 'max_lr_snapshot', 'weight_decay', 'momentum', 'nesterov', 'beta1', 'algo'),
-)
+# Of a group, that flags set; so are all its bools (nesterov), by --opt.
+SETTINGS = ('lr', 'initial_lr', 'lr_scale', 'max_lr_snapshot', 'weight_decay', 'momentum', 'beta1', 'algo')
 
 
 def build_optimizer(config: TrainConfig, trainable: nn.Module) -> torch.optim.Optimizer:
