@@ -18,13 +18,7 @@ def mean_std(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def paired_gain(values: Sequence[float], baseline: Sequence[float]) -> tuple[float, float | None]:
-    """Mean of the differences, seed by seed, and the half width of its 95 % interval (Student's t).
-
-    Raises:
-        ValueError: The two do not pair up.
-    """
-    if len(values) != len(baseline):
-        raise ValueError(f'{len(values)} values do not pair with {len(baseline)}')
+    """Mean of the differences, seed by seed, and the half width of its 95 % interval (Student's t)."""
     mean, std = mean_std([v - b for v, b in zip(values, baseline, strict=True)])
     if std is None:
         return mean, None
