@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from PIL import Image
+from timm.data import create_dataset
 from torch.utils.data import Dataset
 
 from .cifar import LAYOUTS, open_cifar
@@ -124,8 +125,6 @@ def open_dataset(name: str, data_dir: str | None, split: str, in_chans: int = 3)
         raise ValueError(f'no data folder {data_dir!r} for data set {name!r} (give another --data-dir)')
     if name.lower() in SMALL_SETS:
         return open_small(name.lower(), data_dir, split)
-    from timm.data import create_dataset
-
     if name.lower() in IMAGE_FOLDERS:
         splits = [folder_split(data_dir, split)]
         kwargs = {} if name else dict(input_img_mode='RGB' if in_chans == 3 else 'L')

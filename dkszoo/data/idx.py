@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+from torchvision import datasets
 
 from .images import ArrayImages
 
@@ -63,8 +64,6 @@ def open_idx(name: str, data_dir: str, train: bool) -> ArrayImages:
     Raises:
         ValueError: A file is missing or not what it should be.
     """
-    from torchvision import datasets
-
     folder = Path(data_dir) / FOLDERS[name] / 'raw'
     folder = folder if folder.is_dir() else Path(data_dir)
     part = 'train' if train else 't10k'

@@ -6,6 +6,7 @@ where a run was resumed.
 """
 
 import random
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -112,8 +113,6 @@ class StreamSampler(BatchSampler):
 
 def ignore_signals(_: int) -> None:
     """Workers leave signals to the main process, which ends the step and saves."""
-    import signal
-
     for name in ('SIGINT', 'SIGTERM', 'SIGUSR1'):
         if hasattr(signal, name):  # not every system has all
             signal.signal(getattr(signal, name), signal.SIG_IGN)

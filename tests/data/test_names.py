@@ -56,7 +56,7 @@ def test_the_test_set_of_timms_is_validation_where_there_is_one(monkeypatch, spl
             raise ValueError(f'no split {split}')
         return [split]
 
-    monkeypatch.setattr('timm.data.create_dataset', create)
+    monkeypatch.setattr('dkszoo.data.datasets.create_dataset', create)
     assert open_dataset('hfds/a/b', None, 'test') == [taken]
     assert open_dataset('hfds/a/b', None, 'train') == ['train']
     with pytest.raises(ValueError, match=r'cannot open data set .*: no split other'):
@@ -64,7 +64,7 @@ def test_the_test_set_of_timms_is_validation_where_there_is_one(monkeypatch, spl
 
 
 def test_a_data_set_without_samples(monkeypatch):
-    monkeypatch.setattr('timm.data.create_dataset', lambda *_, **__: [])
+    monkeypatch.setattr('dkszoo.data.datasets.create_dataset', lambda *_, **__: [])
     with pytest.raises(ValueError, match="data set 'hfds/a/b' is empty"):
         open_dataset('hfds/a/b', None, 'train')
 
