@@ -190,8 +190,8 @@ def class_names(dataset: Dataset) -> list[str] | None:
 def compare_classes(trained: Sequence[str], found: Sequence[str], words=('in training', 'here')) -> str:
     """What each of two lists of classes has that the other lacks; `words` say where they are from."""
     parts = []
-    for where, names, others in zip(words, (trained, found), (found, trained), strict=True):
-        only = [name for name in names if name not in set(others)]
+    for where, names, others in zip(words, (trained, found), (set(found), set(trained)), strict=True):
+        only = [name for name in names if name not in others]
         if only:
             parts.append(f'only {where} {", ".join(map(repr, only[:3]))}{" ..." if len(only) > 3 else ""}')
     return '; '.join(parts) or 'another order'
