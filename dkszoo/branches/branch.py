@@ -48,7 +48,7 @@ class MirrorBranch(nn.Module):
         channels_last: Its stages take [B, H, W, C].
     """
 
-    def __init__(self, net: nn.Module, channels_last: bool = False):
+    def __init__(self, net: nn.Module, channels_last: bool):
         super().__init__()
         self.net = net
         self.channels_last = channels_last

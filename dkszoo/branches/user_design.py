@@ -12,7 +12,7 @@ MOST_BLOCKS = 10_000  # of a stage
 LARGEST_WIDTH = 100.0
 
 
-def read_specs(design: dict, probe: Probe, taps: Sequence[int | str] | int | str | None = None) -> list[BranchSpec]:
+def read_specs(design: dict, probe: Probe, taps: Sequence[int | str] | int | str | None) -> list[BranchSpec]:
     """The branches of a user's design for a network.
 
     Args:
@@ -20,7 +20,7 @@ def read_specs(design: dict, probe: Probe, taps: Sequence[int | str] | int | str
             'head': 'fc'}, ...]}, and a 'name' if wanted; shallow to deep. Only `tap` is required. A stage may also be a
             number: its blocks, at width 1.
         probe: The network.
-        taps: Taps that take the place of the design's own, one a branch.
+        taps: Taps that take the place of the design's own, one a branch; None: its own.
 
     Raises:
         ValueError: An unknown key or value; says the nearest.
@@ -76,7 +76,7 @@ def read_stage(stage) -> tuple:
     return tuple(rows) if isinstance(blocks, list | tuple) else blocks, float(width)
 
 
-def write_specs(specs: Sequence[BranchSpec], name: str | None = None) -> dict:
+def write_specs(specs: Sequence[BranchSpec], name: str | None) -> dict:
     """The inverse of `read_specs`: plain data for records."""
     plain = lambda blocks: list(blocks) if isinstance(blocks, tuple) else blocks  # noqa: E731
     branches = []

@@ -115,7 +115,7 @@ def find_names(args) -> list[str]:
     return names
 
 
-def validate(args, device: torch.device, header: list[str] | None = None) -> dict:
+def validate(args, device: torch.device, header: list[str] | None) -> dict:
     """The figures of one model: the columns of timm's results, then ours.
 
     Raises:

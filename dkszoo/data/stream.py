@@ -118,7 +118,7 @@ def ignore_signals(_: int) -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
-def stream_loader(dataset: Dataset, sampler: StreamSampler, workers: int, pin_memory: bool = False) -> DataLoader:
+def stream_loader(dataset: Dataset, sampler: StreamSampler, workers: int, pin_memory: bool) -> DataLoader:
     """A loader of the stream; its batches are (images [B, C, H, W], targets [B])."""
     return DataLoader(
         Stream(dataset, sampler.seed),

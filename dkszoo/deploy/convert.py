@@ -122,7 +122,7 @@ def normalised_with(data: dict, mean: Sequence[float] | None, std: Sequence[floa
     return data
 
 
-def model_settings(net: nn.Module, in_chans: int | None = None) -> dict:
+def model_settings(net: nn.Module, in_chans: int | None) -> dict:
     """How a model's own configuration prepares images, for the channels the network takes where they are others."""
     data = timm.data.resolve_data_config({}, model=net, use_test_size=True)
     in_chans = in_chans or data['input_size'][0]

@@ -18,7 +18,7 @@ _logger = logging.getLogger(__name__)
 TRIALS = 3  # CUDA graphs: the first step warms up, the second records, the third replays
 
 
-def compile_task(task: DeepSupervisionTask, mode: str | None = None) -> bool:
+def compile_task(task: DeepSupervisionTask, mode: str | None) -> bool:
     """Have a task compiled when it is first called, or say why not; returns whether it will be."""
     try:
         # Static shapes: an epoch's last, smaller batch gets a graph of its own. A graph for all sizes would be slower,

@@ -47,8 +47,8 @@ class World:
             torch.distributed.barrier()
 
 
-def join_world(device: str = '') -> World:
-    """The device asked for, or the best there is, and this process's place among those torchrun started.
+def join_world(device: str) -> World:
+    """The device asked for, or with '' the best there is, and this process's place among those torchrun started.
 
     Raises:
         ValueError: The device does not exist here.

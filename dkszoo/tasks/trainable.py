@@ -30,8 +30,8 @@ class TrainableModule(nn.Module):
         net: DeeplySupervised,
         terms: dict[str, Term],
         criterion: Callable,
-        stages: Sequence[int] = (),
-        idle_branches: bool = False,
+        stages: Sequence[int],
+        idle_branches: bool,
     ):
         super().__init__()
         self.net = net

@@ -33,12 +33,12 @@ STALE = 24 * 3600.0  # seconds after which the rest of a killed download is remo
 CHUNK = 1 << 20
 
 
-def cached(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
+def cached(name: str, cache_dir: str | os.PathLike | None) -> Path:
     """The weights of a tag that is not packaged, from the cache or else from the net, and their checksums checked.
 
     Args:
         name: 'arch.tag' of a dkszoo model whose configuration has a url.
-        cache_dir: Where they are kept; default: torch.hub's `checkpoints`.
+        cache_dir: Where they are kept; None: torch.hub's `checkpoints`.
 
     Returns:
         A .safetensors file with its card beside it.

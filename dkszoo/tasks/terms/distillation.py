@@ -113,7 +113,7 @@ def projection(in_chs: int, out_chs: int, bn: bool) -> nn.Sequential:
     return nn.Sequential(OrderedDict([*layers, *([('bn', nn.BatchNorm2d(out_chs))] if bn else [])]))
 
 
-def weighted_mean(losses: list[torch.Tensor], form: str, weight_grad: bool = False) -> torch.Tensor:
+def weighted_mean(losses: list[torch.Tensor], form: str, weight_grad: bool) -> torch.Tensor:
     """The branches' losses, weighted sample by sample, as a mean over the batch.
 
     Args:
