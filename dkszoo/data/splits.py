@@ -30,9 +30,8 @@ def split_indices(total: int, targets: Sequence[int] | None, fraction: float) ->
         held = order[: round(total * fraction)]
     else:
         shuffled = np.asarray(targets)[order]
-        held = np.concatenate(
-            [order[shuffled == c][: round((shuffled == c).sum() * fraction)] for c in np.unique(shuffled)]
-        )
+        _, classes, counts = np.unique(shuffled, return_inverse=True, return_counts=True)
+        held = order[ranks(shuffled) < np.round(counts * fraction)[classes]]
     if len(held) in (0, total):
         raise ValueError(f'holding out {fraction} of {total} samples leaves one part empty (choose another share)')
     mask = np.zeros(total, dtype=bool)
@@ -60,8 +59,15 @@ def balanced_subset(indices: Sequence[int], targets: Sequence[int] | None, count
         raise ValueError(f'cannot train on {count} of {len(indices)} images (choose 1 to {len(indices)})')
     order = np.random.default_rng(0).permutation(np.asarray(indices))
     if targets is not None:
-        classes, rank = np.asarray(targets)[order], np.empty(len(order), dtype=np.int64)
-        for c in np.unique(classes):
-            rank[classes == c] = np.arange((classes == c).sum())
+        rank = ranks(np.asarray(targets)[order])
         order = order[np.argsort(rank, kind='stable')]  # the first of every class, then the second of every class, ...
     return sorted(order[:count].tolist())
+
+
+def ranks(classes: np.ndarray) -> np.ndarray:
+    """Of every sample: how many of its class stand before it."""
+    order = np.argsort(classes, kind='stable')
+    ascending = classes[order]
+    rank = np.empty(len(classes), dtype=np.int64)
+    rank[order] = np.arange(len(classes)) - np.searchsorted(ascending, ascending)
+    return rank
