@@ -125,12 +125,16 @@ def empty_model(name: str, **kwargs) -> nn.Module:
     """A model by name, on the meta device.
 
     Raises:
-        ValueError: No such name; says the nearest.
+        ValueError: No such name, says the nearest; or no such tag.
     """
     arch = timm.models.split_model_name_tag(name)[0]
     if not timm.is_model(arch):
         near = difflib.get_close_matches(arch, timm.list_models(), 3)
         hint = f'did you mean {" or ".join(near)}?' if near else 'dkszoo models lists ours'
         raise ValueError(f'unknown model {name!r} ({hint})')
+    try:
+        timm.models.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise ValueError(f'model {arch!r} has no such tag: {name!r} (dkszoo.list_models names ours)') from error
     with torch.device('meta'):
         return timm.create_model(name, pretrained=False, **kwargs)

@@ -182,5 +182,6 @@ def named_design(name: str, probe: Probe, taps: Sequence[int | str] | int | str 
     except ValueError as error:
         kind = type(probe.backbone).__name__
         raise ValueError(
-            f'design {name!r} cannot work for {kind}: {error} (list_designs names those that can)'
+            f"design {name!r} cannot work for {kind}: {error} ('linear' works for any, "
+            'dkszoo.list_designs names all that can)'
         ) from error

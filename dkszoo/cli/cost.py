@@ -1,6 +1,9 @@
 """`dkszoo cost`: what branches cost, before training."""
 
-from dkszoo.branches import cost, empty_model
+import torch
+
+from dkszoo.branches import cost
+from dkszoo.engine import create_model
 from dkszoo.engine.create import WRONG_ARGUMENTS, check_name, read_design
 from dkszoo.engine.ranges import check_range
 
@@ -49,7 +52,8 @@ def main(argv: list[str]) -> int:
         raise ValueError('--taps without branches (leave one of them out)')
     given = {name: getattr(args, name) for name in ('num_classes', 'in_chans') if getattr(args, name) is not None}
     try:
-        model = empty_model(args.model, **given, **args.model_kwargs)
+        with torch.device('meta'):
+            model = create_model(args.model, **given, **args.model_kwargs)
     except WRONG_ARGUMENTS as error:
         raise ValueError(f'cannot make model {args.model!r}: {error}') from error
     print('\n'.join(cost(model, read_design(args.branches), args.taps, args.img_size, args.batch_size).lines()))

@@ -1,17 +1,21 @@
 """Opening data sets by timm's names, and views of them that train, validate and test."""
 
 import difflib
+import logging
 import os
 from collections.abc import Callable, Sequence
 
 from PIL import Image
-from timm.data import create_dataset
+from timm.data import create_dataset, get_img_extensions
 from torch.utils.data import Dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .cifar import LAYOUTS, open_cifar
 from .digits import open_digits
 from .idx import FOLDERS, open_idx
 from .images import ArrayImages
+
+_logger = logging.getLogger(__name__)
 
 TRAIN = ('train', 'training')
 SMALL_SETS = ('digits', *FOLDERS, *LAYOUTS)
@@ -71,6 +75,8 @@ def read_sample(base: Dataset, index: int) -> tuple[Image.Image, int]:
     try:
         file, target, *_ = reader[index]
         with file, Image.open(file) as opened:
+            if opened.mode.startswith(('I', 'F')):  # Pillow would make white of all above 255
+                raise ValueError(f'it has more than 8 bits a channel (mode {opened.mode})')
             image = opened.convert(mode) if mode else opened.copy()
     except Exception as error:  # whatever Pillow makes of a damaged file
         name = base.filename(index, absolute=True)
@@ -163,11 +169,32 @@ def folder_split(data_dir: str, split: str) -> str:
     names = {'train': TRAIN, 'test': TEST}.get(split, (split,))
     for name in names:
         if os.path.isdir(folder := os.path.join(data_dir, name)):
-            for _ in os.walk(folder, onerror=refuse_folder, followlinks=True):  # timm passes over what it cannot list
-                pass
+            check_files(folder)
             return name
     next(os.walk(data_dir, onerror=refuse_folder), None)
     raise ValueError(f'no folder {" or ".join(names[:3])} in {data_dir!r} (one sub-folder a split, one in it a class)')
+
+
+def check_files(folder: str) -> None:
+    """Refuse what timm passes over without a word: folders that cannot be listed, or have only images it does not read.
+
+    A warning tells of such images beside others.
+
+    Raises:
+        ValueError: There is such a folder.
+    """
+    passed_over, read = 0, get_img_extensions()
+    for place, folders, files in os.walk(folder, onerror=refuse_folder, followlinks=True):
+        kinds = [os.path.splitext(file)[1].lower() for file in files]
+        others = [kind for kind in kinds if kind in IMG_EXTENSIONS and kind not in read]
+        if others and not folders and not any(kind in read for kind in kinds):
+            raise ValueError(
+                f'folder {place!r} has no {", ".join(read)} files, and no others are read '
+                f'(convert its {others[0]} files, or remove it)'
+            )
+        passed_over += len(others)
+    if passed_over:
+        _logger.warning('%s: %d images are passed over, for only %s are read', folder, passed_over, ', '.join(read))
 
 
 def refuse_folder(error: OSError) -> None:

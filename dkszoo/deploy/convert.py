@@ -89,7 +89,7 @@ def convert_file(
     if crop_pct is not None:
         data['crop_pct'] = crop_pct
     check_values(data, '')
-    if 'mean' not in recorded and None in (mean, std, img_size, crop_pct):
+    if not recorded.keys() >= {'mean', 'std'} and None in (mean, std, img_size, crop_pct):
         said = 'mean {mean}, std {std}, size {input_size}, crop {crop_pct}'.format_map(data)
         _logger.info('%s: it does not say how images are prepared; taken: %s (see dkszoo convert --help)', source, said)
     card = {

@@ -140,6 +140,22 @@ def check_name(name: str) -> None:
         raise ValueError(f'model {arch!r} has no tag {tag!r} (it has {", ".join(tags) or "none"})')
 
 
+def known_cfg(name: str) -> dict:
+    """What is known of a model before it is made: its `pretrained_cfg`, of a source of timm's own (hf-hub:), too.
+
+    Raises:
+        ValueError: The source cannot be read.
+    """
+    if ':' not in name.split('/')[0]:
+        cfg = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+        return cfg.to_dict() if cfg is not None else {}
+    try:
+        with torch.device('meta'):
+            return timm.create_model(name).pretrained_cfg
+    except (ValueError, *WRONG_ARGUMENTS) as error:
+        raise ValueError(f'cannot make model {name!r}: {error} (check the folder or address)') from error
+
+
 def has_tag(name: str) -> bool:
     """Whether timm knows 'arch.tag', with weights or without ('untrained')."""
     try:

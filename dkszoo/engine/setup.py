@@ -3,7 +3,6 @@
 import dataclasses
 from dataclasses import dataclass
 
-import timm
 import torch
 from timm.data import Mixup
 from timm.loss import create_classification_loss
@@ -37,7 +36,7 @@ from dkszoo.weights import check_arguments, fit_channels, read_any, recorded_dat
 
 from .compiled import compile_task
 from .config import TrainConfig
-from .create import WRONG_ARGUMENTS, check_name, create_model, load_body, read_design, weights_for
+from .create import WRONG_ARGUMENTS, check_name, create_model, known_cfg, load_body, read_design, weights_for
 from .evaluate import evaluation_crop
 from .optim import build_optimizer, build_scheduler
 from .rng import seed_all
@@ -109,8 +108,7 @@ def fit_data(config: TrainConfig, train: Dataset, test: Dataset) -> tuple[TrainC
     if classes and (found := class_names(test)) not in (None, classes):
         raise ValueError(f'the test set has other classes: {compare_classes(classes, found)} (check the folders)')
     name = weighted_name(config.model) if config.pretrained else config.model
-    cfg = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
-    cfg = cfg.to_dict() if cfg is not None else {}
+    cfg = known_cfg(name)
     own = config.pretrained or facts.mean is None
     if config.initial_checkpoint:
         said = recorded_data(read_any(config.initial_checkpoint), f'checkpoint {config.initial_checkpoint!r}')

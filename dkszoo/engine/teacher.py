@@ -2,7 +2,6 @@
 
 import logging
 
-import timm
 import torch
 from torch import nn
 
@@ -11,7 +10,7 @@ from dkszoo.tasks import Teacher, get_method
 from dkszoo.weights import identify, load_strictly, read_any, recorded_data, weighted_name
 
 from .config import TrainConfig
-from .create import check_name, create_model
+from .create import check_name, create_model, known_cfg
 from .evaluate import check_images
 
 _logger = logging.getLogger(__name__)
@@ -66,8 +65,7 @@ def from_name(config: TrainConfig) -> tuple[nn.Module, dict]:
     """A teacher with pretrained weights, and what is known of its data."""
     check_name(config.kd_model_name)
     name = weighted_name(config.kd_model_name)
-    cfg = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
-    cfg = cfg.to_dict() if cfg is not None else {}
+    cfg = known_cfg(name)
     data = {key: cfg.get(key) for key in ('input_size', 'mean', 'std', 'label_names')}
     check_fit(config, name, cfg.get('num_classes'), data['input_size'])
     try:

@@ -12,7 +12,7 @@ import torch
 from dkszoo.data import open_dataset
 from dkszoo.engine.config import FILLED_IN, TrainConfig, flag, negation, same_setting, say
 from dkszoo.engine.contents import is_finite
-from dkszoo.engine.create import read_design
+from dkszoo.engine.create import WRONG_ARGUMENTS, check_name, create_model, read_design
 from dkszoo.engine.lock import wait_until_free
 from dkszoo.engine.record import read_record
 from dkszoo.weights import fit_channels, parse_json
@@ -148,11 +148,19 @@ def check_settings(cell: Cell, folder: Path) -> bool:
     return True
 
 
-def check_data(cells: Sequence[Cell]) -> None:
-    """Open the data sets of the runs to come: what every run would fail for is said once."""
+def check_runs(cells: Sequence[Cell]) -> None:
+    """Look at data sets, models and branches of the runs to come: what they would fail for is said before the first."""
     configs = [TrainConfig.from_dict(cell.settings) for cell in cells]
     for dataset, data_dir in dict.fromkeys((config.dataset, config.data_dir) for config in configs):
         open_dataset(dataset, data_dir, 'train')
+    for config in {repr((c.model, c.model_kwargs, c.branches, c.taps)): c for c in configs}.values():
+        check_name(config.model)
+        if config.branches or config.taps:
+            try:
+                with torch.device('meta'):
+                    create_model(config.model, config.branches or 'auto', config.taps, **(config.model_kwargs or {}))
+            except WRONG_ARGUMENTS as error:
+                raise ValueError(f'cannot make model {config.model!r}: {error}') from error
 
 
 def run_grid(cells: Sequence[Cell], output: Path, jobs: int, say: Callable[[str], None]) -> dict[str, Result]:
@@ -168,11 +176,11 @@ def run_grid(cells: Sequence[Cell], output: Path, jobs: int, say: Callable[[str]
         The result of every cell that ended well, by name.
 
     Raises:
-        ValueError: A finished run has other settings than its cell, or its files are damaged; a data set cannot be had,
-            or the folder cannot be made.
+        ValueError: A finished run has other settings than its cell, or its files are damaged; a data set or a model
+            cannot be had, or the folder cannot be made.
     """
     first = list(dict.fromkeys(need for cell in cells for need in cell.needs))
-    check_data([cell for cell in (*first, *cells) if not check_settings(cell, output / cell.name)])
+    check_runs([cell for cell in (*first, *cells) if not check_settings(cell, output / cell.name)])
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -194,6 +194,8 @@ def refusal(network: Network, model: str | None, model_kwargs: dict) -> str:
             said = ', '.join(f'{key}={value}' for key, value in own.items() if asked.get(key, value) != value)
             said = f'with {said}' if said else f'without {", ".join(key for key in asked if key not in own)}'
             return f'is of a {name} {said} (ask for that, or leave it out)'
+    if name and network.arch and network.arch != timm.models.split_model_name_tag(name)[0]:
+        return f'is of a {network.arch}, not a {name}: {differences(name, asked, network)} (ask for that model)'
     ranks = {}
     for near in own_names():
         wanted = expected(near, arguments(near, network.backbone, {}))

@@ -34,7 +34,8 @@ def parse_yaml(text: str):
     try:
         value = yaml.load(text, Loader)
     except Exception as error:  # PyYAML's constructors raise whatever Python does: `!!bool maybe` a KeyError
-        raise ValueError(first_line(error)) from error
+        where = f', line {error.problem_mark.line + 1}' if getattr(error, 'problem_mark', None) else ''
+        raise ValueError(f'{getattr(error, "problem", None) or first_line(error)}{where}') from error
     for _ in walk(value, MOST_VALUES):
         pass
     return value

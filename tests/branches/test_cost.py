@@ -105,6 +105,7 @@ def test_a_design_of_ones_own():
     ('kwargs', 'reason'),
     [
         (dict(model='cifar_resnt8'), 'did you mean'),
+        (dict(model='resnet18.a9_in1k'), "'resnet18' has no such tag"),
         (dict(model='cifar_resnet8', design='dsk'), "unknown design 'dsk'.*dks"),
         (dict(model='cifar_resnet8', batch_size=0), 'counted from 1'),
         (dict(model='cifar_resnet8', img_size=-1), 'counted from 1'),

@@ -120,6 +120,8 @@ def test_recipes(run_cli, tmp_path):
     assert 'no mapping' in refused(run_cli, tmp_path, 'train', '--config', 'r.yaml')
     (tmp_path / 'r.yaml').write_text('a: !!python/object/apply:os.system ["touch ran"]\n')
     assert 'cannot be read' in refused(run_cli, tmp_path, 'train', '--config', 'r.yaml')
+    (tmp_path / 'r.yaml').write_text('lr: 1\nmean: [1\nstd: 3\n')
+    assert "expected ',' or ']', but got ':', line 3" in refused(run_cli, tmp_path, 'train', '--config', 'r.yaml')
     assert not (tmp_path / 'ran').exists()
 
 

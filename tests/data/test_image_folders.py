@@ -60,6 +60,31 @@ def test_classes_that_are_numbers_stand_in_their_order(tmp_path):
     assert [os.path.dirname(dataset.filename(i)) for i in np.argsort(class_targets(dataset))] == ['9', '10']
 
 
+def test_images_of_other_kinds_are_missed(tmp_path, caplog):
+    """timm passes over them, and over a class that has no others."""
+    make(tmp_path, 2)
+    image = Image.new('L', (32, 32))
+    for place in ('train/cover.webp', 'train/a/x.tif', 'train/a/x.txt', 'train/a/y.BMP'):
+        image.save(tmp_path / place, 'png')
+    assert len(open_dataset('', str(tmp_path), 'train')) == 4
+    assert f'{tmp_path}/train: 3 images are passed over, for only .png, .jpg, .jpeg are read' in caplog.text
+    (tmp_path / 'train/c').mkdir()
+    image.save(tmp_path / 'train/c/x.txt', 'png')
+    assert len(open_dataset('', str(tmp_path), 'train')) == 4
+    image.save(tmp_path / 'train/c/x.webp', 'png')
+    with pytest.raises(ValueError, match=r"/train/c' has no \.png, .* \(convert its \.webp files, or remove it\)"):
+        open_dataset('', str(tmp_path), 'train')
+
+
+@pytest.mark.parametrize('mode', ['I;16', 'I', 'F'])
+def test_images_of_more_than_eight_bits_are_not_cut_off(tmp_path, mode):
+    make(tmp_path, 1)
+    values = np.full((32, 32), 300, {'I;16': np.uint16, 'I': np.int32, 'F': np.float32}[mode])
+    Image.fromarray(values).save(tmp_path / 'train/a/000.png', 'png' if mode == 'I;16' else 'tiff')
+    with pytest.raises(UnreadableImage, match=r"a/000\.png': it has more than 8 bits a channel \(mode [IF]"):
+        read_sample(open_dataset('', str(tmp_path), 'train', 1), 0)
+
+
 def test_an_empty_folder(tmp_path):
     make(tmp_path, 0)
     with pytest.raises(ValueError, match='Found 0 images'):

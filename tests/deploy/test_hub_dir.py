@@ -14,6 +14,7 @@ import timm
 import torch
 import torchvision
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 import dkszoo
@@ -22,6 +23,8 @@ from dkszoo.deploy.citations import PAPERS, papers_of
 from dkszoo.deploy.hub import read_results
 from dkszoo.deploy.model_card import fact_lines, recipe
 from dkszoo.engine import TrainConfig
+from dkszoo.engine.setup import open_data
+from dkszoo.engine.teacher import build_teacher
 from dkszoo.tasks import METHODS
 
 FILES = ['README.md', 'config.json', 'model.json', 'model.safetensors']
@@ -243,6 +246,29 @@ def test_training_from_a_hub_folder_exports_what_stands_without_it(run_folder, t
     card = json.loads((tmp_path / 'o.json').read_text())
     assert card['arch'] == 'cifar_resnet8'
     assert (model.num_classes, model.conv1.out_channels) == (10, 4)
+
+
+def test_images_are_prepared_as_the_folder_says(make_checkpoint, tmp_path):
+    path, _ = make_checkpoint('cifar_resnet8', dict(num_classes=2, in_chans=3), (3, 40, 40))
+    export_hub(path, tmp_path / 'hub')
+    name = f'local-dir:{tmp_path / "hub"}'
+    for place in ('train/a', 'train/b', 'test/a', 'test/b'):
+        (tmp_path / place).mkdir(parents=True)
+        for i in range(4):
+            Image.new('RGB', (40, 40)).save(tmp_path / place / f'{i}.png')
+    config, _ = open_data(TrainConfig(model=name, pretrained=True, dataset='', data_dir=str(tmp_path), val_split=0.25))
+    assert (config.img_size, config.mean, config.std) == (40, (0.5,) * 3, (0.2,) * 3)
+    assert (config.interpolation, config.crop_pct) == ('bilinear', 1.0)
+    with pytest.raises(ValueError, match=r'cannot make model .* \(check the folder'):
+        open_data(TrainConfig(model=f'{name}x', dataset='digits'))
+
+
+def test_a_folders_classes_are_compared_as_a_teachers(make_checkpoint, tmp_path):
+    path, _ = make_checkpoint('cifar_resnet8', dict(num_classes=10, in_chans=1), (1, 32, 32))
+    export_hub(path, tmp_path / 'hub')
+    config, data = open_data(TrainConfig(method='kd', kd_model_name=f'local-dir:{tmp_path / "hub"}', device='cpu'))
+    with pytest.raises(ValueError, match="learned other classes: only there 'class 0'"):
+        build_teacher(config, torch.device('cpu'), data.classes)
 
 
 def test_the_recipe_of_a_folder_of_images_says_so():

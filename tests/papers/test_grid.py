@@ -138,6 +138,10 @@ def test_compare_refuses_what_train_refuses(run_cli, tmp_path):
         (('--seed', '5'), '--seed 5'),
         (('--methods', 'baseline,dskd'), "method 'dskd' needs a teacher (give --kd-model-name"),
         (('--dataset', 'torch/cifar10'), 'give --data-dir'),
+        (('--methods', 'baseline,ds:branches=dkz'), "unknown design 'dkz'"),
+        (('--methods', 'baseline,ds', '--taps', '9'), 'no tap 9'),
+        (('--methods', 'baseline', '--model', 'cifar_resnt8'), "unknown model 'cifar_resnt8'"),
+        (('--methods', 'ds:taps=1', '--model-kwargs', 'chanels=[4,8,16]'), "cannot make model 'cifar_resnet8'"),
     ):
         code, _, err = run_cli('compare', *TINY, *argv)
         assert code == 2

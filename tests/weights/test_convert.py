@@ -531,6 +531,13 @@ def test_files_that_fit_nothing_name_the_nearest():
         dkszoo.convert(hollow(keys), 'cifar_wrn16-2')
 
 
+def test_a_file_of_another_model_says_whose_it_is():
+    state = timm.create_model('cifar_vgg8', num_classes=10).state_dict()
+    contents = {'state_dict': state, 'arch': 'cifar_vgg8', 'version': 2}
+    with pytest.raises(ValueError, match=r'is of a cifar_vgg8, not a cifar_resnet8: it lacks .* \(ask for that'):
+        dkszoo.convert(contents, 'cifar_resnet8')
+
+
 def test_arguments_that_the_file_does_not_need():
     state = timm.create_model('cifar_resnet8', num_classes=10).state_dict()
     with pytest.raises(ValueError, match=r'is of a cifar_resnet8 without channels, stem_chs \(ask for that'):
