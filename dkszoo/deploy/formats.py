@@ -38,8 +38,8 @@ class Format:
 
 
 def write_safetensors(net: nn.Module, images: torch.Tensor, path: Path) -> None:
-    """The state dict."""
-    state = {key: value.contiguous() for key, value in net.state_dict().items()}
+    """The state dict; safetensors refuses tensors that share their memory, as tied weights do."""
+    state = {key: value.contiguous().clone() for key, value in net.state_dict().items()}
     path.write_bytes(safetensors.torch.save(state, {'format': 'pt'}))
 
 

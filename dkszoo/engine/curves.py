@@ -1,15 +1,16 @@
 """curves.png: the error of every head over the epochs."""
 
+import io
 import logging
 from pathlib import Path
 
-from dkszoo.weights import write_durably
+from dkszoo.weights import first_line, write_durably
 
 _logger = logging.getLogger(__name__)
 
 
 def draw_curves(history: list[dict], path: Path, title: str, best_epoch: int) -> None:
-    """Draw training and validation error (100 - top-1, in percent); says so and draws nothing without matplotlib.
+    """Draw training and validation error (100 - top-1, in percent); says so where there can be no picture.
 
     Args:
         history: A row an epoch.
@@ -18,16 +19,25 @@ def draw_curves(history: list[dict], path: Path, title: str, best_epoch: int) ->
         best_epoch: Is marked; from 0.
     """
     try:
-        from matplotlib.figure import Figure
+        picture = draw(history, title, best_epoch)
     except ImportError:
         _logger.info("no curves.png: matplotlib is not installed (pip install 'dkszoo[demo]')")
-        return
+    except Exception as error:  # the user's own settings of matplotlib, or a title it cannot write
+        _logger.warning('no curves.png: %s', first_line(error))
+    else:
+        write_durably(path, lambda temporary: temporary.write_bytes(picture))
+
+
+def draw(history: list[dict], title: str, best_epoch: int) -> bytes:
+    """The PNG."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 4.5), layout='constrained')
     axes = figure.subplots()
     epochs = [row['epoch'] + 1 for row in history]
     marker = '.' if len(epochs) < 40 else None
 
-    def draw(values: list, label: str, **style) -> None:
+    def add(values: list, label: str, **style) -> None:
         points = [(epoch, 100 - value) for epoch, value in zip(epochs, values, strict=True) if value is not None]
         if points:
             axes.plot(*zip(*points, strict=True), label=label, marker=marker, **style)
@@ -36,13 +46,15 @@ def draw_curves(history: list[dict], path: Path, title: str, best_epoch: int) ->
     colors = {name: f'C{i}' for i, name in enumerate(sorted(heads, key=lambda name: ('branch' in name, name)))}
     for name, color in colors.items():
         label, width = (f'branch {name[6:].partition("_")[0]}', 1.0) if 'branch' in name else ('main head', 2.0)
-        draw([row['train'].get(name) for row in history], f'{label}, training', color=color, ls='--', lw=width)
+        add([row['train'].get(name) for row in history], f'{label}, training', color=color, ls='--', lw=width)
         for part, key in (('validation', name), ('test', f'test_{name}')):
             style = dict(color=color, ls='-' if part == 'validation' else ':', lw=width)
-            draw([row['eval'].get(key) for row in history], f'{label}, {part}', **style)
+            add([row['eval'].get(key) for row in history], f'{label}, {part}', **style)
     axes.axvline(best_epoch + 1, color='0.6', lw=0.8, label='best epoch')
     axes.set(xlabel='epoch', ylabel='top-1 error (%)', ylim=(0, None))
     axes.set_title(title, parse_math=False)  # a folder's name may have a $
     axes.grid(alpha=0.3)
     axes.legend(fontsize='small')
-    write_durably(path, lambda temporary: figure.savefig(temporary, format='png', dpi=120))
+    picture = io.BytesIO()
+    figure.savefig(picture, format='png', dpi=120)
+    return picture.getvalue()

@@ -46,7 +46,8 @@ def git_commit() -> str | None:
 def git(*argv: str) -> str | None:
     """What git prints in this file's folder; None where it fails."""
     try:
-        done = subprocess.run(['git', *argv], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+        where = Path(__file__).parent
+        done = subprocess.run(['git', *argv], cwd=where, capture_output=True, text=True, errors='replace', timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None

@@ -16,7 +16,7 @@ from .record import differences, hash_of, start_record
 from .setup import Setup, build, open_data
 from .signals import StopRequest
 from .trainer import Trainer
-from .world import join_world
+from .world import World, join_world
 
 _logger = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
     config, data = open_data(config)
     folder = RunFolder.of(config)
     record = {} if config.overwrite else folder.read_record()
+    check_same(world, 'result' in record, folder)
     if 'result' in record:
         folder.check_settings(config, finished=True)
         folder.check_result(record)
@@ -86,6 +87,7 @@ def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
             folder.open(config)
         world.wait()
         trainer.resume()
+        check_same(world, (trainer.progress.epoch, trainer.progress.step), folder)
         if world.is_main:
             folder.claim(config, new)
             if data.flips:
@@ -96,6 +98,14 @@ def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
         folder.lock.release()
         raise
     return Run(config, folder, record, trainer, world.is_main)
+
+
+def check_same(world: World, found, folder: RunFolder) -> None:
+    """Raise a ValueError unless every process has found the same: else they would wait for each other for ever."""
+    if len(set(world.gather(found))) > 1:
+        raise ValueError(
+            f'the processes find different files in {str(folder.path)!r} (give an --output that all of them see)'
+        )
 
 
 def begin_record(folder: RunFolder, setup: Setup, argv: list[str]) -> dict:

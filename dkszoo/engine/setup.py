@@ -214,6 +214,8 @@ def build(config: TrainConfig, data: Data, world: World) -> Setup:
     trainable = task.get_trainable_module()
     trainable.report_branches = True
     optimizer = build_optimizer(config, trainable)
+    if world.size > 1 and 'kron' in config.opt:
+        raise ValueError(f'--opt {config.opt} draws other numbers in every process (choose another)')
     if config.model_ema:
         task.setup_ema(decay=config.model_ema_decay)
     compiled = config.torchcompile and compile_task(task, config.torchcompile_mode)

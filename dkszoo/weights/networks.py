@@ -46,10 +46,10 @@ def find_networks(contents: dict) -> list[Network]:
         return [own_network(contents, own)]
     wrapper = next((key for key in WRAPPERS if isinstance(contents.get(key), dict) and contents[key]), None)
     given = on_cpu(contents if wrapper is None else contents[wrapper])
-    if not given:
+    state = strip_prefixes(given)
+    if not state:
         there, under = (', '.join(map(str, keys)) for keys in (list(contents)[:8], WRAPPERS))
         raise ValueError(f'it holds no state dict of tensors (its keys: {there}; looked for under: {under})')
-    state = strip_prefixes(given)
     if backbone := task_backbone(state) or own_backbone(state):
         theirs = {key: f'backbone.{key}' for key in backbone}
         return [Network(f'DeeplySupervised{LEFT_OUT}', backbone, {}, theirs, '', {}, None)]
@@ -86,7 +86,7 @@ def on_cpu(state: dict) -> State:
 def strip_prefixes(state: State) -> State:
     """Without what wrappers such as DataParallel put before every key, and the counter of torch's AveragedModel."""
     state = {key: value for key, value in state.items() if key != 'n_averaged'}
-    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None):
+    while state and (prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None)):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
 

@@ -5,6 +5,7 @@ import errno
 import os
 import pickle
 import stat
+import threading
 import zipfile
 from pathlib import Path
 
@@ -23,6 +24,8 @@ ALLOWED = [
     (np._core.multiarray.scalar, 'numpy._core.multiarray.scalar'),
     *{type(np.dtype(kind)) for kind in ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', '?')},
 ]
+
+ALLOWING = threading.Lock()
 
 DIRECTORY = 0x10  # in a zip entry's external attributes; Python's reader does not look at it, torch's does
 
@@ -58,8 +61,7 @@ def read_pickle(path: str | os.PathLike, legacy: bool = True):
         reason = f' ({error})' if isinstance(error, ValueError) else ''
         raise ValueError(f'{path!r} is no checkpoint, or is damaged{reason}') from error
     try:
-        with torch.serialization.safe_globals(ALLOWED):
-            contents = torch.load(path, map_location='cpu', weights_only=True)
+        contents = load(path)
     except pickle.UnpicklingError as error:
         if 'Unsupported global' in str(error) or 'GLOBAL' in str(error) or 'Unsupported class' in str(error):
             raise ValueError(f'checkpoint {path!r} holds code or objects, not only data; it was not read') from error
@@ -72,6 +74,14 @@ def read_pickle(path: str | os.PathLike, legacy: bool = True):
     except ValueError as error:
         raise ValueError(f'checkpoint {path!r} cannot be used: {error} (take another file)') from error
     return contents
+
+
+def load(path: str):
+    """The contents of a pickle of nothing but data. torch's list of what else may be in one is the whole process's."""
+    with ALLOWING:
+        ours = [kind for kind in ALLOWED if kind not in torch.serialization.get_safe_globals()]  # else they would go
+        with torch.serialization.safe_globals(ours):
+            return torch.load(path, map_location='cpu', weights_only=True)
 
 
 def reraise_if_not_of_the_file(error: Exception) -> None:

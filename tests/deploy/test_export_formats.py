@@ -9,6 +9,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import dkszoo
@@ -106,6 +107,15 @@ def test_missing_packages_are_named_before_any_work(run_cli, tmp_path, monkeypat
     expected = 'need onnxscript, not installed here (pip install onnx onnxscript onnxruntime)'
     assert err.splitlines()[-1] == f'dkszoo: error: .onnx files {expected}'
     assert not list(tmp_path.iterdir())
+
+
+def test_tied_weights(tmp_path):
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    net[1].weight = net[0].weight
+    FORMATS['.safetensors'].write(net, None, tmp_path / 'o')
+    state = load_file(tmp_path / 'o')
+    assert state.keys() == net.state_dict().keys()
+    assert torch.equal(state['1.weight'], net[0].weight)
 
 
 def test_network_that_is_no_graph():

@@ -38,3 +38,11 @@ def test_curves_show_the_errors_of_all_heads(tmp_path, monkeypatch):
         'main head, test': ((1, 2), (35.0, 35.0)),
         'branch 0, training': ((1, 2), (50.0, 50.0)),
     }
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_result(tmp_path, caplog):
+    """Its title is a folder's name, which need not be a text."""
+    history = [{'epoch': 0, 'train': {'top1': 60.0}, 'eval': {}}]
+    draw_curves(history, tmp_path / 'curves.png', 'on M\udcfcller', 0)
+    assert 'no curves.png: ' in caplog.text
+    assert not list(tmp_path.iterdir())

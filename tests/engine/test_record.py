@@ -92,6 +92,9 @@ def test_the_commit_is_that_of_the_package(tmp_path, monkeypatch):
     assert record.git_commit() == f'{commit}-dirty'
     monkeypatch.setenv('PATH', str(tmp_path))  # where git is not installed
     assert record.git_commit() is None
+    (tmp_path / 'git').write_bytes(b"#!/bin/sh\nprintf 'at M\\374ller' >&2; exit 128\n")
+    (tmp_path / 'git').chmod(0o755)
+    assert record.git_commit() is None
 
 
 def test_a_checkpoint_that_is_gone_has_no_hash(tmp_path):

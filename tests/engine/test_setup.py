@@ -24,6 +24,13 @@ from dkszoo.papers.workload import work
 from dkszoo.weights import sha256
 
 
+@pytest.mark.filterwarnings('ignore:It is highly recommended to have .opt_einsum')
+def test_an_optimizer_that_draws_is_for_one_process():
+    config = TrainConfig(opt='kron', method='baseline', train_num_samples=20, device='cpu')
+    with pytest.raises(ValueError, match='--opt kron draws other numbers in every process'):
+        build(*open_data(config), World(torch.device('cpu'), 0, 2))
+
+
 def test_the_criterion():
     logits, labels = torch.tensor([[2.0] + 9 * [0.0]]), torch.tensor([0])
     loss = lambda **settings: made(**settings).task.trainable_module.criterion(logits, labels).item()  # noqa: E731

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import distributed
 
+from dkszoo.engine.folder import RunFolder
+from dkszoo.engine.run import check_same
 from dkszoo.engine.sums import Sums
 from dkszoo.engine.world import World
 
@@ -41,6 +43,21 @@ def both(tmp_path):
 def test_what_is_gathered_is_in_order_and_the_largest_is_of_all(both):
     found = both(lambda world: (world.gather(f'of {world.rank}'), world.largest(world.rank, -world.rank)))
     assert found == [(['of 0', 'of 1'], [1, 0])] * 2
+
+
+def test_processes_that_find_different_files_do_not_begin(both, tmp_path):
+    """They would wait for each other for ever."""
+
+    def work(world: World) -> str:
+        folder = RunFolder(tmp_path)
+        check_same(world, (3, 0), folder)
+        try:
+            check_same(world, (world.rank, 0), folder)
+        except ValueError as error:
+            return str(error)
+
+    for said in both(work):
+        assert said.startswith('the processes find different files in ')
 
 
 def test_running_statistics_are_those_of_the_first(both):

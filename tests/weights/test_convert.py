@@ -549,6 +549,8 @@ def test_files_that_are_refused(tmp_path):
         dkszoo.convert({'epoch': 3})
     with pytest.raises(ValueError, match='holds no state dict'):
         dkszoo.convert({0: torch.ones(3)})
+    with pytest.raises(ValueError, match='holds no state dict'):
+        dkszoo.convert({'state_dict': {'n_averaged': torch.tensor(0)}})
     with pytest.raises(ValueError, match='it has branches, but no network'):
         dkszoo.convert({'ep1_bn.weight': torch.ones(3)})
     with pytest.raises(ValueError, match='does not name its model'):

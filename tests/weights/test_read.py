@@ -2,6 +2,8 @@ import argparse
 import errno
 import os
 import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -30,6 +32,23 @@ def test_reads_data_namespaces_and_numpy_scalars(tmp_path, legacy):
     back = read_pickle(path)
     assert (back['acc'], back['half'], back['count'], back['args'].lr) == (3.5, 1.5, 7, 0.1)
     assert torch.equal(back['state_dict']['w'], torch.ones(2))
+
+
+def test_what_others_let_in_stays_let_in(tmp_path):
+    path = saved(tmp_path, {'args': argparse.Namespace()})
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        read_pickle(path)
+        torch.load(path, weights_only=True)
+
+
+def test_several_threads_may_read(tmp_path):
+    path, interval = saved(tmp_path, {'args': argparse.Namespace()}), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(lambda _: 'args' in read_pickle(path), range(100)))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 @pytest.mark.parametrize('kind', ['f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', '?'])
