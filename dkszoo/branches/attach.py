@@ -81,6 +81,8 @@ def build_named(probe: Probe, name: str, taps, num_classes: int, strict: bool):
         if name not in DESIGNS:
             near = difflib.get_close_matches(str(name), DESIGNS, 2)
             hint = f'did you mean {" or ".join(near)}? ' if near else ''
+            if str(name).endswith(('.yaml', '.yml')):
+                hint = 'of a file attach_branches takes the dict, create_model(branches=) the name; '
             raise ValueError(f'unknown design {name!r} ({hint}designs: {", ".join(["auto", *DESIGNS])})')
         specs = named_design(name, probe, taps)
         return name, specs, build(probe, specs, num_classes, strict)

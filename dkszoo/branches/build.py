@@ -134,5 +134,5 @@ def check_halvings(probe: Probe, spec: BranchSpec, branch: nn.Module) -> None:
     if own != main:
         raise ValueError(
             f'the path through the branch at {tap_name(probe, spec)!r} has {own} down-samplings, the main one {main} '
-            '(give it as many stages as follow the tap, or pass strict=False)'
+            '(give it as many stages as follow the tap; attach_branches(strict=False) only warns)'
         )

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from dkszoo.branches import DeeplySupervised, strip
 from dkszoo.data import SMALL, MemoryEvalLoader, View, is_small, read_pixels
+from dkszoo.tasks import get_method
 
 from .calibration import CalibrationError
 from .config import TrainConfig
@@ -28,7 +29,8 @@ def evaluation_crop(config: TrainConfig, img_size: int, cfg: dict) -> dict:
 
 def best_by(config: TrainConfig) -> str:
     """The figure that the best epoch is chosen by: that of the main head, unless only branches learn (DKS, table 5)."""
-    head = 'branch0_' if config.method == 'ds' and config.ce_weight == 0 else ''
+    method = get_method(config.method)
+    head = 'branch0_' if method.needs_branches(config) and not method.reaches_main(config) else ''
     return f'{"test_" if config.best_on == "test" else ""}{head}top1'
 
 

@@ -40,6 +40,10 @@ class Method:
         """Whether any term reads the branches under these settings."""
         return any(TERMS[name].needs_branches(own) for name, own in self.resolve(settings).items())
 
+    def reaches_main(self, settings: LossSettings) -> bool:
+        """Whether the main head's classifier learns from any term under these settings."""
+        return any(TERMS[name].reaches_main(own) for name, own in self.resolve(settings).items())
+
 
 METHODS = {
     'baseline': Method(terms=('ce',)),

@@ -39,12 +39,7 @@ def test_models_lists_sizes(run_cli):
 
 
 def test_every_model_has_its_row():
-    assert list(ROWS) == [
-        name
-        for family in ('resnet', 'wrn', 'densenet', 'mobile', 'shuffle', 'vgg')
-        for name in dkszoo.list_models(f'cifar_{family}*')
-    ] + dkszoo.list_models('dks_*')
-    assert len(ROWS) == len(dkszoo.list_models())
+    assert sorted(ROWS) == sorted(dkszoo.list_models())
 
 
 @pytest.mark.parametrize('name', ROWS)

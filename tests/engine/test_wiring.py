@@ -139,8 +139,33 @@ def test_how_it_is_compiled(monkeypatch, mode):
 
 def test_the_figure_that_chooses():
     assert best_by(TrainConfig(method='ds', ce_weight=0.0)) == 'branch0_top1'
-    assert best_by(TrainConfig(method='dks', ce_weight=0.0)) == 'top1'  # others teach the main head
     assert best_by(TrainConfig(best_on='test')) == 'test_top1'
+
+
+@pytest.mark.parametrize(
+    ('method', 'settings', 'learns'),
+    [
+        ('ds', {}, False),
+        ('dks', {}, True),
+        ('dks', {'beta': 0.0}, False),
+        ('dks', {'synergy': 'top-down'}, False),
+        ('dks', {'synergy': 'bottom-up'}, True),
+        ('dks', {'beta': ((0.0, 1.0, 0.0), (1.0, 0.0, 0.0), (1.0, 1.0, 0.0))}, False),
+        ('dks', {'beta': ((0.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, 0.0, 0.0))}, True),
+        ('kd+ds', {}, True),
+        ('kd+ds', {'kd_on': 'branches'}, False),
+        ('kd+ds', {'kd_weight': 0.0}, False),
+        ('dskd', {}, True),
+        ('dskd', {'kd_on': 'branches'}, False),
+        ('byot', {}, False),
+        ('at+ds', {}, False),
+        ('fitnet', {}, True),
+    ],
+)
+def test_the_figure_that_chooses_is_of_a_head_that_learns(method, settings, learns):
+    """Without branches there is only the main head's."""
+    config = TrainConfig(method=method, ce_weight=0.0, **settings)
+    assert best_by(config) == ('top1' if learns else 'branch0_top1')
 
 
 def test_the_teachers_type(tmp_path):

@@ -55,6 +55,7 @@ class Term(nn.Module):
 
     settings: dict = {}
     uses_branches = False
+    teaches_main = True  # the main head's classifier learns from it
     uses_softmax = False  # compares distributions over the classes, of which one class has only one
     uses_teacher = False
     uses_stages = False  # reads Batch.stages
@@ -67,6 +68,11 @@ class Term(nn.Module):
     def needs_branches(cls, settings: dict) -> bool:
         """Whether it reads any branch under these settings."""
         return cls.uses_branches
+
+    @classmethod
+    def reaches_main(cls, settings: dict) -> bool:
+        """Whether the main head's classifier learns from it under these settings."""
+        return cls.teaches_main
 
     def set_progress(self, done: float) -> None:
         """Told before every epoch which share of the training is done, 0 to below 1."""

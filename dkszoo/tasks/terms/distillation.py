@@ -34,6 +34,10 @@ class Distillation(Term):
     def needs_branches(cls, settings):
         return settings['kd_on'] != 'main'
 
+    @classmethod
+    def reaches_main(cls, settings):
+        return settings['kd_on'] != 'branches' and settings['kd_weight'] > 0
+
     def forward(self, batch):
         teacher, losses = batch.teacher.logits, []
         if self.on != 'branches':
@@ -61,6 +65,7 @@ class Feature(Term):
         'branch_weight_grad': False,
     }
     uses_teacher = True
+    teaches_main = False
     uses_example = True
 
     def __init__(self, context, settings):

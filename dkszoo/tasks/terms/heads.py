@@ -30,6 +30,12 @@ class Synergy(Term):
         ):
             raise ValueError(f'beta must be one weight or a {heads} x {heads} matrix (rows teach columns, main last)')
 
+    @classmethod
+    def reaches_main(cls, settings):
+        beta = settings['beta']
+        weights = [beta] if isinstance(beta, int | float) else [row[-1] for row in beta[:-1]]
+        return settings['synergy'] != 'top-down' and any(weights)
+
     def forward(self, batch):
         return synergy_loss([*batch.output.branch_logits, batch.output.logits], **self.kwargs)
 
@@ -39,6 +45,7 @@ class SelfDistillation(Term):
 
     settings = {'self_kd_weight': 0.3, 'self_kd_temperature': 3.0}
     uses_branches = True
+    teaches_main = False
     uses_softmax = True
 
     def __init__(self, context, settings):
@@ -58,6 +65,7 @@ class SelfFeature(Term):
 
     settings = {'self_feature_weight': 0.03}
     uses_branches = True
+    teaches_main = False
     uses_example = True
 
     def __init__(self, context, settings):

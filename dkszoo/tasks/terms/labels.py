@@ -26,6 +26,10 @@ class CrossEntropy(Term):
         super().__init__(context, settings)
         self.weight = settings['ce_weight']
 
+    @classmethod
+    def reaches_main(cls, settings):
+        return settings['ce_weight'] > 0
+
     def forward(self, batch):
         return self.weight * judge(batch, batch.output.logits)
 
@@ -39,6 +43,7 @@ class DeepSupervision(Term):
 
     settings = {'alpha': 1.0, 'alpha_schedule': 'fixed', 'alpha_zero_from': 0.5}
     uses_branches = True
+    teaches_main = False
 
     def __init__(self, context, settings):
         super().__init__(context, settings)

@@ -17,6 +17,7 @@ class StageTerm(Term):
     """A term on pairs of stages."""
 
     uses_teacher = True
+    teaches_main = False
     uses_stages = True
     uses_example = True
 
