@@ -4,7 +4,7 @@ import torch
 
 from dkszoo.branches import cost
 from dkszoo.engine import create_model
-from dkszoo.engine.create import WRONG_ARGUMENTS, check_name, read_design
+from dkszoo.engine.create import WRONG_ARGUMENTS, read_design
 from dkszoo.engine.ranges import check_range
 
 from .flags import KeyValues, Listing, reader
@@ -45,7 +45,6 @@ def main(argv: list[str]) -> int:
     add('--in-chans', type=int, metavar='N', help="image channels (default: the model's)")
     add('--model-kwargs', nargs='+', default={}, action=KeyValues, metavar='KEY=VALUE', help='further model arguments')
     args = parser.parse_args(argv)
-    check_name(args.model)
     for name in ('img_size', 'batch_size', 'num_classes', 'in_chans'):
         check_range(name, getattr(args, name))
     if args.taps and args.branches == 'none':
