@@ -30,11 +30,8 @@ class Method:
 
     def resolve(self, settings: LossSettings) -> dict[str, dict]:
         """For each term its settings: what was given, else the method's default, else the term's."""
-        given, resolved = settings.given(), {}
-        for name in self.terms:
-            own = {key: self.defaults.get(key, value) for key, value in TERMS[name].settings.items()}
-            resolved[name] = {key: given.get(key, value) for key, value in own.items()}
-        return resolved
+        known = {**self.defaults, **settings.given()}
+        return {name: {key: known.get(key, own) for key, own in TERMS[name].settings.items()} for name in self.terms}
 
     def needs_branches(self, settings: LossSettings) -> bool:
         """Whether any term reads the branches under these settings."""
