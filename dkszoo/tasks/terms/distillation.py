@@ -114,8 +114,10 @@ class Feature(Term):
 
 def projection(in_chs: int, out_chs: int, bn: bool) -> nn.Sequential:
     """r(.): a 1x1 convolution, with a batch norm or with a bias."""
-    layers = [('conv', nn.Conv2d(in_chs, out_chs, 1, bias=not bn))]
-    return nn.Sequential(OrderedDict([*layers, *([('bn', nn.BatchNorm2d(out_chs))] if bn else [])]))
+    layers = OrderedDict(conv=nn.Conv2d(in_chs, out_chs, 1, bias=not bn))
+    if bn:
+        layers['bn'] = nn.BatchNorm2d(out_chs)
+    return nn.Sequential(layers)
 
 
 def weighted_mean(losses: list[torch.Tensor], form: str, weight_grad: bool) -> torch.Tensor:
