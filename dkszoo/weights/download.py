@@ -17,7 +17,7 @@ import timm
 import torch
 from tqdm import tqdm
 
-from .card import check_tag, read_card, read_own_card, write_card
+from .card import card_path, check_tag, read_card, read_own_card, write_card
 from .files import sha256, write_durably
 from .identify import identify, read_any
 from .texts import with_hint
@@ -48,9 +48,9 @@ def cached(name: str, cache_dir: str | os.PathLike | None) -> Path:
     """
     folder = Path(cache_dir or Path(torch.hub.get_dir()) / 'checkpoints')
     path = folder / f'{name}.safetensors'
-    card = path.with_suffix('.json')
-    if not (path.is_file() and card.is_file()):
-        known = recorded_hash(path) if card.is_file() else None
+    has_card = card_path(path).is_file()
+    if not (path.is_file() and has_card):
+        known = recorded_hash(path) if has_card else None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             sweep(folder, name)
@@ -82,7 +82,7 @@ def recorded_hash(path: Path) -> str:
     try:
         return read_own_card(path)['source']['sha256']
     except (ValueError, KeyError, TypeError) as error:
-        card = str(path.with_suffix('.json'))
+        card = str(card_path(path))
         raise ValueError(f'{card!r} does not say what was downloaded at first (delete it to start afresh)') from error
 
 
@@ -104,7 +104,7 @@ def install(name: str, path: Path, temporary: Path, known: str | None) -> None:
     if known not in (None, digest):
         raise ValueError(
             f'{source!r} has SHA-256 {digest}, at the first download it was {known} '
-            f'(delete {str(path.with_suffix(".json"))!r} if the new one is right)'
+            f'(delete {str(card_path(path))!r} if the new one is right)'
         )
     try:
         contents = read_any(file)
