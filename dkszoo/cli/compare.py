@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from dkszoo.engine import TrainConfig
+from dkszoo.engine.teacher import check_teacher
 from dkszoo.papers import read_recipe
 from dkszoo.papers.grid import Cell, run_grid
 from dkszoo.papers.report import compare_methods
@@ -79,8 +80,6 @@ def make_cell(text: str, seed: int, settings: dict) -> Cell:
     reads = {key for term in spec.terms for key in TERMS[term].settings}
     loss = {f.name for f in dataclasses.fields(LossSettings)}
     own = {key: value for key, value in settings.items() if key not in loss or key in reads}
-    if spec.uses_teacher and not (own.get('kd_model_name') or own.get('kd_checkpoint')):
-        raise ValueError(f'method {method!r} needs a teacher (give --kd-model-name NAME, --kd-checkpoint FILE or both)')
     if not spec.uses_teacher:
         own = {key: value for key, value in own.items() if not key.startswith('kd_')}
     for extra in extras:
@@ -94,6 +93,6 @@ def make_cell(text: str, seed: int, settings: dict) -> Cell:
     if not spec.needs_branches(LossSettings(**{key: own[key] for key in own.keys() & loss})):
         own = {key: value for key, value in own.items() if key not in ('branches', 'taps')}
     own = {**own, 'method': method, 'seed': seed}
-    TrainConfig.from_dict(own)
+    check_teacher(TrainConfig.from_dict(own))
     name = re.sub(r'[=/\\]', '_', text.replace(':', '-'))
     return Cell(f'{name}-seed{seed}', {k: v for k, v in own.items() if k not in ('export', 'resume', 'overwrite')})

@@ -25,15 +25,10 @@ def build_teacher(config: TrainConfig, device: torch.device, classes: list[str] 
         ValueError: A teacher is missing or not wanted, its weights cannot be had, or it is of other classes, channels
             or image size than the data.
     """
+    check_teacher(config)
     named = config.kd_model_name or config.kd_checkpoint
-    if not get_method(config.method).uses_teacher:
-        if named:
-            raise ValueError(f'method {config.method!r} has no use for a teacher (try --method {config.method}+kd)')
-        return None
     if not named:
-        raise ValueError(
-            f'method {config.method!r} needs a teacher (give --kd-model-name NAME, --kd-checkpoint FILE or both)'
-        )
+        return None
     if config.kd_checkpoint:
         model, data = from_checkpoint(config)
     else:
@@ -59,6 +54,16 @@ def build_teacher(config: TrainConfig, device: torch.device, classes: list[str] 
         getattr(torch, config.kd_dtype) if config.kd_dtype else None,
     )
     return teacher.to(device)
+
+
+def check_teacher(config: TrainConfig) -> None:
+    """Raise a ValueError if the method needs a teacher and none is named, or one is named and not needed."""
+    method, named = config.method, config.kd_model_name or config.kd_checkpoint
+    needed = get_method(method).uses_teacher
+    if named and not needed:
+        raise ValueError(f'method {method!r} has no use for a teacher (try --method {method}+kd)')
+    if needed and not named:
+        raise ValueError(f'method {method!r} needs a teacher (give --kd-model-name NAME, --kd-checkpoint FILE or both)')
 
 
 def from_name(config: TrainConfig) -> tuple[nn.Module, dict]:

@@ -116,6 +116,10 @@ def test_a_teacher_is_not_handed_to_methods_without():
     assert not [key for key in made.settings if key.startswith('kd_')]
 
 
+def test_a_teacher_may_be_one_methods_own():
+    assert make_cell('kd:kd_checkpoint=x.pth', 0, {}).settings['kd_checkpoint'] == 'x.pth'
+
+
 def test_switches_of_one_method():
     assert make_cell('ds:model-ema=true', 0, {}).settings['model_ema'] is True
     assert make_cell('ds:model_ema=false', 0, {}).settings['model_ema'] is False
@@ -132,6 +136,7 @@ def test_compare_refuses_what_train_refuses(run_cli, tmp_path):
         (('--methods', 'ds:method=dks'), 'method cannot be set for one method'),
         (('--methods', 'ds:overwrite=true'), 'overwrite cannot be set for one method'),
         (('--methods', 'ds:lr=-1'), '--lr must be'),
+        (('--methods', 'ds:kd_model_name=resnet18'), "method 'ds' has no use for a teacher"),
         (('--methods', 'ds:model_ema=maybe'), "model_ema: 'maybe' is not true or false"),
         (('--seeds', '0'), '--seeds and --jobs must be at least 1'),
         (('--jobs', '0'), '--seeds and --jobs must be at least 1'),
