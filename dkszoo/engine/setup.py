@@ -207,7 +207,7 @@ def build(config: TrainConfig, data: Data, world: World) -> Setup:
     criterion = create_classification_loss(
         'bce' if config.bce_loss else None, smoothing=config.smoothing, soft_targets=mixup is not None
     )
-    teacher = build_teacher(config, world.device, data.classes)
+    teacher = build_teacher(config, data.classes)
     seed_all(config.seed)  # the terms' parameters do not depend on the teacher
     task = DeepSupervisionTask(net, config.method, criterion, teacher, world.device, **config.given())
     seed_all(config.seed + 1 + world.rank)  # what is drawn in training: dropout

@@ -18,8 +18,8 @@ _logger = logging.getLogger(__name__)
 REMEDY = 'give --kd-checkpoint FILE of a teacher trained on this data set'
 
 
-def build_teacher(config: TrainConfig, device: torch.device, classes: list[str] | None = None) -> Teacher | None:
-    """The teacher, on the device; None for a method without one. `classes` are the names of the data's.
+def build_teacher(config: TrainConfig, classes: list[str] | None = None) -> Teacher | None:
+    """The teacher, on the CPU; None for a method without one. `classes` are the names of the data's.
 
     Raises:
         ValueError: A teacher is missing or not wanted, its weights cannot be had, or it is of other classes, channels
@@ -44,7 +44,7 @@ def build_teacher(config: TrainConfig, device: torch.device, classes: list[str] 
     size = (config.in_chans, config.img_size, config.img_size)
     check_images(model, f'teacher {named}', size, torch.device('cpu'), f'train with --img-size N, or {REMEDY}')
     _logger.info('teacher: %s, mean %s, std %s', cfg.get('architecture', named), *stats.values())
-    teacher = Teacher(
+    return Teacher(
         model,
         stats['mean'],
         stats['std'],
@@ -53,7 +53,6 @@ def build_teacher(config: TrainConfig, device: torch.device, classes: list[str] 
         (config.img_size, config.img_size),
         getattr(torch, config.kd_dtype) if config.kd_dtype else None,
     )
-    return teacher.to(device)
 
 
 def check_teacher(config: TrainConfig) -> None:

@@ -268,7 +268,7 @@ def test_a_folders_classes_are_compared_as_a_teachers(make_checkpoint, tmp_path)
     export_hub(path, tmp_path / 'hub')
     config, data = open_data(TrainConfig(method='kd', kd_model_name=f'local-dir:{tmp_path / "hub"}', device='cpu'))
     with pytest.raises(ValueError, match="learned other classes: only there 'class 0'"):
-        build_teacher(config, torch.device('cpu'), data.classes)
+        build_teacher(config, data.classes)
 
 
 def test_the_recipe_of_a_folder_of_images_says_so():

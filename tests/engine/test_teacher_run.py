@@ -69,7 +69,7 @@ def test_every_kind_of_file_teaches_the_same(tmp_path, request, source):
         state = torch.load(trained, weights_only=True)['state_dict']
         path = trained if source == 'last.pth.tar' else tmp_path / source
     config, _ = open_data(TrainConfig(method='kd', kd_checkpoint=str(path), device='cpu'))
-    found = build_teacher(config, torch.device('cpu'))
+    found = build_teacher(config)
     assert all(torch.equal(found.model.state_dict()[key], value) for key, value in state.items())
     assert found.renormalises == (source == 'timm.pth.tar')
     assert found.input_size == (32, 32)
@@ -80,7 +80,7 @@ def test_weights_that_name_no_statistics_are_of_the_data(tmp_path):
     torch.save(timm.create_model('cifar_resnet8', num_classes=10).state_dict(), tmp_path / 'bare.pth')
     path, plain = str(tmp_path / 'bare.pth'), open_data(TrainConfig(in_chans=3))[0]
     config, _ = open_data(TrainConfig(method='kd', kd_checkpoint=path, device='cpu', in_chans=3))
-    assert not build_teacher(config, torch.device('cpu')).renormalises
+    assert not build_teacher(config).renormalises
     config, _ = open_data(TrainConfig(initial_checkpoint=path, in_chans=3))
     assert (config.mean, config.std) == (plain.mean, plain.std)
     torch.save(timm.create_model('resnet18', num_classes=10).state_dict(), tmp_path / 'bare.pth')
@@ -91,7 +91,7 @@ def test_weights_that_name_no_statistics_are_of_the_data(tmp_path):
 def test_its_images_are_normalised_as_the_file_says(tmp_path, teacher):
     values = dict(method='kd', kd_checkpoint=TEACHER, device='cpu', mean=(0.5,), std=(0.5,))
     config, _ = open_data(TrainConfig(**values))
-    found = build_teacher(config, torch.device('cpu'))
+    found = build_teacher(config)
     card = dkszoo.weights.read_card(tmp_path / 'teacher.safetensors')['data']
     pixel = torch.full((1, 1, 1, 1), 0.25)
     own = ((pixel - 0.5) / 0.5) * found.scale + found.shift
@@ -172,13 +172,13 @@ def test_the_same_classes_in_another_order_are_others(monkeypatch):
     config, _ = open_data(TrainConfig(method='kd', kd_checkpoint='t.pth', in_chans=3))
     names = list('abcdefghij')
     monkeypatch.setattr('dkszoo.engine.teacher.from_checkpoint', lambda _: (model, {'label_names': tuple(names)}))
-    assert build_teacher(config, torch.device('cpu'), names)
+    assert build_teacher(config, names)
     with pytest.raises(ValueError, match='learned other classes: another order'):
-        build_teacher(config, torch.device('cpu'), names[::-1])
+        build_teacher(config, names[::-1])
 
 
 def test_statistics_of_colour_are_not_those_of_a_teacher_of_gray(tmp_path):
     torch.save(timm.create_model('resnet18', num_classes=10, in_chans=1).state_dict(), tmp_path / 'gray.pth')
     path = str(tmp_path / 'gray.pth')
     config, _ = open_data(TrainConfig(method='kd', kd_checkpoint=path, kd_model_name='resnet18', device='cpu'))
-    assert not build_teacher(config, torch.device('cpu')).renormalises
+    assert not build_teacher(config).renormalises

@@ -171,5 +171,5 @@ def test_the_figure_that_chooses_is_of_a_head_that_learns(method, settings, lear
 def test_the_teachers_type(tmp_path):
     torch.save(timm.create_model('cifar_resnet8', num_classes=10, in_chans=1).state_dict(), tmp_path / 't.pth')
     config, _ = open_data(TrainConfig(method='kd', kd_checkpoint=str(tmp_path / 't.pth'), kd_dtype='float16'))
-    found = build_teacher(config, torch.device('cpu'))
+    found = build_teacher(config)
     assert found.dtype == next(found.model.parameters()).dtype == torch.float16

@@ -208,7 +208,7 @@ def test_tags_load_everywhere_offline(package):
         from dkszoo.engine.setup import open_data
         from dkszoo.engine.teacher import build_teacher
         config, _ = open_data(TrainConfig(method='kd', kd_model_name='cifar_resnet8', device='cpu'))
-        nets.append(build_teacher(config, torch.device('cpu')).model)
+        nets.append(build_teacher(config).model)
         # every packaged weight, the real ones too
         packaged = sorted(file.stem for file in files.glob('*.safetensors'))
         for name in packaged:
