@@ -66,7 +66,7 @@ def make_setup(asked: TrainConfig, steps: int, folder: Path) -> Setup:
         setup = build(random_teacher(config, folder), data, world)
     config = setup.config
     size = (config.in_chans, config.img_size, config.img_size)
-    check_images(setup.task.get_net(), config.model, size, world.device)
+    check_images(setup.task.get_net(), config.model, size)
     return setup
 
 

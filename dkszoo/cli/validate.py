@@ -180,7 +180,7 @@ def measure(subject: Subject, view: View, how: dict, batch_size: int, workers: i
         except (RuntimeError, AssertionError) as error:
             if not any(words in str(error) for words in MEMORY):
                 size = (len(how['mean']), how['img_size'], how['img_size'])
-                engine.check_images(subject.net, subject.name, size, device)
+                engine.check_images(subject.net, subject.name, size)
                 raise
             if batch_size == 1:
                 raise ValueError(f'{subject.name}: a single image is too much for the memory of {device}') from error

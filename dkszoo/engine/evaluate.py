@@ -78,9 +78,7 @@ def eval_loader(
 
 
 @torch.inference_mode()
-def check_images(
-    net: nn.Module, name: str, input_size: tuple[int, int, int], device: torch.device, cure: str = ''
-) -> None:
+def check_images(net: nn.Module, name: str, input_size: tuple[int, int, int], cure: str = '') -> None:
     """Look whether a network takes one image [C, H, W]; `cure` is what to do if not.
 
     Raises:
@@ -89,7 +87,7 @@ def check_images(
     was_training = net.training
     net.eval()
     try:
-        net(torch.zeros(1, *input_size, device=device))
+        net(torch.zeros(1, *input_size, device=next(net.parameters()).device))
     except Exception as error:  # whatever a foreign forward raises
         side = 'x'.join(map(str, input_size[1:]))
         if not cure:

@@ -130,7 +130,7 @@ def log_outset(setup: Setup) -> None:
         lines = cost(setup.task.get_net(), img_size=config.img_size, batch_size=config.batch_size).lines()
     except ValueError as error:
         size = (config.in_chans, config.img_size, config.img_size)
-        check_images(setup.task.get_net(), config.model, size, setup.world.device)  # else no reason not to train
+        check_images(setup.task.get_net(), config.model, size)  # else no reason not to train
         lines = [f'cost: not known ({error})']
     for line in lines:
         _logger.info('%s', line)

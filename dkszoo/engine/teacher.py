@@ -42,7 +42,7 @@ def build_teacher(config: TrainConfig, classes: list[str] | None = None) -> Teac
     if any(value is None or len(value) != config.in_chans for value in stats.values()):
         stats = {'mean': config.mean, 'std': config.std}
     size = (config.in_chans, config.img_size, config.img_size)
-    check_images(model, f'teacher {named}', size, torch.device('cpu'), f'train with --img-size N, or {REMEDY}')
+    check_images(model, f'teacher {named}', size, f'train with --img-size N, or {REMEDY}')
     _logger.info('teacher: %s, mean %s, std %s', cfg.get('architecture', named), *stats.values())
     return Teacher(
         model,

@@ -75,7 +75,7 @@ def test_the_layout_is_that_of_training(monkeypatch):
 @pytest.mark.parametrize('training', [True, False])
 def test_a_network_that_was_looked_at_keeps_its_mode(training):
     net, cpu = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)).train(training), torch.device('cpu')
-    engine.check_images(net, 'net', (1, 2, 2), cpu)
+    engine.check_images(net, 'net', (1, 2, 2))
     assert net.training is training
     engine.evaluate(net, [(torch.zeros(3, 1, 2, 2), torch.zeros(3, dtype=torch.long))], cpu)
     assert net.training is training
