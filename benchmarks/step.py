@@ -68,7 +68,7 @@ def our_step(images: torch.Tensor, targets: torch.Tensor, **settings):
     setup.task.train()
 
     def step():
-        stepper(*stepper.to_device(images, targets), 0, 2, 0)
+        stepper(*stepper.to_device(images, targets), 0, 0)
 
     return setup, step
 

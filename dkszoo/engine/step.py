@@ -50,14 +50,13 @@ class Stepper:
         even = len(images) - len(images) % 2  # timm pairs a batch with itself reversed
         return self.setup.mixup(images[:even], targets[:even])
 
-    def __call__(self, images: torch.Tensor, targets: torch.Tensor, step: int, steps: int, updates: int) -> tuple:
+    def __call__(self, images: torch.Tensor, targets: torch.Tensor, step: int, updates: int) -> tuple:
         """One step.
 
         Args:
             images: [B, C, H, W] on the device.
             targets: [B], or soft [B, K].
-            step: Its number in the epoch, from 0.
-            steps: Steps of the epoch; the last one always updates.
+            step: Its number in the epoch, from 0; an epoch's last step always updates.
             updates: Parameter updates so far.
 
         Returns:
@@ -66,7 +65,7 @@ class Stepper:
         Raises:
             NonFinite: The loss is not finite, if it is looked at here; all is as it was at the last parameter update.
         """
-        task = self.setup.task
+        task, steps = self.setup.task, self.setup.sampler.steps
         last_group = steps - steps % self.accumulate
         group = self.accumulate if step < last_group else steps - last_group
         update = (step + 1) % self.accumulate == 0 or step + 1 == steps

@@ -84,7 +84,7 @@ def measure(setup: Setup, steps: int) -> dict:
         images, labels = stepper.to_device(images, targets)
         images, targets = stepper.mix(images, labels, epoch, number)
         clock.stop('data')
-        result, _ = stepper(images, targets, number, setup.sampler.steps, 0)
+        result, _ = stepper(images, targets, number, 0)
         sums.add(result, labels[: len(images)])
 
     for _ in range(WARM_UP):

@@ -110,7 +110,7 @@ class Trainer:
         images, labels = self.stepper.to_device(images, targets)
         images, targets = self.stepper.mix(images, labels, progress.epoch, step)
         try:
-            result, was_updated = self.stepper(images, targets, step, self.setup.sampler.steps, progress.updates)
+            result, was_updated = self.stepper(images, targets, step, progress.updates)
         except NonFinite as error:
             self.handle_nonfinite(error, *updated)
         else:

@@ -27,7 +27,7 @@ def test_kinds_of_clipping(monkeypatch, mode, left_out):
 
     monkeypatch.setattr('dkszoo.engine.step.dispatch_clip_grad', clip)
     setup = made(clip_grad=0.5, clip_mode=mode)
-    Stepper(setup)(IMAGES, LABELS, 0, 1, 0)
+    Stepper(setup)(IMAGES, LABELS, 0, 0)
     total = len(list(setup.task.get_trainable_module().parameters()))
     assert seen == [(total - left_out, 0.5, mode)]  # AGC leaves the classifier out
 
@@ -35,7 +35,7 @@ def test_kinds_of_clipping(monkeypatch, mode, left_out):
 def test_clipping_in_mixed_precision():
     setup, seen = made(amp=True, clip_grad=0.5, clip_mode='agc'), []
     setup.scaler = lambda loss, optimizer, **how: seen.append(how)
-    Stepper(setup)(IMAGES, LABELS, 0, 2, 0)
+    Stepper(setup)(IMAGES, LABELS, 0, 0)
     left_out = len(list(setup.task.get_trainable_module().parameters())) - len(seen[0].pop('parameters'))
     assert left_out == 2
     assert seen == [{'clip_grad': 0.5, 'clip_mode': 'agc', 'need_update': True}]
@@ -117,7 +117,7 @@ def test_wrong_labels_are_classes_of_the_data():
 
 
 def test_mixed_precision():
-    result, _ = Stepper(made(amp=True))(IMAGES, LABELS, 0, 1, 0)
+    result, _ = Stepper(made(amp=True))(IMAGES, LABELS, 0, 0)
     assert result['output'].dtype == torch.float16
 
 
