@@ -5,6 +5,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import timm
 import torch
 
 from dkszoo.cli.bench import make_setup, predict, random_data, random_teacher
@@ -173,3 +174,9 @@ def test_speed_is_measured_without_weights(given):
 def test_random_images_are_such_as_the_model_is_made_for(model, side, num_classes):
     config, data = random_data(TrainConfig(model=model, dataset='', method='baseline'), 8)
     assert (config.num_classes, data.train[0][0].size) == (num_classes, (side, side))
+
+
+def test_random_images_are_such_as_the_model_of_a_folder_is_made_for(tmp_path):
+    timm.models.save_for_hf(timm.create_model('cifar_resnet8', num_classes=4), tmp_path, safe_serialization=True)
+    config, data = random_data(TrainConfig(model=f'local-dir:{tmp_path}', dataset='', method='baseline'), 8)
+    assert (config.num_classes, data.train[0][0].size) == (4, (32, 32))

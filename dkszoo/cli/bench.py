@@ -6,12 +6,11 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 
 from dkszoo.data import ArrayImages, StreamSampler, data_facts
 from dkszoo.engine import TrainConfig, check_images, create_model
-from dkszoo.engine.create import check_name
+from dkszoo.engine.create import check_name, known_cfg
 from dkszoo.engine.setup import Data, Setup, build, fit_data, open_data
 from dkszoo.engine.timing import WARM_UP, measure
 from dkszoo.engine.world import join_world
@@ -73,8 +72,7 @@ def make_setup(asked: TrainConfig, steps: int, folder: Path) -> Setup:
 def random_data(asked: TrainConfig, total: int) -> tuple[TrainConfig, Data]:
     """`total` random images like those of the data set, or else like those the model is made for."""
     facts = data_facts(asked.dataset)
-    cfg = timm.models.get_pretrained_cfg(asked.model, allow_unregistered=True)
-    cfg = cfg.to_dict() if cfg is not None else {}
+    cfg = known_cfg(asked.model)
     in_chans = asked.in_chans or facts.in_chans
     side = asked.img_size or facts.img_size or cfg.get('input_size', (3, 224, 224))[-1]
     num_classes = asked.num_classes or facts.num_classes or cfg.get('num_classes') or 1000
