@@ -9,7 +9,7 @@ from dkszoo.engine.teacher import check_teacher
 from dkszoo.papers import read_recipe
 from dkszoo.papers.grid import Cell, run_grid
 from dkszoo.papers.report import compare_methods
-from dkszoo.tasks import METHODS, TERMS, LossSettings, get_method
+from dkszoo.tasks import METHODS, LossSettings, get_method
 
 from .flags import add_config, add_flags, setting_from_text
 from .grids import finish
@@ -77,9 +77,8 @@ def make_cell(text: str, seed: int, settings: dict) -> Cell:
     """The run of 'method[:key=value...]' with one seed; settings that the method does not read are left out."""
     method, *extras = text.split(':')
     spec = get_method(method)
-    reads = {key for term in spec.terms for key in TERMS[term].settings}
     loss = {f.name for f in dataclasses.fields(LossSettings)}
-    own = {key: value for key, value in settings.items() if key not in loss or key in reads}
+    own = {key: value for key, value in settings.items() if key not in loss or key in spec.reads}
     if not spec.uses_teacher:
         own = {key: value for key, value in own.items() if not key.startswith('kd_')}
     for extra in extras:

@@ -28,6 +28,11 @@ class Method:
     def uses_teacher(self) -> bool:
         return any(TERMS[name].uses_teacher for name in self.terms)
 
+    @property
+    def reads(self) -> set[str]:
+        """The settings that its terms read."""
+        return {key for name in self.terms for key in TERMS[name].settings}
+
     def resolve(self, settings: LossSettings) -> dict[str, dict]:
         """For each term its settings: what was given, else the method's default, else the term's."""
         known = {**self.defaults, **settings.given()}
@@ -79,7 +84,6 @@ def get_method(name: str) -> Method:
 
 def warn_unread(method: Method, settings: LossSettings) -> None:
     """Name in a warning every setting that was given and that no term of the method reads."""
-    known = {key for own in method.resolve(settings).values() for key in own}
     for key in settings.given():
-        if key not in known:
-            _logger.warning('%s does nothing here (this method reads %s)', key, ', '.join(sorted(known)))
+        if key not in method.reads:
+            _logger.warning('%s does nothing here (this method reads %s)', key, ', '.join(sorted(method.reads)))
