@@ -1,7 +1,7 @@
 """Exact evaluation of every head."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from timm.data import create_loader, create_transform
@@ -102,7 +102,7 @@ def check_images(net: nn.Module, name: str, input_size: tuple[int, int, int], cu
 @torch.inference_mode()
 def evaluate(
     net: nn.Module,
-    loader: DataLoader,
+    loader: Iterable,
     device: torch.device,
     channels_last: bool = False,
     between: Callable[[], None] = lambda: None,
