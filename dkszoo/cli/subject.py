@@ -42,7 +42,7 @@ def is_export(path: str) -> bool:
 def read_subject(args) -> Subject:
     """The model the arguments name, in one of its three forms."""
     if not args.checkpoint:
-        return read_pretrained(args, args.model)
+        return read_pretrained(args)
     if is_export(args.checkpoint):
         card = read_card(args.checkpoint)
         model, _ = deploy.load(args.checkpoint)
@@ -72,9 +72,9 @@ def recorded(net: nn.Module, model: dict, data_dir: str | None = None) -> Subjec
     return Subject(net, model['arch'], data, model.get('class_names'), evaluation, (dataset, data_dir))
 
 
-def read_pretrained(args, name: str) -> Subject:
+def read_pretrained(args) -> Subject:
     """A model with its pretrained weights: dkszoo's as their card has it, others as timm's configuration has it."""
-    kwargs = {key: getattr(args, key) for key in ('num_classes', 'in_chans') if getattr(args, key)}
+    name, kwargs = args.model, {key: getattr(args, key) for key in ('num_classes', 'in_chans') if getattr(args, key)}
     try:
         model = engine.create_model(name, pretrained=True, **kwargs)
     except ValueError:

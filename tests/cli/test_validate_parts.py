@@ -30,7 +30,7 @@ def test_weights_of_timms_are_measured_as_timm_does(monkeypatch):
     net = timm.create_model('test_mambaout')
     net.pretrained_cfg |= {'tag': 'in1k', 'label_names': ['a', 'b']}
     monkeypatch.setattr(engine, 'create_model', lambda *_, **__: net)
-    subject = read_pretrained(SimpleNamespace(num_classes=None, in_chans=None), 'test_mambaout')
+    subject = read_pretrained(SimpleNamespace(model='test_mambaout', num_classes=None, in_chans=None))
     assert (subject.data['input_size'], subject.classes) == ((3, 192, 192), ['a', 'b'])
 
 
@@ -82,7 +82,7 @@ def test_a_network_that_was_looked_at_keeps_its_mode(training):
 
 
 def test_weights_of_gray_images_for_colour_ones():
-    args = SimpleNamespace(num_classes=None, in_chans=3)
-    subject = read_pretrained(args, 'cifar_resnet20.dks_fashion_mnist')
+    args = SimpleNamespace(model='cifar_resnet20.dks_fashion_mnist', num_classes=None, in_chans=3)
+    subject = read_pretrained(args)
     assert [len(subject.data[key]) for key in ('mean', 'std')] == [3, 3]
     assert subject.data['input_size'][0] == 3
