@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from task_zoo import make_task, make_teacher, network
+from task_zoo import STUDENT, make_task, make_teacher, network
 from timm.optim import create_optimizer_v2
 from torch import nn
 
@@ -126,14 +126,10 @@ def test_state_dicts_of_tasks_are_read(place, compiled):
     if compiled:
         task.compile(backend='eager')
     state = {f'{place}{key}': value for key, value in task.state_dict().items()}
-    converted = dkszoo.convert({'state_dict': state, 'epoch': 3}, task_model(task))
+    converted = dkszoo.convert({'state_dict': state, 'epoch': 3}, STUDENT)
     backbone = task.get_net().backbone.state_dict()
     assert converted.backbone.keys() == backbone.keys()
     assert all(torch.equal(value, backbone[key]) for key, value in converted.backbone.items())
-
-
-def task_model(task) -> str:
-    return task.get_net().pretrained_cfg['architecture']
 
 
 def test_costs_of_a_network_take_no_arguments():

@@ -337,13 +337,6 @@ def test_training_checkpoint_of_ours(ema, tmp_path):
     built(converted)
 
 
-def test_the_state_dict_of_a_network_with_branches():
-    net = dkszoo.create_model('cifar_resnet8', num_classes=10, branches='dks')
-    converted = dkszoo.convert(net.state_dict())
-    assert (converted.model, converted.design, converted.branches) == ('cifar_resnet8', None, {})
-    assert all(torch.equal(value, converted.backbone[key]) for key, value in net.backbone.state_dict().items())
-
-
 @pytest.mark.parametrize(
     'wrapped',
     [
@@ -383,18 +376,15 @@ def test_timms_saver_of_a_task(tmp_path, caplog):
     for contents in (tmp_path / 'last.pth.tar', task.state_dict(), net.state_dict()):
         with caplog.at_level(logging.INFO, 'dkszoo.weights'):
             converted = dkszoo.convert(contents)
-        assert (converted.model, converted.design) == ('cifar_resnet8', None)
+        assert (converted.model, converted.design, converted.branches) == ('cifar_resnet8', None, {})
         assert equal(converted.backbone, net.backbone.state_dict())
         assert 'without its branches' in caplog.records[-1].getMessage()
 
 
-@pytest.mark.parametrize(
-    'place', ['trainable_module.module', 'trainable_module._orig_mod', 'own.task.trainable_module']
-)
-def test_a_task_in_wrappers_and_in_a_module_of_ones_own(place):
+def test_a_distributed_task():
     net = dkszoo.create_model('cifar_resnet8', num_classes=10, branches='dks')
-    state = {f'{place}.net.{key}': value for key, value in net.state_dict().items()}
-    converted = dkszoo.convert({**state, f'{place}.weights': torch.ones(1)})
+    state = {f'trainable_module.module.net.{key}': value for key, value in net.state_dict().items()}
+    converted = dkszoo.convert({**state, 'trainable_module.module.weights': torch.ones(1)})
     assert equal(converted.backbone, net.backbone.state_dict())
 
 
@@ -609,11 +599,6 @@ def test_a_first_layer_that_reads_no_image(name):
     with torch.device('meta'):
         net = timm.create_model(name)
     assert dkszoo.convert(net.to_empty(device='cpu').state_dict(), name).model == name
-
-
-def test_wrappers_in_wrappers():
-    state = timm.create_model('cifar_resnet8', num_classes=4).state_dict()
-    assert dkszoo.convert({f'module._orig_mod.{key}': value for key, value in state.items()}).model == 'cifar_resnet8'
 
 
 def test_arguments_given_go_before_those_of_the_file():
