@@ -242,11 +242,6 @@ def test_compiled_twice():
     assert not any(name.count('_orig_mod') > 1 for name in task.state_dict())
 
 
-def test_a_wrapped_network_is_refused():
-    with pytest.raises(ValueError, match=r'the network is wrapped \(wrap the task instead'):
-        dkszoo.DeepSupervisionTask(torch.compile(timm.create_model('cifar_resnet8')), 'baseline')
-
-
 def test_branches_that_no_term_reads_have_a_gradient_of_zero(caplog):
     """DDP waits for every parameter."""
     task = dkszoo.DeepSupervisionTask(network('dks'), 'baseline')
