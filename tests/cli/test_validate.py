@@ -167,12 +167,12 @@ def test_batches_processes_and_device_are_those_asked_for(run_cli, digits_export
     assert seen == [(7, 3, 'cpu')]
 
 
-def test_a_loss_that_is_not_finite_is_null(run_cli, digits_export, monkeypatch):
-    found = Measured({'loss': float('nan'), 'top1': 10.0, 'top5': 50.0}, 5.0, 8, 1.0)
+def test_figures_that_are_not_finite_are_null(run_cli, digits_export, monkeypatch):
+    found = Measured({'loss': float('nan'), 'top1': 10.0, 'top5': 50.0}, float('inf'), 8, 1.0)
     monkeypatch.setattr('dkszoo.cli.validate.measure', lambda *_: found)
     code, out, err = run_cli(*digits_export)
     assert code == 0, err
-    assert (figures(out)['loss'], figures(out)['top1']) == (None, 10.0)
+    assert [figures(out)[key] for key in ('loss', 'ece', 'top1')] == [None, None, 10.0]
 
 
 def test_data_with_more_classes_than_the_model(run_cli, tmp_path):

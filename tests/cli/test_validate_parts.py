@@ -8,7 +8,7 @@ import torch
 
 from dkszoo import engine
 from dkszoo.cli.subject import Subject, open_view, read_pretrained, recorded
-from dkszoo.cli.validate import find_names, finite, measure
+from dkszoo.cli.validate import find_names, measure
 
 
 def test_a_processors_words_for_short_memory(monkeypatch):
@@ -51,10 +51,6 @@ def test_another_data_set_is_not_looked_for_in_the_folder_of_the_first():
 def test_a_folder_with_brackets_is_no_pattern():
     name = 'local-dir:models/[a]'
     assert find_names(SimpleNamespace(checkpoint='', model=name)) == [name]
-
-
-def test_figures_that_are_not_finite_are_none():
-    assert [finite(value) for value in (1.5, float('nan'), float('inf'), 3, 'x')] == [1.5, None, None, 3, 'x']
 
 
 def test_a_folder_of_images_for_a_model_of_another_set(tmp_path):
