@@ -11,7 +11,6 @@ import torch
 from benchmarks.reliability.runs import FOLDER, MIXED, PLAIN, outcome, reference, start, wait
 from dkszoo.engine import record
 from dkszoo.engine.checkpoint import BEST, LAST, read_checkpoint, state_hash
-from dkszoo.engine.config import flag
 
 
 @pytest.fixture(scope='module')
@@ -109,11 +108,11 @@ def test_a_replay_writes_into_its_own_folder_alone(run_cli, finished, tmp_path, 
     (tmp_path / 'mine').mkdir()
     (tmp_path / 'mine/run.json').write_text(json.dumps(record))
     monkeypatch.chdir(tmp_path / 'mine')
-    configs, here = [], {'kd_checkpoint': 'a.pth', 'initial_checkpoint': 'b.pth', 'resume': 'c.pth.tar'}
+    configs = []
     monkeypatch.setattr('dkszoo.cli.replay.carry_out', lambda config, *_: configs.append(config.to_dict()) or 0)
-    assert run_cli('replay', 'run.json', *(word for key in here for word in (flag(key), here[key])))[0] == 0
+    assert run_cli('replay', 'run.json')[0] == 0
     own = {'output': 'replays', 'experiment': 'mine', 'export': '', 'overwrite': False}
-    assert configs == [{**record['settings'], **own, **here}]
+    assert configs == [{**record['settings'], **own}]
 
 
 def outcome_weights(folder) -> str:
