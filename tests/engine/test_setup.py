@@ -20,7 +20,6 @@ from dkszoo.engine.setup import build, open_data
 from dkszoo.engine.step import Stepper
 from dkszoo.engine.sums import Sums
 from dkszoo.engine.world import World
-from dkszoo.papers.workload import work
 from dkszoo.weights import sha256
 
 
@@ -238,25 +237,8 @@ def test_the_fingerprint_is_of_both_sets(part, what):
 def test_of_equal_epochs_the_later_one_is_best(run_cli, tmp_path, monkeypatch):
     monkeypatch.setattr('dkszoo.engine.trainer.evaluate', lambda *_, **__: {'loss': 1.0, 'top1': 50.0, 'top5': 90.0})
     argv = ('train', '--config', 'quickstart', '--method', 'baseline', '--branches', 'none', '--epochs', '3')
-    small = (
-        '--model-kwargs',
-        'channels=[4,8,16]',
-        'stem_chs=4',
-        '--batch-size',
-        '256',
-        '--device',
-        'cpu',
-        '--workers',
-        '0',
-    )
+    small = '--model-kwargs channels=[4,8,16] stem_chs=4 --batch-size 256 --device cpu --workers 0'.split()
     code, _, err = run_cli(*argv, *small, '--experiment', 'equal')
     assert code == 0, err
     record = json.loads((tmp_path / 'runs/equal/run.json').read_text())
     assert record['result']['best_epoch'] == 2
-
-
-def test_the_work_of_a_run_with_a_teacher():
-    settings = {'dataset': 'digits', 'model': 'cifar_resnet8', 'epochs': 2, 'train_num_samples': 640, 'batch_size': 64}
-    teacher = {**settings, 'model': 'cifar_resnet14', 'method': 'baseline'}
-    more = work({**settings, 'method': 'kd'}, teacher) - work({**settings, 'method': 'kd'})
-    assert more == pytest.approx(work(teacher) / 3)  # a forward pass, of the three that make a step

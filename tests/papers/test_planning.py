@@ -69,3 +69,10 @@ def test_a_unit_of_work_takes_the_median_step(monkeypatch):
     assert seconds_per_work('cifar_resnet8', batch_size=2) == pytest.approx(3.0 / step)
     assert set(threads) == {1}
     assert torch.get_num_threads() == 2
+
+
+def test_a_teacher_adds_its_forward_pass():
+    settings = {'dataset': 'digits', 'model': 'cifar_resnet8', 'epochs': 2, 'train_num_samples': 640, 'batch_size': 64}
+    teacher = {**settings, 'model': 'cifar_resnet14', 'method': 'baseline'}
+    more = work({**settings, 'method': 'kd'}, teacher) - work({**settings, 'method': 'kd'})
+    assert more == pytest.approx(work(teacher) / 3)  # of the three passes that make a step
