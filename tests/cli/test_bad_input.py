@@ -167,13 +167,6 @@ def test_unwritable_output(run_cli, tmp_path):
     assert 'cannot write run folder' in refused(run_cli, tmp_path, *TRAIN, '--output', '/proc/nowhere')
 
 
-def test_help_needs_no_more_than_a_terminal(run_cli):
-    for command in ((), ('train',), ('validate',), ('export',)):
-        code, out, _ = run_cli(*command, '--help')
-        assert code == 0
-        assert 'usage' in out
-
-
 @pytest.mark.parametrize('name', ['.', '..'])
 def test_a_run_stays_below_its_output_folder(run_cli, tmp_path, name):
     (tmp_path / 'mine.pth.tar').write_text('mine')

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from dkszoo.cli.main import COMMANDS
+
 
 @pytest.mark.parametrize('command', ['train', 'validate'])
 def test_commands_go_by_the_name_they_were_called_by(run_cli, monkeypatch, command):
@@ -12,6 +14,12 @@ def test_commands_go_by_the_name_they_were_called_by(run_cli, monkeypatch, comma
         monkeypatch.setattr(sys, 'argv', [program])
         assert run_cli(command, '--help')[1].startswith(f'usage: {name} [-h]')
         assert f'see {name} --help)' in run_cli(command, '--nonsense')[2]
+
+
+@pytest.mark.parametrize('command', [(), *((name,) for name in COMMANDS)])
+def test_every_command_has_help(run_cli, command):
+    code, out, _ = run_cli(*command, '--help')
+    assert (code, 'usage: ' in out) == (0, True)
 
 
 def test_lists_are_shown_as_lists(run_cli):
