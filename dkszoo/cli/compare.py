@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
         raise ValueError('--seeds and --jobs must be at least 1')
     settings = {**(read_recipe(recipe) if recipe else {}), **values}
     output = Path(settings.pop('output', 'runs'))
-    name = settings.pop('experiment', None) or TrainConfig.from_dict(settings).model
+    name = (settings.pop('experiment', None) or TrainConfig.from_dict(settings).model).replace('/', '_')
     cells = {method: [make_cell(method, seed, settings) for seed in range(seeds)] for method in methods}
     return until_stopped(lambda: run_and_report(cells, output / f'compare-{name}', jobs))
 

@@ -23,6 +23,13 @@ def test_compare(run_cli, monkeypatch):
     assert {cell.settings['device'] for group in cells.values() for cell in group} == {'cpu'}
 
 
+def test_a_comparison_of_the_model_of_a_folder_stays_below_its_output(run_cli, monkeypatch):
+    seen = []
+    monkeypatch.setattr(compare, 'run_and_report', lambda *args: seen.append(args) or 0)
+    assert run_cli('compare', '--model', 'local-dir:../hub')[0] == 0
+    assert [folder for _, folder, _ in seen] == [Path('runs/compare-local-dir:.._hub')]
+
+
 def test_reproduce(run_cli, monkeypatch):
     seen = []
     monkeypatch.setattr(reproduce, 'run_grid', lambda *args: seen.append(args[:3]))
