@@ -42,7 +42,8 @@ def main(argv: list[str]) -> int:
         raise ValueError(f'--steps must be at least 1, got {steps}')
     if name and 'model' in values:
         raise ValueError('MODEL and --model are the same setting (give one)')
-    values = {**(read_recipe(recipe) if recipe else {'dataset': ''}), **values, **({'model': name} if name else {})}
+    settings = {'dataset': ''} if recipe is None else read_recipe(recipe)
+    values = {**settings, **values, **({'model': name} if name else {})}
     asked = TrainConfig.from_dict(values)
     with tempfile.TemporaryDirectory() as folder:
         setup = make_setup(asked, steps, Path(folder))

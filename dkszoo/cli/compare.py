@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
         raise ValueError(f'--methods has {min(twice)!r} twice (leave one out)')
     if seeds < 1 or jobs < 1:
         raise ValueError('--seeds and --jobs must be at least 1')
-    settings = {**(read_recipe(recipe) if recipe else {}), **values}
+    settings = {**(read_recipe(recipe) if recipe is not None else {}), **values}
     output = Path(settings.pop('output', 'runs'))
     name = (settings.pop('experiment', None) or TrainConfig.from_dict(settings).model).replace('/', '_')
     cells = {method: [make_cell(method, seed, settings) for seed in range(seeds)] for method in methods}

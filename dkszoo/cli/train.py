@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     add_flags(parser)
     values = vars(parser.parse_args(argv))
     recipe, print_config = values.pop('config'), values.pop('print_config')
-    config = TrainConfig.from_dict({**(papers.read_recipe(recipe) if recipe else {}), **values})
+    config = TrainConfig.from_dict({**(papers.read_recipe(recipe) if recipe is not None else {}), **values})
     if print_config:
         print(dump_yaml({**engine.resolve(config).to_dict(), 'overwrite': False}), end='')
         return 0

@@ -108,6 +108,8 @@ def test_training_mistakes(run_cli, tmp_path, argv, says):
 
 def test_recipes(run_cli, tmp_path):
     assert 'dskd_mobile, quickstart; or a YAML' in refused(run_cli, tmp_path, 'train', '--config', 'quikstart')
+    for command in ('train', 'compare', 'bench'):  # of a shell's variable that is not set
+        assert "unknown recipe '' (recipes: " in refused(run_cli, tmp_path, command, '--config', '')
     (tmp_path / 'r.yaml').write_text('learning_rate: 3\n')
     assert "unknown setting 'learning_rate'" in refused(run_cli, tmp_path, 'train', '--config', 'r.yaml')
     (tmp_path / 'r.yaml').write_text('metod: dks\n')
