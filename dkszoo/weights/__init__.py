@@ -12,7 +12,7 @@ from .description import (
     recorded_data,
     tag_of,
 )
-from .files import sha256, sync, temporary_beside, write_durably, write_text
+from .durable import sha256, sync, temporary_beside, write_durably, write_text
 from .formats import AVERAGED
 from .identify import Converted, check_fit, convert, identify, own_names, read_any
 from .pretrained import check_source, pretrained_overlay, weighted_name

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from .description import check_description
-from .files import sha256, write_text
+from .durable import sha256, write_text
 from .texts import parse_json
 
 OWN = 'card_sha256'

@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from .card import card_path, check_tag, read_card, read_own_card, write_card
-from .files import sha256, write_durably
+from .durable import sha256, write_durably
 from .identify import identify, read_any
 from .texts import with_hint
 

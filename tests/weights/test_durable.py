@@ -5,13 +5,13 @@ import stat
 
 import pytest
 
-from dkszoo.weights import files
+from dkszoo.weights import durable
 
 
 def test_replaces_whole_file(tmp_path):
     path = tmp_path / 'a.txt'
-    files.write_text(path, 'old')
-    files.write_text(path, 'new')
+    durable.write_text(path, 'old')
+    durable.write_text(path, 'new')
     assert path.read_text() == 'new'
     assert os.listdir(tmp_path) == ['a.txt']
 
@@ -19,7 +19,7 @@ def test_replaces_whole_file(tmp_path):
 @pytest.mark.parametrize('failing', ['write', 'check', 'fsync', 'replace'])
 def test_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, failing):
     path = tmp_path / 'a.txt'
-    files.write_text(path, 'old')
+    durable.write_text(path, 'old')
 
     def fail(*args):
         raise OSError(28, 'No space left on device')
@@ -28,7 +28,7 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, fai
         monkeypatch.setattr(os, failing, fail)
     write = fail if failing == 'write' else lambda temporary: temporary.write_text('new')
     with pytest.raises(OSError, match='No space left'):
-        files.write_durably(path, write, fail if failing == 'check' else None)
+        durable.write_durably(path, write, fail if failing == 'check' else None)
     monkeypatch.undo()
     assert path.read_text() == 'old'
     assert os.listdir(tmp_path) == ['a.txt']
@@ -36,14 +36,14 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, fai
 
 def test_sha256(tmp_path):
     (tmp_path / 'a').write_bytes(b'abc')
-    assert files.sha256(tmp_path / 'a') == 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'
+    assert durable.sha256(tmp_path / 'a') == 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'
 
 
 @pytest.mark.parametrize('mask', [0o022, 0o077])
 def test_files_have_the_mode_of_any_other(tmp_path, mask):
     before = os.umask(mask)
     try:
-        files.write_text(tmp_path / 'a', 'x')
+        durable.write_text(tmp_path / 'a', 'x')
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / 'a').stat().st_mode) == 0o666 & ~mask
@@ -51,8 +51,8 @@ def test_files_have_the_mode_of_any_other(tmp_path, mask):
 
 def test_first_the_file_is_flushed_and_then_its_new_name(tmp_path, monkeypatch):
     flushed = []
-    monkeypatch.setattr(files, 'sync', lambda path: flushed.append((path.is_dir(), (tmp_path / 'a.txt').exists())))
-    files.write_text(tmp_path / 'a.txt', 'x')
+    monkeypatch.setattr(durable, 'sync', lambda path: flushed.append((path.is_dir(), (tmp_path / 'a.txt').exists())))
+    durable.write_text(tmp_path / 'a.txt', 'x')
     assert flushed == [(False, False), (True, True)]
 
 
@@ -68,4 +68,4 @@ def test_only_folders_may_be_such_as_cannot_be_flushed(tmp_path, monkeypatch, na
 
     monkeypatch.setattr(os, 'fsync', fail)
     with contextlib.nullcontext() if passes else pytest.raises(OSError, match=os.strerror(code)):
-        files.sync(tmp_path / name)
+        durable.sync(tmp_path / name)
