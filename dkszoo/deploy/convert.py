@@ -81,7 +81,7 @@ def convert_file(
     load_strictly(net, converted.backbone, source)
     arch, arguments = name_and_arguments(converted.model, converted.model_kwargs, net)
     recorded = recorded_data(contents, source)
-    recorded = {key: recorded[key] for key in ('input_size', 'mean', 'std') if recorded.get(key)}
+    recorded = {key: value for key, value in recorded.items() if key != 'label_names' and value}
     data = known.get('data') or model_settings(net, converted.model_kwargs.get('in_chans')) | recorded
     data = normalised_with(data, mean, std)
     if img_size is not None:
@@ -114,11 +114,12 @@ def normalised_with(data: dict, mean: Sequence[float] | None, std: Sequence[floa
     Raises:
         ValueError: They are not of the channels the settings have.
     """
-    data = data | {key: list(value) for key, value in (('mean', mean), ('std', std)) if value is not None}
-    if {len(data['mean']), len(data['std'])} != {data['input_size'][0]}:
-        raise ValueError(
-            f'the network takes {data["input_size"][0]} channels (give so many numbers to --mean and --std)'
-        )
+    in_chans, data = data['input_size'][0], dict(data)
+    for key, value in (('mean', mean), ('std', std)):
+        if value is not None:
+            data[key] = list(value) * (in_chans if len(value) == 1 else 1)
+        if len(data[key]) != in_chans:
+            raise ValueError(f'the network takes {in_chans} channels (give --{key} one number, or one a channel)')
     return data
 
 

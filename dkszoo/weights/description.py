@@ -83,7 +83,7 @@ def timms_settings(contents: dict) -> dict:
 
 
 def recorded_data(contents: dict, source: str) -> dict:
-    """Input size, mean and std in a checkpoint of ours or of timm's train.py; empty where it does not say.
+    """How images are prepared, by a checkpoint of ours or of timm's train.py: entries of `DATA`, those that it has.
 
     Ours say 'label_names', too: the names of the classes. Others' files may have anything under timm's names, such as
     DeiT's an input size that is one number: that says nothing.
@@ -94,7 +94,10 @@ def recorded_data(contents: dict, source: str) -> dict:
     if own := described(contents, source):
         return {**(own.get('data') or {}), 'label_names': own.get('class_names')}
     said = timms_settings(contents)
-    return {key: said[key] for key in ('input_size', 'mean', 'std') if key in said and DATA[key](said[key])}
+    if said.get('input_size') is None:  # timm's --img-size is another entry than its --input-size
+        in_chans, side = said.get('in_chans'), said.get('img_size')
+        said = {**said, 'input_size': (3 if in_chans is None else in_chans, side, side)}
+    return {key: said[key] for key, fits in DATA.items() if key in said and fits(said[key])}
 
 
 def name_and_arguments(name: str, arguments: dict, model: nn.Module) -> tuple[str, dict]:

@@ -80,13 +80,19 @@ def test_convert_of_other_channels(run_cli, tmp_path, caplog):
 def test_convert_of_a_file_that_says_how_images_are_prepared(run_cli, tmp_path, caplog):
     """As timm's train.py does, where it was told; --initial-checkpoint and --kd-checkpoint go by it, too."""
     model = timm.create_model('cifar_resnet8', num_classes=4, in_chans=1)
-    args = {'mean': [0.2], 'std': [0.4], 'input_size': [1, 40, 40]}
+    args = {'mean': [0.2], 'std': [0.4], 'input_size': [1, 40, 40], 'crop_pct': 0.8, 'interpolation': 'bicubic'}
     state = {'arch': 'cifar_resnet8', 'state_dict': model.state_dict(), 'version': 2, 'args': args}
     torch.save(state, tmp_path / 'timms.pth')
     assert run_cli('convert', 'timms.pth', 'gray.safetensors')[0] == 0
     with open('gray.json') as file:
         assert args.items() <= json.load(file)['data'].items()
     assert 'does not say how images are prepared' not in caplog.text
+
+
+def test_one_mean_for_all_channels(tmp_path):
+    torch.save(dkszoo.create_model('cifar_resnet8', num_classes=4).state_dict(), tmp_path / 'net.pth')
+    data = convert_file(tmp_path / 'net.pth', tmp_path / 'w.safetensors', mean=(0.5,), std=(0.1, 0.2, 0.3))['data']
+    assert (data['mean'], data['std']) == ([0.5, 0.5, 0.5], [0.1, 0.2, 0.3])
 
 
 def test_a_deviation_of_nothing(tmp_path):

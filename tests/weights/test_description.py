@@ -56,8 +56,21 @@ def test_all_ways_of_timm_to_prepare_images(key, values):
 
 @pytest.mark.parametrize('kind', [dict, argparse.Namespace])
 def test_what_timms_checkpoints_say_of_their_images(kind):
-    said = {'input_size': [3, 32, 32], 'mean': [0.4], 'std': [0.2]}
+    said = {'input_size': [3, 32, 32], 'mean': [0.4], 'std': [0.2], 'crop_pct': 0.8, 'interpolation': 'bicubic'}
     assert recorded_data({'state_dict': {}, 'args': kind(**said, lr=0.1)}, 'x') == said
-    for key, other in (('input_size', 224), ('mean', 'red'), ('std', None)):
+    for key, other in (('input_size', 224), ('mean', 'red'), ('std', None), ('crop_pct', None), ('interpolation', '')):
         rest = {name: value for name, value in said.items() if name != key}
         assert recorded_data({'args': kind(**said | {key: other})}, 'x') == rest
+
+
+@pytest.mark.parametrize(
+    ('said', 'size'),
+    [
+        ({'img_size': 96, 'in_chans': None, 'input_size': None}, (3, 96, 96)),
+        ({'img_size': 96, 'in_chans': 1}, (1, 96, 96)),
+        ({'img_size': 96, 'input_size': [3, 64, 64]}, [3, 64, 64]),
+        ({'img_size': None, 'input_size': None}, None),
+    ],
+)
+def test_timms_img_size(said, size):
+    assert recorded_data({'args': said}, 'x') == ({'input_size': size} if size else {})
