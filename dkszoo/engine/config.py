@@ -96,6 +96,9 @@ class OptimSettings:
     epochs: int = setting(200, 'epochs in all')
     opt: str = setting('sgd', "timm's optimizer name; its sgd has Nesterov momentum, momentum has not")
     lr: float = setting(0.1, 'learning rate')
+    opt_kwargs: dict | None = setting(
+        None, 'further arguments of the optimizer, such as eps=1e-3 betas=0.9,0.99', metavar='KEY=VALUE'
+    )
     momentum: float = setting(0.9, 'momentum')
     weight_decay: float = setting(5e-4, 'weight decay')
     filter_bias_and_bn: bool = setting(False, 'no weight decay on biases and norms')

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from collections.abc import Collection
 from functools import partial
 
 import torch
@@ -22,7 +23,8 @@ def build_optimizer(config: TrainConfig, trainable: nn.Module) -> torch.optim.Op
     """timm's optimizer over everything that trains.
 
     Raises:
-        ValueError: timm knows no optimizer of that name, or it needs second derivatives, which the losses have not.
+        ValueError: timm knows no optimizer of that name, it does not take these arguments, or it needs second
+            derivatives, which the losses have not.
     """
     try:
         optimizer = create_optimizer_v2(
@@ -34,6 +36,7 @@ def build_optimizer(config: TrainConfig, trainable: nn.Module) -> torch.optim.Op
             filter_bias_and_bn=config.filter_bias_and_bn,
             layer_decay=config.layer_decay,
             param_group_fn=partial(branch_groups, config) if branches_differ(config) else None,
+            **(config.opt_kwargs or {}),
         )
     except (ValueError, AssertionError, TypeError) as error:
         known = list_optimizers()
@@ -153,8 +156,8 @@ def build_scheduler(
     return schedule
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, keep_settings: bool) -> None:
-    """Restore what an optimizer has gathered; with `keep_settings` not the settings and switches it was made with then.
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, keep: Collection[str]) -> None:
+    """Restore what an optimizer has gathered, except the settings to keep; with any of them it keeps its switches, too.
 
     Raises:
         ValueError: Its groups lack a setting that this optimizer has, or have one of another kind; or torch's own.
@@ -166,8 +169,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, keep_settings:
         for key, value in own.items():
             if key not in group or not alike(group[key], value):
                 raise ValueError(f'{key} of a parameter group is missing or is no {type(value).__name__}')
-        if keep_settings:
-            group.update({key: value for key, value in own.items() if key in SETTINGS or isinstance(value, bool)})
+        if keep:
+            group.update({key: value for key, value in own.items() if key in keep or isinstance(value, bool)})
     if not all(isinstance(gathered, dict) for gathered in optimizer.state.values()):
         raise ValueError('what it has gathered of a parameter is no dict')
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from .config import same_setting
 from .contents import Progress
-from .optim import load_optimizer, load_schedule
+from .optim import SETTINGS, load_optimizer, load_schedule
 from .rng import set_rng_state
 from .setup import Setup
 
@@ -43,8 +43,9 @@ def restore(setup: Setup, checkpoint: dict) -> Progress:
     with loading('settings'):
         given = checkpoint['args']
         same = all(same_setting(key, given.get(key, value), value) for key, value in setup.config.fixed().items())
+        keep = () if same else (*SETTINGS, *(setup.config.opt_kwargs or {}), *(given.get('opt_kwargs') or {}))
     with loading('optimizer'):
-        load_optimizer(setup.optimizer, checkpoint['optimizer'], keep_settings=not same)
+        load_optimizer(setup.optimizer, checkpoint['optimizer'], keep)
     if same and setup.scheduler is not None:  # else the schedule is another: that of the new settings
         with loading('scheduler'):
             load_schedule(setup.scheduler, own['scheduler'])

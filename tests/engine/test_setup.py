@@ -13,7 +13,7 @@ import dkszoo
 from dkszoo.engine import TrainConfig
 from dkszoo.engine.checkpoint import describe_model
 from dkszoo.engine.config import FREE
-from dkszoo.engine.optim import build_optimizer
+from dkszoo.engine.optim import build_optimizer, load_optimizer
 from dkszoo.engine.record import differences, fingerprint, start_record
 from dkszoo.engine.run import warn_of_average
 from dkszoo.engine.setup import build, open_data
@@ -28,6 +28,21 @@ def test_an_optimizer_that_draws_is_for_one_process():
     config = TrainConfig(opt='kron', method='baseline', train_num_samples=20, device='cpu')
     with pytest.raises(ValueError, match='--opt kron draws other numbers in every process'):
         build(*open_data(config), World(torch.device('cpu'), 0, 2))
+
+
+def test_further_arguments_of_the_optimizer():
+    asked = {'eps': 0.001, 'betas': (0.5, 0.7)}
+    optimizer = made(opt='adamw', opt_kwargs=asked).optimizer
+    assert all(asked.items() <= group.items() for group in optimizer.param_groups)
+    for more in ({'epsilon': 1}, {'lr': 1}):
+        with pytest.raises(ValueError, match=f"cannot make optimizer 'adamw': .*'{next(iter(more))}'"):
+            made(opt='adamw', opt_kwargs=more)
+    earlier = made(opt='adamw', opt_kwargs={'eps': 0.1}).optimizer.state_dict()
+    for keep, eps in (((), 0.1), (('eps',), 0.001)):
+        load_optimizer(optimizer, earlier, keep)
+        assert optimizer.param_groups[0]['eps'] == eps
+        assert optimizer.param_groups[0]['betas'] == (0.9, 0.999)
+        optimizer = made(opt='adamw', opt_kwargs=asked).optimizer
 
 
 def test_the_criterion():
