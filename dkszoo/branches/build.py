@@ -11,7 +11,6 @@ from .designs import KINDS, BranchSpec, stage_of
 from .mirror import build_mirror
 from .parts import Attention, ConvNormAct, ResidualConv, SepConv, TwoLayerHead
 from .probe import Probe, count_halvings, skeleton
-from .stages import own_stages
 
 # Dense 3x3 convolutions as wide as the 2048 or 4320 channels some networks end in would dwarf the network; a ResNet-50
 # has 512 inside its last blocks.
@@ -40,7 +39,7 @@ def build_branch(probe: Probe, spec: BranchSpec, num_classes: int) -> Branch | M
 
 
 def _own(probe: Probe, spec: BranchSpec, chs: int, dd: dict):
-    own = own_stages(probe.backbone)
+    own = probe.own
     first = stage_of(probe, own, spec.tap) + 1
     left = len(own.depths) - first
     if len(spec.stages) > left:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from .mirror import check_mirror
 from .probe import Probe
-from .stages import OwnStages, own_stages
+from .stages import OwnStages
 from .taps import default_taps, resolve_taps
 
 
@@ -88,7 +88,7 @@ def dks_design(probe: Probe, taps: Sequence[int]) -> list[BranchSpec]:
     Late leaves the last stage but one and repeats the last stage at double width (DenseNet: triple growth); early
     leaves one stage before and repeats both. A shallower tap repeats the stages between with their own blocks first.
     """
-    own = own_stages(probe.backbone)
+    own = probe.own
     early, late = dks_blocks(own.family, own.depths)
     last = len(own.depths) - 1
     specs = []

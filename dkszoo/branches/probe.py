@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from .stages import OwnStages, own_stages
 from .taps import feature_list
 from .trace import Trace
 
@@ -91,6 +92,11 @@ class Probe:
         self.info = feature_list(backbone)
         self.table: dict = {}
         self.failure: Exception | None = None
+
+    @cached_property
+    def own(self) -> OwnStages:
+        """How to make stages of its own kind; raises as `own_stages` does."""
+        return own_stages(self.backbone)
 
     def input_sizes(self) -> Iterator[tuple[int, int, int]]:
         """Input sizes (C, H, W) the network may accept, the likeliest first."""
