@@ -131,7 +131,8 @@ def empty_model(name: str, **kwargs) -> nn.Module:
     """
     arch = timm.models.split_model_name_tag(name)[0]
     if not timm.is_model(arch):
-        near = difflib.get_close_matches(arch, timm.list_models(), 3)
+        ours = [f'cifar_{arch}'] if timm.is_model(f'cifar_{arch}') else []  # elsewhere it has no prefix
+        near = ours or difflib.get_close_matches(arch, timm.list_models(), 3)
         hint = f'did you mean {" or ".join(near)}?' if near else 'dkszoo models lists ours'
         raise ValueError(f'unknown model {name!r} ({hint})')
     try:

@@ -19,7 +19,7 @@ def feature_list(backbone: nn.Module) -> list[dict]:
     if info is None or not hasattr(backbone, 'forward_intermediates') or not hasattr(backbone, 'forward_head'):
         raise ValueError(
             f'{type(backbone).__name__} cannot carry branches: it lacks feature_info, forward_intermediates or '
-            'forward_head (use a timm classifier)'
+            'forward_head (use a timm classifier, or add them: docs/own_loop.md)'
         )
     return info.get_dicts() if hasattr(info, 'get_dicts') else list(info)
 

@@ -39,8 +39,10 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = parse(args, namespace)
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings]
-            near = difflib.get_close_matches(unknown[0].partition('=')[0], flags, 1)
+            near = difflib.get_close_matches(unknown[0].partition('=')[0], flags, 1, cutoff=0.77)  # typos, no more
             hint = f'did you mean {near[0]}? ' if near else ''
+            if '--data-dir' in flags and os.path.isdir(unknown[0]):
+                hint = f"a folder of images is --dataset '' --data-dir {unknown[0]}; "
             raise ValueError(f'unknown arguments: {" ".join(unknown)} ({hint}see {self.prog} --help)')
         return parsed
 

@@ -86,7 +86,9 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
     checkpoint = read_pickle(path, legacy=False)
     own = checkpoint.get('dkszoo') if isinstance(checkpoint, dict) else None
     if not isinstance(own, dict) or 'state_dict' not in checkpoint:
-        raise ValueError(f'{os.fspath(path)!r} is no training checkpoint of dkszoo')
+        raise ValueError(
+            f'{os.fspath(path)!r} is no training checkpoint of dkszoo (--initial-checkpoint takes weights)'
+        )
     made = own.get('format')
     if type(made) is not int or made != FORMAT:
         # reprlib: whole, lists in lists that are shared would fill the memory

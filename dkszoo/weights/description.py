@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import math
+import os
 import re
 import reprlib
 from collections.abc import Callable
@@ -142,8 +143,11 @@ def check_model(name: str) -> None:
     """Raise a ValueError that names the nearest models, unless timm or dkszoo has one of this name, its tag aside."""
     arch = timm.models.split_model_name_tag(name)[0]
     if not timm.is_model(arch):
-        near = difflib.get_close_matches(arch, timm.list_models(), 3)
+        ours = [f'cifar_{arch}'] if timm.is_model(f'cifar_{arch}') else []  # elsewhere it has no prefix
+        near = ours or difflib.get_close_matches(arch, timm.list_models(), 3)
         hint = f'did you mean {" or ".join(near)}?' if near else 'dkszoo models lists ours'
+        if os.path.isfile(name):
+            hint = "a file of weights is --initial-checkpoint FILE, a teacher's --kd-checkpoint FILE"
         raise ValueError(f'unknown model {name!r} ({hint})')
 
 

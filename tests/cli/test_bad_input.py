@@ -106,6 +106,23 @@ def test_training_mistakes(run_cli, tmp_path, argv, says):
     assert not (tmp_path / 'runs').exists()
 
 
+@pytest.mark.parametrize(
+    ('argv', 'says'),
+    [
+        (('images',), "unknown arguments: images (a folder of images is --dataset '' --data-dir images; see"),
+        (('--batchsize', '3'), '(did you mean --batch-size? see'),
+        (('--checkpoint-hist', '3'), 'unknown arguments: --checkpoint-hist 3 (see'),
+        (('--model', 'resnet8x4'), "unknown model 'resnet8x4' (did you mean cifar_resnet8x4?)"),
+        (('--model', 'w.pth'), "unknown model 'w.pth' (a file of weights is --initial-checkpoint FILE"),
+        (('--resume', 'w.pth'), "'w.pth' is no training checkpoint of dkszoo (--initial-checkpoint takes weights)"),
+    ],
+)
+def test_what_users_of_other_tools_type(run_cli, tmp_path, argv, says):
+    (tmp_path / 'images').mkdir()
+    torch.save({'state_dict': {}}, tmp_path / 'w.pth')
+    assert says in refused(run_cli, tmp_path, 'train', *argv)
+
+
 def test_recipes(run_cli, tmp_path):
     assert 'dskd_mobile, quickstart; or a YAML' in refused(run_cli, tmp_path, 'train', '--config', 'quikstart')
     for command in ('train', 'compare', 'bench'):  # of a shell's variable that is not set
