@@ -29,8 +29,8 @@ def main(argv: list[str]) -> int:
     """Measure, and print a table; the last line is one JSON object."""
     parser = Parser(
         prog='dkszoo bench',
-        description='Time a training step, part by part. The images are random ones of the right size unless '
-        '--data-dir or --dataset digits gives real ones.',
+        description='Time a training step, part by part. The images are random, of the right size, unless '
+        '--data-dir or --dataset digits provides real ones.',
     )
     parser.add_argument('name', nargs='?', metavar='MODEL', help='dkszoo or timm model, as --model')
     add_config(parser, 'recipe whose hours to predict')

@@ -25,8 +25,8 @@ def main(argv: list[str]) -> int:
     parser = Parser(
         prog='dkszoo compare',
         description='Train several methods with the same settings and compare them. A method may carry settings of '
-        'its own: dks:synergy=top-down. The gain is over the first method, paired over the seeds. The runs and '
-        "table.md go to runs/compare-NAME (--output: elsewhere than runs), NAME being the recipe's, else the model's.",
+        'its own: dks:synergy=top-down. The gain is over the first method, paired by seed. The runs and '
+        "table.md go to runs/compare-NAME (--output replaces runs); NAME is the recipe's, else the model's.",
     )
     add = parser.add_argument
     add(
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
         metavar='M[,M]',
         help=f'{", ".join(METHODS)} or sums such as kd+ds; :setting=value may follow each (default baseline,ds,dks)',
     )
-    add('--seeds', type=int, default=3, metavar='N', help='runs of each, with seeds 0 to N - 1 (default 3)')
+    add('--seeds', type=int, default=3, metavar='N', help='runs of each method, with seeds 0 to N - 1 (default 3)')
     add('--jobs', type=int, default=1, metavar='N', help='runs at a time (default 1)')
     add_config(parser)
     add_flags(parser, leave_out=set(OF_THE_GRID) - {'output'})

@@ -19,15 +19,15 @@ def main(argv: list[str]) -> int:
     )
     add = parser.add_argument
     add('checkpoint', metavar='IN', help='the file to read; its format is recognised')
-    add('out', metavar='OUT', help='the file to write: OUT.safetensors, OUT.onnx or OUT.pt2; a .json comes beside it')
+    add('out', metavar='OUT', help='the file to write: OUT.safetensors, OUT.onnx or OUT.pt2, with a .json beside it')
     add('--model', metavar='NAME', help='the dkszoo or timm model it has to fit (default: the dkszoo model it fits)')
-    add('--model-kwargs', nargs='+', default={}, action=KeyValues, metavar='KEY=VALUE', help='its further arguments')
+    add('--model-kwargs', nargs='+', default={}, action=KeyValues, metavar='KEY=VALUE', help='more model arguments')
     numbers = dict(nargs='+', action=Listing, type=reader([tuple[float, ...]]), metavar='X')
     add('--mean', **numbers, help="channel means it was trained with (default: the model's)")
-    add('--std', **numbers, help='their standard deviations')
+    add('--std', **numbers, help='channel standard deviations it was trained with')
     add('--img-size', type=int, metavar='N', help="side of the images to evaluate at (default: the model's)")
-    add('--crop-pct', type=float, metavar='X', help="share of the image their crop keeps (default: the model's)")
-    add('--no-ema', action='store_true', help='take the weights themselves where the file has averaged ones, too')
+    add('--crop-pct', type=float, metavar='X', help="fraction of the image the crop keeps (default: the model's)")
+    add('--no-ema', action='store_true', help='take the raw weights if the file also has averaged ones')
     args = parser.parse_args(argv)
     known = {name: getattr(args, name) for name in ('mean', 'std', 'img_size', 'crop_pct')}
     for name, value in known.items():

@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
         '--branches',
         default='auto',
         metavar='NAME_OR_FILE',
-        help="design, a YAML file with one's own, or 'none' (default auto)",
+        help="branch design, a YAML file with a custom one, or 'none' (default auto)",
     )
     add(
         '--taps',
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
         type=int,
         default=64,
         metavar='N',
-        help='images a training step (default 64)',
+        help='images per training step (default 64)',
     )
     add('--num-classes', type=int, metavar='N', help="classes (default: the model's)")
     add('--in-chans', type=int, metavar='N', help="image channels (default: the model's)")

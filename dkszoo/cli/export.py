@@ -15,11 +15,11 @@ def main(argv: list[str]) -> int:
         'out',
         metavar='OUT',
         nargs='?',
-        help='the file to write: OUT.safetensors, OUT.onnx or OUT.pt2 (torch.export); a .json comes beside it',
+        help='the file to write: OUT.safetensors, OUT.onnx or OUT.pt2 (torch.export), with a .json beside it',
     )
     add('--hub-dir', metavar='DIR', help="a new folder in timm's hub layout, which timm loads as local-dir:DIR")
     add('--license', metavar='ID', help='licence of the weights, for DIR (default apache-2.0)')
-    add('--no-ema', action='store_true', help='take the last weights, not the averaged ones')
+    add('--no-ema', action='store_true', help='take the raw weights, not the averaged ones')
     args = parser.parse_args(argv)
     if not args.out and not args.hub_dir:
         raise ValueError('nothing to write (give OUT.safetensors, OUT.onnx, OUT.pt2 or --hub-dir DIR)')

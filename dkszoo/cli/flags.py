@@ -29,7 +29,7 @@ def add_flags(parser: argparse.ArgumentParser, leave_out: Collection[str] = ()) 
 def add_config(parser: argparse.ArgumentParser, recipe: str = 'recipe') -> None:
     """Add --config; `recipe` says what the recipe is to the command."""
     names = ', '.join(list_recipes())
-    parser.add_argument('--config', metavar='NAME_OR_FILE', help=f'{recipe} ({names}) or YAML file; flags beat it')
+    parser.add_argument('--config', metavar='NAME_OR_FILE', help=f'{recipe} ({names}) or YAML file; flags override it')
 
 
 def add_flag(group, field: dataclasses.Field) -> None:

@@ -15,13 +15,13 @@ COMMANDS = {
     'train': 'train a classifier with training-only branches',
     'validate': 'measure the accuracy of a model or checkpoint',
     'export': 'strip the branches of a checkpoint, verify and write it',
-    'convert': "write anybody's checkpoint as an export",
+    'convert': "write another project's checkpoint as an export",
     'models': 'list the models, their sizes and weights',
     'cost': 'show what branches cost, before training',
     'bench': 'time a training step, part by part',
     'reproduce': "run a paper's table, or a scaled analogue of it, beside its numbers",
     'compare': 'train several methods with the same settings and compare them',
-    'replay': 'run a recorded run again and say whether the weights are equal',
+    'replay': 'repeat a recorded run and tell whether the weights are equal',
 }
 
 

@@ -25,9 +25,9 @@ MOST_THREADS = 1024  # more than any machine gains from; torch ends the process 
 
 def main(argv: list[str]) -> int:
     """Run a recorded run again; 0 if its weights come out bit for bit, 1 if not."""
-    parser = Parser(prog='dkszoo replay', description='Run a recorded run again and compare the weights.')
+    parser = Parser(prog='dkszoo replay', description='Repeat a recorded run and compare the weights.')
     parser.add_argument('record', metavar='RUN.JSON', help='the run.json of a finished run')
-    parser.add_argument('--output', default='replays', metavar='DIR', help='folder of the run folder (default replays)')
+    parser.add_argument('--output', default='replays', metavar='DIR', help='parent of the run folder (default replays)')
     for name, (metavar, what) in HERE.items():
         parser.add_argument(flag(name), metavar=metavar, help=f'{what} here (default: as recorded)')
     args = parser.parse_args(argv)

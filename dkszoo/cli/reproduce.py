@@ -57,7 +57,7 @@ def parse(argv: list[str]):
     parser = Parser(
         prog='dkszoo reproduce',
         description="Reproduce a paper's table, or a scaled analogue of it. The runs, TABLE.md and TABLE.png go to "
-        'runs/reproduce-BUDGET (--output: elsewhere than runs), which all tables share: they have runs in common.',
+        'runs/reproduce-BUDGET (--output replaces runs), which all tables share because they have runs in common.',
     )
     add = parser.add_argument
     add('table', metavar='TABLE', help=f'one of {", ".join(list_tables())}')
@@ -73,10 +73,10 @@ def parse(argv: list[str]):
     add('--jobs', type=int, default=1, metavar='N', help='runs at a time (default 1)')
     add('--dataset', default='', metavar='NAME', help="data set (default: the budget's)")
     add('--data-dir', default=None, metavar='DIR', help="its root folder (default of Fashion-MNIST: Debian's)")
-    add('--device', default=None, metavar='NAME', help='device (default: the best there is)')
+    add('--device', default=None, metavar='NAME', help='device (default: the best available)')
     add('-j', '--workers', type=int, default=None, metavar='N', help='loading processes of a run')
     add('--output', default='runs', metavar='DIR', help='where reproduce-BUDGET goes (default runs)')
-    add('--no-equal-time', action='store_true', help='leave out the baselines trained as long as the other rows take')
+    add('--no-equal-time', action='store_true', help='leave out the baselines that train for as long as the other rows')
     add('--dry-run', action='store_true', help='print the commands and the core hours they would take, and stop')
     args = parser.parse_args(argv)
     if args.seeds < 1 or args.jobs < 1:

@@ -28,7 +28,7 @@ class ModelSettings:
     drop_path: float | None = setting(None, 'stochastic depth, for models that have it')
     model_kwargs: dict | None = setting(None, 'further arguments of the model', metavar='KEY=VALUE')
     branches: str | dict = setting(
-        '', "branch design, a YAML file with one's own, or 'none' (default: the method's)", metavar='NAME_OR_FILE'
+        '', "branch design, a YAML file with a custom one, or 'none' (default: the method's)", metavar='NAME_OR_FILE'
     )
     taps: tuple | None = setting(None, 'where branches leave: feature indices or module names', metavar='T')
     grad_checkpointing: bool = setting(False, 'recompute blocks in the backward pass to save memory')
@@ -36,11 +36,11 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class MethodSettings:
-    method: str = setting('dks', f'how the heads learn: {", ".join(METHODS)}, or a sum such as kd+ds', metavar='METHOD')
+    method: str = setting('dks', f'training method: {", ".join(METHODS)}, or a sum such as kd+ds', metavar='METHOD')
     smoothing: float = setting(0.0, 'label smoothing')
     bce_loss: bool = setting(False, 'binary cross-entropy instead of cross-entropy')
     kd_model_name: str = setting('', 'the teacher: a dkszoo or timm model, pretrained unless a checkpoint is given')
-    kd_checkpoint: str = setting('', "the teacher's weights, of any format that can be read", metavar='FILE')
+    kd_checkpoint: str = setting('', "the teacher's weights, in any format that dkszoo convert reads", metavar='FILE')
     kd_dtype: str | None = setting(
         None, "type the teacher computes in (default: the student's)", choices=('float32', 'float16', 'bfloat16')
     )
@@ -51,27 +51,27 @@ class DataSettings:
     dataset: str = setting('digits', "'digits' or a timm data set name; '' for an image folder")
     data_dir: str | None = setting(None, 'root folder of the data set', metavar='DIR')
     train_num_samples: int | None = setting(None, 'train on this many images, a fixed subset balanced over the classes')
-    val_split: float = setting(0.1, 'share of the training set held out to choose the best epoch; 0: none')
+    val_split: float = setting(0.1, 'fraction of the training set held out to choose the best epoch; 0: none')
     best_on: str = setting('val', 'what the best epoch is chosen on', choices=('val', 'test'))
-    label_noise: float = setting(0.0, 'share of the training labels that are made wrong')
-    noise_seed: int = setting(0, 'seed of the wrong labels')
-    batch_size: int = setting(64, 'samples a step and process', short='-b')
-    validation_batch_size: int = setting(256, 'samples a step in evaluation')
+    label_noise: float = setting(0.0, 'fraction of the training labels to make wrong')
+    noise_seed: int = setting(0, 'random seed of the wrong labels')
+    batch_size: int = setting(64, 'samples per step and process', short='-b')
+    validation_batch_size: int = setting(256, 'samples per step in evaluation')
     loader: str = setting(
-        'auto', 'images in memory, or one at a time (auto: memory if it can)', choices=('auto', 'memory', 'timm')
+        'auto', 'images in memory, or loaded one by one (auto: memory if possible)', choices=('auto', 'memory', 'timm')
     )
-    workers: int = setting(2, 'loading processes of loader timm', short='-j')
+    workers: int = setting(2, 'loading processes of --loader timm', short='-j')
     mean: tuple[float, ...] | None = setting(None, "channel means (default: the data set's, else the model's)")
     std: tuple[float, ...] | None = setting(None, 'channel standard deviations')
     interpolation: str | None = setting(
         None, "resizing (default: bilinear up to 64 px, else the model's)", choices=('bilinear', 'bicubic')
     )
     crop_pct: float | None = setting(
-        None, "share of the image the evaluation crop keeps (default: 1 up to 64 px, else the model's)"
+        None, "fraction of the image that the evaluation crop keeps (default: 1 up to 64 px, else the model's)"
     )
     crop_mode: str | None = setting(
         None,
-        "evaluation crop; squash: whatever the aspect ratio (default: center up to 64 px, else the model's)",
+        "evaluation crop; squash ignores the aspect ratio (default: center up to 64 px, else the model's)",
         choices=('center', 'squash', 'border'),
     )
     train_crop_mode: str = setting(
@@ -80,9 +80,9 @@ class DataSettings:
         choices=('rrc', 'rkrc', 'rkrr', 'squash'),
     )
     pad: int | None = setting(None, "padding of the random crop up to 64 px (default: the data set's)")
-    pad_mode: str = setting('constant', 'what the padding holds', choices=('constant', 'reflect'))
+    pad_mode: str = setting('constant', 'content of the padding', choices=('constant', 'reflect'))
     hflip: float | None = setting(None, "probability of a horizontal flip (default: the data set's)")
-    no_aug: bool = setting(False, 'no augmentation of single images, whatever other flags say (mixup and cutmix stay)')
+    no_aug: bool = setting(False, 'turn off augmentation of single images, despite other flags (mixup and cutmix stay)')
     aa: str | None = setting(None, "timm's auto-augment policy", metavar='POLICY')
     color_jitter: float = setting(0.4, "strength of timm's colour jitter: above 64 px without --aa, and in its 3a")
     reprob: float = setting(0.0, 'probability of random erasing')
@@ -93,8 +93,8 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class OptimSettings:
-    epochs: int = setting(200, 'epochs in all')
-    opt: str = setting('sgd', "timm's optimizer name; its sgd has Nesterov momentum, momentum has not")
+    epochs: int = setting(200, 'total number of epochs')
+    opt: str = setting('sgd', "timm's optimizer name; sgd has Nesterov momentum, momentum does not")
     lr: float = setting(0.1, 'learning rate')
     opt_kwargs: dict | None = setting(
         None, 'further arguments of the optimizer, such as eps=1e-3 betas=0.9,0.99', metavar='KEY=VALUE'
@@ -103,25 +103,25 @@ class OptimSettings:
     weight_decay: float = setting(5e-4, 'weight decay')
     filter_bias_and_bn: bool = setting(False, 'no weight decay on biases and norms')
     layer_decay: float | None = setting(None, 'layer-wise learning-rate decay')
-    branch_lr_scale: float = setting(1.0, "factor on the learning rate of all that is not the backbone's")
-    branch_warmup_epochs: int = setting(0, 'epochs in which that factor rises to its full value')
+    branch_lr_scale: float = setting(1.0, 'factor on the learning rate of all parameters outside the backbone')
+    branch_warmup_epochs: int = setting(0, 'epochs over which --branch-lr-scale rises to its full value')
     sched: str = setting('cosine', 'cosine, step, multistep, poly, tanh or constant, as in timm')
     sched_on_updates: bool = setting(False, 'change the learning rate at every update, not every epoch')
     decay_milestones: tuple[int, ...] = setting(
-        (60, 120, 160), 'epochs, counted from 1, that begin at a lower rate (multistep)', metavar='E'
+        (60, 120, 160), 'epochs, counted from 1, at whose start the rate drops (multistep)', metavar='E'
     )
     decay_epochs: float = setting(90.0, 'epochs between drops (step)')
-    decay_rate: float = setting(0.1, 'factor of a drop (step, multistep); of poly the exponent: 1 is a line')
+    decay_rate: float = setting(0.1, 'factor of each drop (step, multistep); exponent of poly (1 is linear)')
     min_lr: float = setting(0.0, 'lowest learning rate (cosine, poly, tanh)')
     warmup_lr: float = setting(1e-5, 'learning rate the warm-up starts from')
     warmup_epochs: int = setting(0, 'epochs of linear warm-up')
-    clip_grad: float | None = setting(None, 'clip gradients to this, as --clip-mode says (default: not)')
+    clip_grad: float | None = setting(None, 'clip gradients to this value, see --clip-mode (default: off)')
     clip_mode: str = setting('norm', 'kind of clipping', choices=('norm', 'value', 'agc'))
-    grad_accum_steps: int = setting(1, 'steps a parameter update')
-    model_ema: bool = setting(False, 'keep an exponential moving average of the weights and judge by it')
-    model_ema_decay: float = setting(0.999, 'its decay')
+    grad_accum_steps: int = setting(1, 'steps per parameter update')
+    model_ema: bool = setting(False, 'keep an exponential moving average of the weights and evaluate it')
+    model_ema_decay: float = setting(0.999, 'decay of --model-ema')
     amp: bool = setting(False, 'mixed precision')
-    amp_dtype: str = setting('float16', 'its type', choices=('float16', 'bfloat16'))
+    amp_dtype: str = setting('float16', 'data type of --amp', choices=('float16', 'bfloat16'))
     channels_last: bool | None = setting(None, 'channels_last memory layout (default: off)')
     torchcompile: bool = setting(False, 'compile network, branches and losses as one graph', word='inductor')
     torchcompile_mode: str | None = setting(
@@ -133,19 +133,19 @@ class OptimSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    seed: int = setting(42, 'seed of everything')
-    device: str = setting('', 'device (default: the best there is)')
-    output: str = setting('runs', 'folder of the run folders', metavar='DIR')
+    seed: int = setting(42, 'random seed')
+    device: str = setting('', 'device (default: the best available)')
+    output: str = setting('runs', 'parent folder of the run folders', metavar='DIR')
     experiment: str = setting('', "name of the run folder (default: the recipe's name, else MODEL-METHOD-DATASET)")
-    resume: str = setting('', 'go on from this checkpoint where the run folder has none yet', metavar='FILE')
-    overwrite: bool = setting(False, 'start anew in a run folder that holds another run')
+    resume: str = setting('', 'continue from this checkpoint if the run folder has none yet', metavar='FILE')
+    overwrite: bool = setting(False, 'start from scratch in a run folder that holds another run')
     eval_test_every_epoch: bool = setting(False, 'evaluate the test set after every epoch')
     log_interval: int = setting(50, 'steps between plain progress lines')
     recovery_interval: int = setting(0, 'steps between recovery checkpoints; 0: about one a minute')
     skip_nonfinite: int = setting(
-        0, 'non-finite losses to pass over before the run gives up (not 0: an accelerator is waited for in every step)'
+        0, 'non-finite losses to skip before the run ends (above 0, every step waits for the accelerator)'
     )
-    export: str = setting('', 'at the end export the best to this .safetensors, .onnx or .pt2', metavar='FILE')
+    export: str = setting('', 'export the best epoch at the end, to this .safetensors, .onnx or .pt2', metavar='FILE')
 
 
 # Settings that cannot change the result of a run that has begun: they may differ when it goes on.

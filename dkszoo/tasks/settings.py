@@ -23,15 +23,15 @@ class LossSettings:
     ce_weight: float | None = setting(None, 'weight of the main cross-entropy (default 1)')
     alpha: float | tuple[float, ...] | None = setting(
         None,
-        'weight of the branch cross-entropies, one or one a branch, shallow to deep (default 1; byot 0.7)',
+        'weight of the branch cross-entropies, one or one per branch, shallow to deep (default 1; byot 0.7)',
         metavar='A',
     )
     alpha_schedule: str | None = setting(
         None,
-        'alpha over the epochs: constant, falling to 0 in a line, or 0 from --alpha-zero-from on (default fixed)',
+        'alpha over the epochs: constant, falling linearly to 0, or 0 from --alpha-zero-from on (default fixed)',
         choices=('fixed', 'linear', 'zeroing'),
     )
-    alpha_zero_from: float | None = setting(None, 'share of the epochs after which zeroing sets in (default 0.5)')
+    alpha_zero_from: float | None = setting(None, 'fraction of the epochs after which zeroing starts (default 0.5)')
     synergy: str | None = setting(
         None,
         'which heads teach which (default bidirectional)',
@@ -45,11 +45,11 @@ class LossSettings:
     )
     synergy_eps: float | None = setting(None, "smoothing of the probabilities; the official code's is 1e-8 (default 0)")
     kd_weight: float | None = setting(None, "weight of the teacher's predictions (default 1)")
-    kd_temperature: float | None = setting(None, 'temperature tau of both sides (default 4)')
+    kd_temperature: float | None = setting(None, 'temperature tau of teacher and student (default 4)')
     kd_on: str | None = setting(
         None, 'heads that learn from the teacher (default main; dskd both)', choices=('main', 'branches', 'both')
     )
-    kd_scale_tau2: bool | None = setting(None, 'multiply by tau^2 (default yes; DSKD eq. 1 does not)')
+    kd_scale_tau2: bool | None = setting(None, 'multiply the KD loss by tau^2 (default yes; DSKD eq. 1 does not)')
     branch_weighting: str | None = setting(
         None,
         "weights of the branches' losses from the teacher: 1 each, 1/(L-1) each, or each sample's share of the loss "
@@ -65,12 +65,12 @@ class LossSettings:
         None, 'r(.): a 1x1 convolution with batch norm, or with bias (default conv-bn)', choices=('conv-bn', 'conv')
     )
     feature_reduction: str | None = setting(
-        None, 'of the squared difference of a sample (default mean)', choices=('mean', 'sum')
+        None, 'reduction of the squared difference of a sample (default mean)', choices=('mean', 'sum')
     )
     hint_weight: float | None = setting(None, 'weight of the FitNet hint (default 100)')
     hint_stage: int | None = setting(None, 'stage of the hint, from 0 (default 1, the second)')
     at_weight: float | None = setting(None, 'weight of attention transfer (default 1000)')
-    at_power: float | None = setting(None, 'its exponent p (default 2)')
+    at_power: float | None = setting(None, 'exponent p of attention transfer (default 2)')
     vid_weight: float | None = setting(None, 'weight of variational information distillation (default 1)')
     self_kd_weight: float | None = setting(None, "byot: weight of the main head's predictions (default 0.3)")
     self_kd_temperature: float | None = setting(None, 'byot: temperature (default 3)')
