@@ -29,23 +29,23 @@ def attach_branches(
 ) -> DeeplySupervised:
     """Give a classifier training-only branches.
 
-    The backbone is looked at through a copy without values, so nothing in it changes, and it may be on the meta device.
+    The backbone is inspected through a copy without values, so nothing in it changes, and it may be on the meta device.
 
     Args:
         backbone: A timm-style classifier; held, not copied.
-        design: A name in `DESIGNS`; 'auto' for the first of dks, mirror, conv and linear that works here; or a design
-            of one's own, see docs/branches.md.
-        taps: Where branches leave: `feature_info` indices or module names; default: the two deepest resolutions
-            before the final one, in dkszoo's own networks the two stages before the last (`bottleneck`: three); in
-            networks of one resolution a third and two thirds of the way.
+        design: A name in `DESIGNS`; 'auto' for the first of dks, mirror, conv and linear that works here; or a custom
+            design, see docs/branches.md.
+        taps: Where branches leave: `feature_info` indices or module names. Default: the two deepest resolutions
+            before the final one; in dkszoo's own networks the two stages before the last (`bottleneck`: three); in
+            networks with a single resolution a third and two thirds of the way.
         num_classes: Classes of the branch heads; default: the backbone's.
-        strict: Refuse branches whose path has more or fewer down-samplings than the main one; False: only warn.
+        strict: Reject branches whose path has more or fewer down-samplings than the main one; False: only warn.
 
     Returns:
         The network with branches; `strip` gives the backbone back.
 
     Raises:
-        ValueError: Unknown design or tap, a design that cannot work here (says why), or no classes to learn.
+        ValueError: Unknown design or tap, a design that cannot work here (with the reason), or no classes to learn.
     """
     probe = Probe(backbone)
     num_classes = backbone.num_classes if num_classes is None else num_classes

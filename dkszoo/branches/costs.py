@@ -41,11 +41,11 @@ class Cost:
     """What a network with branches costs.
 
     Attributes:
-        backbone: What is left at inference.
+        backbone: What remains at inference.
         branches: Shallow to deep.
         design: The name of their design, None without branches.
         input_size: (C, H, W) of the images.
-        batch_size: Images a step, for `step_ratio`.
+        batch_size: Images per step, for `step_ratio`.
     """
 
     backbone: Part
@@ -66,7 +66,7 @@ class Cost:
 
     @property
     def step_ratio(self) -> float:
-        """Predicted time of a training step with branches, in units of one without."""
+        """Predicted time of a training step with branches, as a multiple of one without."""
         return self.work / self.step_work(self.backbone)
 
     @property
@@ -103,7 +103,7 @@ def cost(
     batch_size: int = 64,
     **model_kwargs,
 ) -> Cost:
-    """What a network and its branches cost. Nothing is computed: all is counted on the meta device.
+    """What a network and its branches cost. Nothing is computed: everything is counted on the meta device.
 
     Args:
         model: A name known to timm (importing dkszoo makes ours known), a classifier, or a `DeeplySupervised`, whose

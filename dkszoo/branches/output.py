@@ -7,7 +7,7 @@ from torch import nn
 
 
 class DeepOutput(NamedTuple):
-    """All that one forward pass of `DeeplySupervised` gives, in train and eval mode alike.
+    """Everything that a forward pass of `DeeplySupervised` returns, in train and eval mode alike.
 
     Attributes:
         logits: Main head [B, K].

@@ -121,12 +121,12 @@ class DeeplySupervised(nn.Module):
 
 
 def strip(net: nn.Module) -> nn.Module:
-    """Remove the branches: the backbone of a `DeeplySupervised`, the very module; a plain network is returned as is.
+    """Remove the branches: returns the backbone of a `DeeplySupervised`, not a copy; a plain network is returned as is.
 
-    Also of what is wrapped (DDP, `torch.compile`, an average), and of a task.
+    `net` may be wrapped (DDP, `torch.compile`, an average), or be a task.
 
     Raises:
-        ValueError: The network with branches is a part of another module.
+        ValueError: The network with branches is part of another module.
     """
     inner = unwrap_model(net.get_net() if hasattr(net, 'get_net') else net)
     if isinstance(inner, DeeplySupervised):

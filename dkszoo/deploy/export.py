@@ -36,7 +36,7 @@ class VerificationFailed(Exception):
 
 
 def export(checkpoint: str | os.PathLike, out: str | os.PathLike, ema: bool = True) -> dict:
-    """Write the backbone of a training checkpoint to a file, and what it is to a JSON beside it.
+    """Write the backbone of a training checkpoint to a file, with a JSON card beside it.
 
     OUT.safetensors holds the weights, and OUT.json is its card. OUT.onnx and OUT.pt2 (`torch.export`) hold the whole
     network, for batches of any size; their cards are OUT.onnx.json and OUT.pt2.json.
@@ -50,10 +50,10 @@ def export(checkpoint: str | os.PathLike, out: str | os.PathLike, ema: bool = Tr
         The contents of the card.
 
     Raises:
-        ValueError: The checkpoint cannot be read, `out` cannot be written, or the network is no graph.
-        VerificationFailed: Logits, parameters or FLOPs are not those of the trained network's main head: not a bit of
-            a logit may differ, in an ONNX file 1e-4 (1e-6 of the largest logit where that is more).
-        TypeError: `checkpoint` is no path.
+        ValueError: The checkpoint cannot be read, `out` cannot be written, or the network cannot be made a graph.
+        VerificationFailed: Logits, parameters or FLOPs are not those of the trained network's main head. Logits must be
+            bit-identical; those of an ONNX file may differ by 1e-4 (or 1e-6 of the largest logit, if that is more).
+        TypeError: `checkpoint` is not a path.
     """
     if not isinstance(checkpoint, str | os.PathLike):
         raise TypeError(

@@ -11,10 +11,10 @@ from dkszoo.weights import check_fit, load_strictly, read_card, read_tensors
 
 
 def load(path: str | os.PathLike) -> tuple[nn.Module, Callable]:
-    """An exported network, in eval mode, and the transform its images need.
+    """Load an exported network, in eval mode, and the transform for its images.
 
     Args:
-        path: The .safetensors file; its .json must lie beside it.
+        path: The .safetensors file; its .json must be beside it.
 
     Returns:
         The plain timm model, and a function from a PIL image to a tensor [C, H, W].

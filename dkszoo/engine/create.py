@@ -40,20 +40,20 @@ def create_model(
     Args:
         name: Model name, with or without a tag. With `pretrained=True` an untagged name of dkszoo means its `dks_*`
             tag, else its only one; channels and classes are the tag's unless given.
-        branches: Branch design ('dks', 'auto'), or one's own as a dict or YAML file; None or 'none': the plain
+        branches: Branch design ('dks', 'auto'), or a custom one as a dict or YAML file; None or 'none': the plain
             backbone.
         taps: Where branches leave, see `attach_branches`.
         checkpoint_path: Weights of the backbone, in any format `convert` knows, loaded strictly before branches are
-            attached. What they need and `timm_kwargs` do not say (num_classes, in_chans, shortcut) is taken from the
-            file. Its branches, if it has any, stay in it: `convert` gives them.
+            attached. Arguments they need that `timm_kwargs` does not give (num_classes, in_chans, shortcut) are taken
+            from the file. The file's branches, if any, are not loaded: `convert` returns them.
         **timm_kwargs: As for `timm.create_model`: pretrained, num_classes, in_chans, drop_rate, ...
 
     Returns:
         A timm model, or a `DeeplySupervised` that holds one.
 
     Raises:
-        ValueError: Unknown name (says the nearest), unknown design or tap, taps without branches, a checkpoint that
-            does not fit, pretrained weights of dkszoo's that are damaged or cannot be downloaded.
+        ValueError: Unknown name (names the nearest), unknown design or tap, taps without branches, a checkpoint that
+            does not fit, pretrained weights of dkszoo that are damaged or cannot be downloaded.
     """
     check_name(name)
     if taps is not None and branches in (None, 'none'):

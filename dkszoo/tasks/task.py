@@ -20,24 +20,24 @@ _logger = logging.getLogger(__name__)
 
 
 class DeepSupervisionTask(TrainingTask):
-    """Training with auxiliary branches by any method, for timm's training loop or one's own.
+    """Training with auxiliary branches by any method, for timm's training loop or your own.
 
     Args:
         model: A `DeeplySupervised`, or a plain classifier for the methods without branches.
         method: A name in `METHODS`, or a sum such as 'kd+ds'.
         criterion: Loss on labels, (logits [B, K], target) -> scalar; default timm's cross-entropy.
-        teacher: For the methods that learn from one: a classifier of the same classes, which stays frozen and is no
-            part of any state dict. The images are taken to be normalised by the model's `pretrained_cfg`, and are
-            normalised anew if the teacher's says otherwise; a `Teacher` says all that itself.
-        device: Where the task's tensors live.
-        dtype: Their type.
+        teacher: For the methods that learn from one: a classifier with the same classes, which stays frozen and is in
+            no state dict. Images are assumed to be normalised by the model's `pretrained_cfg`, and are normalised again
+            for the teacher if its own differs; a `Teacher` specifies all that itself.
+        device: Device of the task's tensors.
+        dtype: Their data type.
         verbose: Log what the task does.
         **settings: Fields of `LossSettings`: alpha, beta, synergy, ...
 
     Raises:
         ValueError: Unknown method or setting, a setting out of its range, branches or a teacher that are missing or do
-            not fit. (A setting that the method does not read is only warned of.)
-        TypeError: The model or the teacher is no classifier of timm's kind.
+            not fit. (A setting that the method does not use only gives a warning.)
+        TypeError: The model or the teacher is not a timm-style classifier.
 
     Example:
         >>> net = dkszoo.create_model('cifar_resnet20', num_classes=10, branches='dks')
@@ -105,13 +105,13 @@ class DeepSupervisionTask(TrainingTask):
         return result
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> dict:
-        """Images [B, C, H, W] and labels -> {'loss', 'output' (main logits), one detached value a term}."""
+        """Images [B, C, H, W] and labels -> {'loss', 'output' (main logits), one detached value per term}."""
         if self.teacher is None:
             return self.trainable_module(input, target)
         return self.trainable_module(input, target, self.teacher(input, self.teacher_stages))
 
     def set_progress(self, epoch: int, epochs: int) -> None:
-        """Say before an epoch which one it is, from 0, of how many; schedules (alpha's) go by it.
+        """Set the current epoch, from 0, and their number, before every epoch; schedules (alpha's) depend on it.
 
         Raises:
             ValueError: There is no such epoch.

@@ -23,7 +23,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class Converted(NamedTuple):
-    """A checkpoint in our terms.
+    """A checkpoint as dkszoo's models read it.
 
     Attributes:
         model: The name of the model it fits.
@@ -41,32 +41,32 @@ class Converted(NamedTuple):
 
 
 def convert(checkpoint: str | os.PathLike | dict, model: str | None = None, **model_kwargs) -> Converted:
-    """Read a checkpoint of any known format and say what it is.
+    """Read a checkpoint of any known format and identify its model.
 
-    Known are the official DKS code (WRN with or without its ep1 and ep2 branches, ImageNet), DHM (branches too),
-    RepDistiller and SemCKD, mdistiller, torchvision, timm, and ours (training checkpoints, exports, the state dict of a
-    `DeeplySupervised`, which says nothing of its branches: they are left out). Which it is follows from the keys and
-    goes to the log; classes, channels, depth and width follow from the shapes. The averaged weights are taken where
-    there are any.
+    Known formats are the official DKS code (WRN with or without its ep1 and ep2 branches, ImageNet), DHM (branches
+    too), RepDistiller and SemCKD, mdistiller, torchvision, timm, and dkszoo (training checkpoints, exports, the state
+    dict of a `DeeplySupervised`, which does not describe its branches: they are left out). The format is recognised by
+    the keys and logged; classes, channels, depth and width follow from the shapes. If there are averaged weights, they
+    are used.
 
     The same keys and shapes can belong to several names: those of an ImageNet ResNet give `dks_resnetNN`. mdistiller's
-    files hold student and teacher: the student is taken, unless only the teacher fits `model`.
+    files hold student and teacher: the student is used, unless only the teacher fits `model`.
 
     Args:
-        checkpoint: A file, or what `torch.load` gives for it.
-        model: A dkszoo or timm name the file has to fit; default: the one it says itself, else the dkszoo model it
+        checkpoint: A file, or what `torch.load` returns for it.
+        model: A dkszoo or timm name that the file must fit; default: the one the file names, else the dkszoo model it
             fits.
-        **model_kwargs: Arguments the model is to be made with, beyond those the file tells.
+        **model_kwargs: Arguments of the model, beyond those that follow from the file.
 
     Returns:
         `backbone` loads strictly into `net.backbone`, and `branches` into `net.branches`, of
-        `create_model(model, branches=design, **model_kwargs)` (with the taps of the training, where they were not the
-        default; branches built unlike those of the public code are no design and do not load); without branches
+        `create_model(model, branches=design, **model_kwargs)` (with the taps of the training, if they were not the
+        default; branches built unlike those of the public code match no design and do not load). Without branches
         `design` is None and `backbone` loads into `create_model(model, **model_kwargs)`.
         A missing num_batches_tracked is 0. Tensors are on the CPU and share memory with a dict given.
 
     Raises:
-        ValueError: The file cannot be read, holds no network, or fits no model: says the nearest and what differs.
+        ValueError: The file cannot be read, holds no network, or fits no model (names the nearest and what differs).
     """
     if isinstance(checkpoint, dict):
         return identify(checkpoint, 'checkpoint', model, model_kwargs)
