@@ -1,4 +1,4 @@
-"""DKS in a training loop of one's own, with timm's optimizer and checkpoints, on scikit-learn's digits.
+"""DKS in your own training loop, with timm's optimizer and checkpoints, on scikit-learn's digits.
 
 python examples/own_loop.py
 """
