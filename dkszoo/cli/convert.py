@@ -15,7 +15,7 @@ def main(argv: list[str]) -> int:
     parser = Parser(
         prog='dkszoo convert',
         description='Write the network of a checkpoint in any known format (DKS, DHM, RepDistiller, SemCKD, '
-        'mdistiller, torchvision, timm, dkszoo) as an export, which validate.py and dkszoo.load read.',
+        'mdistiller, HSAKD, pytorch-cifar, torchvision, timm, dkszoo) as an export, for validate.py and dkszoo.load.',
     )
     add = parser.add_argument
     add('checkpoint', metavar='IN', help='the file to read; its format is recognised')

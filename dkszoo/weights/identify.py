@@ -44,10 +44,10 @@ def convert(checkpoint: str | os.PathLike | dict, model: str | None = None, **mo
     """Read a checkpoint of any known format and identify its model.
 
     Known formats are the official DKS code (WRN with or without its ep1 and ep2 branches, ImageNet), DHM (branches
-    too), RepDistiller and SemCKD, mdistiller, torchvision, timm, and dkszoo (training checkpoints, exports, the state
-    dict of a `DeeplySupervised`, which does not describe its branches: they are left out). The format is recognised by
-    the keys and logged; classes, channels, depth and width follow from the shapes. If there are averaged weights, they
-    are used.
+    too), RepDistiller and SemCKD, mdistiller, HSAKD, pytorch-cifar, torchvision, timm, and dkszoo (training
+    checkpoints, exports, the state dict of a `DeeplySupervised`, which does not describe its branches: they are left
+    out). The format is recognised by the keys and logged; classes, channels, depth and width follow from the shapes. If
+    there are averaged weights, they are used.
 
     The same keys and shapes can belong to several names: those of an ImageNet ResNet give `dks_resnetNN`. mdistiller's
     files hold student and teacher: the student is used, unless only the teacher fits `model`.
