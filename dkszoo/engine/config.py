@@ -129,6 +129,7 @@ class OptimSettings:
         f"torch.compile's mode; {' and '.join(CUDA_GRAPHS)} replay CUDA graphs (default default)",
         choices=COMPILE_MODES,
     )
+    deterministic: bool = setting(False, 'deterministic cuDNN: a run on a GPU can be repeated bit for bit, but slower')
 
 
 @dataclass(frozen=True)

@@ -196,6 +196,8 @@ def build_net(config: TrainConfig) -> DeeplySupervised:
 
 def build(config: TrainConfig, data: Data, world: World) -> Setup:
     """Make everything but the run folder. Seeds all generators: the initial weights follow from `config.seed`."""
+    if config.deterministic:
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     seed_all(config.seed)
     net = build_net(config)
     if config.grad_checkpointing:

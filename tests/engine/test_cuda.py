@@ -37,8 +37,9 @@ def train(run_cli, tmp_path):
 
 @pytest.fixture
 def deterministic(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, 'deterministic', True)
-    monkeypatch.setattr(torch.backends.cudnn, 'benchmark', False)
+    for name in ('deterministic', 'benchmark'):  # as it was afterwards
+        monkeypatch.setattr(torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
+    return '--deterministic'
 
 
 @pytest.fixture(scope='module')
@@ -99,6 +100,7 @@ def test_options(train, argv):
 
 @pytest.mark.parametrize('argv', [(), ('--amp', '--model-ema', '--drop', '0.1')], ids=['', 'float16'])
 def test_a_stopped_run_ends_as_an_unbroken_one(run_cli, train, tmp_path, stop_at_step, deterministic, argv):
+    argv = (*argv, deterministic)
     unbroken = train(*argv)[0]
     assert train(*argv)[0]['weights_sha256'] == unbroken['weights_sha256']  # or the rest says nothing
     stop_at_step(30)
@@ -112,7 +114,7 @@ def test_a_stopped_run_ends_as_an_unbroken_one(run_cli, train, tmp_path, stop_at
 
 
 def test_validate_gives_the_runs_numbers(run_cli, train, deterministic):
-    record, _ = train()
+    record, _ = train(deterministic)
     code, out, err = run_cli('validate', '--checkpoint', 'runs/run/last.pth.tar', '--device', 'cuda', '--per-branch')
     assert code == 0, err
     figures = json.loads(out.splitlines()[-1])

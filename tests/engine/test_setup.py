@@ -45,6 +45,15 @@ def test_further_arguments_of_the_optimizer():
         optimizer = made(opt='adamw', opt_kwargs=asked).optimizer
 
 
+@pytest.mark.parametrize('asked', [False, True])
+def test_deterministic_algorithms(monkeypatch, asked):
+    cudnn = torch.backends.cudnn
+    for name, before in (('deterministic', False), ('benchmark', True)):
+        monkeypatch.setattr(cudnn, name, before)
+    made(deterministic=asked)
+    assert (cudnn.deterministic, cudnn.benchmark) == (asked, not asked)
+
+
 def test_the_criterion():
     logits, labels = torch.tensor([[2.0] + 9 * [0.0]]), torch.tensor([0])
     loss = lambda **settings: made(**settings).task.trainable_module.criterion(logits, labels).item()  # noqa: E731
