@@ -1,5 +1,6 @@
 """What a pickle may hold: looked at before it is read, for the cost of reading, and afterwards, for what it is."""
 
+import io
 import pickletools
 import zipfile
 from collections.abc import Iterator
@@ -26,8 +27,7 @@ def check_pickle(path: str, zipped: bool) -> None:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 if name.endswith('data.pkl'):
-                    with archive.open(name) as file:
-                        check_stream(file)
+                    check_stream(io.BytesIO(archive.read(name)))
     else:
         with open(path, 'rb') as file:
             for _ in range(LEGACY_PICKLES):
