@@ -1,5 +1,7 @@
 """scikit-learn's 1,797 handwritten digits as a data set of 32x32 gray images."""
 
+import functools
+
 import numpy as np
 from PIL import Image
 
@@ -18,13 +20,20 @@ def open_digits(train: bool) -> ArrayImages:
     Raises:
         ValueError: scikit-learn is not installed.
     """
+    images, targets = read_digits()
+    kept, held = split_indices(len(targets), targets, 0.2)
+    indices = kept if train else held
+    return ArrayImages(images[indices], targets[indices], [str(i) for i in range(10)])
+
+
+@functools.cache
+def read_digits() -> tuple[np.ndarray, np.ndarray]:
+    """All images, resized, and the class of each; read once for both splits."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ValueError("data set digits needs scikit-learn (pip install 'dkszoo[demo]')") from error
     digits = load_digits()
-    kept, held = split_indices(len(digits.target), digits.target, 0.2)
-    indices = kept if train else held
-    images = (digits.images[indices] * (255 / 16)).round().astype(np.uint8)
+    images = (digits.images * (255 / 16)).round().astype(np.uint8)
     resized = [np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR)) for image in images]
-    return ArrayImages(np.stack(resized), digits.target[indices], [str(i) for i in range(10)])
+    return np.stack(resized), digits.target
