@@ -1,6 +1,7 @@
 """`dkszoo reproduce`: a paper's table as a grid of runs."""
 
 import argparse
+import functools
 import shlex
 import sys
 from pathlib import Path
@@ -94,9 +95,15 @@ def chosen(record, row: str) -> bool:
 
 def read_flags(arguments) -> dict:
     """train.py flags as settings."""
+    return vars(flags_parser().parse_args(list(arguments)))
+
+
+@functools.cache
+def flags_parser() -> Parser:
+    """A parser of train.py's flags alone; made once, for a table reads them for every row."""
     parser = Parser(prog='table', add_help=False, argument_default=argparse.SUPPRESS)
     add_flags(parser)
-    return vars(parser.parse_args(list(arguments)))
+    return parser
 
 
 def dry_run(cells: list, folder: Path) -> int:

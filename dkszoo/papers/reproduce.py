@@ -1,5 +1,6 @@
 """From a paper's table to the runs that reproduce it, at full scale or as a scaled analogue."""
 
+import functools
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from .workload import work
 
 SCALE = parse_yaml((Path(__file__).parent / 'scale.yaml').read_text(encoding='utf-8'))
 TEMPERATURES = (1, 2, 5, 10, 20)
+packaged_recipe = functools.cache(read_recipe)  # every run of a table starts from one
 TEACHER_RECIPES = {'dskd_mobile': 'dskd'}  # no teacher is a mobile network
 
 # Reads train.py flags into settings; the command line hands its parser in, which papers may not import.
@@ -99,7 +101,7 @@ def scaled_recipe(name: str, budget: str) -> dict:
 
     Its drops stay at the same share of the training, unless the budget has a schedule of its own.
     """
-    settings, scale = read_recipe(name), SCALE[budget]
+    settings, scale = dict(packaged_recipe(name)), SCALE[budget]
     settings.pop('experiment')
     if not scale:
         return settings
