@@ -1,6 +1,7 @@
 """Training checkpoints that are whole files, with anything in them: what --resume and the run folder say of them."""
 
 import copy
+import functools
 from pathlib import Path
 
 import pytest
@@ -80,10 +81,15 @@ DAMAGE = {
 }
 
 
+@functools.cache
+def read_golden() -> dict:
+    return read_checkpoint(GOLDEN)
+
+
 def damaged(path, name: str) -> str:
     """Write the golden file with one entry changed; gives what is to be said of it."""
     where, value, says = DAMAGE[name]
-    checkpoint = copy.deepcopy(read_checkpoint(GOLDEN))
+    checkpoint = copy.deepcopy(read_golden())
     *outer, last = where
     inner = checkpoint
     for key in outer:
