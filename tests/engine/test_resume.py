@@ -25,10 +25,6 @@ def flip_a_bit(path):
     path.write_bytes(data)
 
 
-def test_two_kills():
-    assert kills(2)
-
-
 @pytest.mark.slow
 def test_a_dozen_kills():
     assert kills(12, seed=1)
@@ -77,8 +73,8 @@ def test_stopped_with_a_teacher_or_a_schedule(tmp_path, method):
     torch.manual_seed(0)
     torch.save(timm.create_model('cifar_resnet8', num_classes=10, in_chans=1).state_dict(), teacher)
     needs = () if method[0] == 'byot' else ('--kd-checkpoint', str(teacher))
-    argv = (*PLAIN, '--method', *method, *needs)
-    assert wait(start(argv, tmp_path, lambda: die_at_save(5))) == -9  # in the second epoch
+    argv = (*PLAIN, '--recovery-interval', '4', '--method', *method, *needs)
+    assert wait(start(argv, tmp_path, lambda: die_at_save(3))) == -9  # in the second epoch
     assert wait(start(argv, tmp_path)) == 0, (tmp_path / 'output.txt').read_text()[-2000:]
     assert not differences(argv, tmp_path)
 
@@ -280,32 +276,33 @@ def test_another_machine_is_named(run_cli, tmp_path, stop_at_step):
 
 
 def test_resume_from_a_file(run_cli, tmp_path, stop_at_step):
+    argv = (*PLAIN, '--recovery-interval', '1000')
     stop_at_step(12)
-    run_cli(*PLAIN)
+    run_cli(*argv)
     os.rename(tmp_path / 'runs', tmp_path / 'before')
     newest = recovery_files(tmp_path / 'before/tiny')[0]
     for source in (newest, tmp_path / 'before/tiny' / LAST):
-        code, _, err = run_cli(*PLAIN, '--resume', source)
+        code, _, err = run_cli(*argv, '--resume', source)
         assert code == 0, err
         assert outcome(tmp_path)['weights_sha256'] == reference(PLAIN)[0]['weights_sha256']
         shutil.rmtree(tmp_path / 'runs')
     # more epochs than before: what is done counts, the rest follows the new settings
-    assert run_cli(*PLAIN, '--resume', tmp_path / 'before/tiny' / LAST, '--epochs', '4')[0] == 0
+    assert run_cli(*argv, '--resume', tmp_path / 'before/tiny' / LAST, '--epochs', '4')[0] == 0
     rates = [row['lr'] for row in outcome(tmp_path)['log.jsonl']]  # the file's first epoch is not in this folder's log
     assert rates == pytest.approx([0.05 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in (1, 2, 3)])
     shutil.rmtree(tmp_path / 'runs')
     other = ('--weight-decay', '0.25', '--momentum', '0.5', '--sched', 'none', '--lr', '0.003')
-    assert run_cli(*PLAIN, '--resume', newest, *other)[0] == 0
+    assert run_cli(*argv, '--resume', newest, *other)[0] == 0
     for group in read_checkpoint(tmp_path / FOLDER / LAST)['optimizer']['param_groups']:
         assert (group['weight_decay'], group['momentum'], group['lr']) == (0.25, 0.5, 0.003)
     shutil.rmtree(tmp_path / 'runs')
-    code, _, err = run_cli(*PLAIN, '--resume', newest, '--model', 'cifar_resnet14')
+    code, _, err = run_cli(*argv, '--resume', newest, '--model', 'cifar_resnet14')
     assert code == 2
     assert 'it is of a cifar_resnet8, not a cifar_resnet14' in err.splitlines()[-1]
     assert not (tmp_path / 'runs').exists()
     # another method with the same branches: a figure less, others more
     other = ('--method', 'ds', '--eval-test-every-epoch')
-    assert run_cli(*PLAIN, '--resume', tmp_path / 'before/tiny' / LAST, *other)[0] == 0
+    assert run_cli(*argv, '--resume', tmp_path / 'before/tiny' / LAST, *other)[0] == 0
     with open(tmp_path / FOLDER / 'summary.csv', newline='') as file:
         first, *rest = csv.DictReader(file)
     assert list(first)[-1] == 'lr'
@@ -313,11 +310,11 @@ def test_resume_from_a_file(run_cli, tmp_path, stop_at_step):
     assert all(0 <= float(row['eval_test_top1']) <= 100 and row['train_synergy'] == '' for row in rest)
     shutil.rmtree(tmp_path / 'runs')
     # amid an update of the new settings
-    code, _, err = run_cli(*PLAIN, '--resume', newest, '--grad-accum-steps', '4')
+    code, _, err = run_cli(*argv, '--resume', newest, '--grad-accum-steps', '4')
     assert code == 2
     assert 'amid an update of --grad-accum-steps 4 (give one that divides it)' in err.splitlines()[-1]
     # an epoch that is shorter than the step the file is at
-    code, _, err = run_cli(*PLAIN, '--resume', newest, '--batch-size', '50')
+    code, _, err = run_cli(*argv, '--resume', newest, '--batch-size', '50')
     assert code == 2
     assert 'an epoch that has 2 steps here' in err.splitlines()[-1]
 
@@ -346,14 +343,14 @@ def test_resume_with_another_optimizer(run_cli, tmp_path):
 
 def test_workers_do_not_change_a_run(tmp_path):
     ends = []
-    for workers in ('0', '1', '3'):
+    for workers in ('0', '3'):
         (tmp_path / workers).mkdir()
-        argv = (*PLAIN, '--epochs', '1', '--loader', 'timm', '--workers', workers)
+        argv = (*PLAIN, '--epochs', '1', '--recovery-interval', '1000', '--loader', 'timm', '--workers', workers)
         assert wait(start(argv, tmp_path / workers)) == 0
         ends.append(outcome(tmp_path / workers))
         ends[-1].pop('last'), ends[-1].pop('best')  # they name the number of workers
     assert ends[0]['weights_sha256']
-    assert all(end == ends[0] for end in ends)
+    assert ends[0] == ends[1]
 
 
 def test_one_run_at_a_time(run_cli, tmp_path):
