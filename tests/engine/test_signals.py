@@ -11,13 +11,21 @@ import pytest
 from benchmarks.reliability.runs import PLAIN, differences, wait
 from benchmarks.reliability.signals import signals
 from dkszoo.cli.stopping import until_stopped
+from dkszoo.engine import run
 from dkszoo.engine.signals import SIGNALS, Stopped, StopRequest, batches_of, hidden_signals
 
 BUSY = 120.0  # seconds: on an idle machine it takes one, on a busy one nobody knows
 
 
-def test_a_signal_in_some_phases():
-    assert signals((signal.SIGTERM,), ('loading', 'training'), BUSY)
+def test_a_signal_in_training():
+    assert signals((signal.SIGTERM,), ('training',), BUSY)
+
+
+def test_a_signal_before_the_first_step(run_cli, tmp_path, monkeypatch):
+    build = run.build
+    monkeypatch.setattr(run, 'build', lambda *args: os.kill(os.getpid(), signal.SIGTERM) or build(*args))
+    assert run_cli(*PLAIN)[0] == 128 + signal.SIGTERM
+    assert not (tmp_path / 'runs').exists()
 
 
 @pytest.mark.slow
@@ -153,14 +161,16 @@ def test_a_real_process_group_with_loading_processes(tmp_path, environment):
     argv = (*PLAIN, '--loader', 'timm', '--workers', '2', '--epochs', '40')
     command = [sys.executable, '-m', 'dkszoo', *argv]
     for signum in SIGNALS:
-        run = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, start_new_session=True)
-        for line in run.stderr:
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, start_new_session=True
+        )
+        for line in process.stderr:
             if b'epoch 2:' in line or b'resumed' in line:
                 break
         time.sleep(1)
-        os.killpg(run.pid, signum)
-        assert run.wait(BUSY) == 128 + signum
-        run.stderr.close()
+        os.killpg(process.pid, signum)
+        assert process.wait(BUSY) == 128 + signum
+        process.stderr.close()
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not differences(argv, tmp_path)
