@@ -15,7 +15,7 @@ GOLDEN = Path(__file__).parents[1] / 'golden/checkpoint_format1.pth.tar'
 
 
 def test_flips_and_truncations():
-    assert flips(n=30, cuts=10, every=60)
+    assert flips(n=15, cuts=5, every=120)
 
 
 @pytest.mark.parametrize('happen', [fail, die])
