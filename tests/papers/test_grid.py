@@ -8,11 +8,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from finished import cell, finish
 
+from benchmarks.reliability.runs import import_all, start, wait
 from dkszoo.cli import compare, reproduce
 from dkszoo.cli.compare import make_cell, split_methods
 from dkszoo.cli.reproduce import read_flags
@@ -48,7 +50,19 @@ def test_flags_give_the_settings_back():
     assert TrainConfig.from_dict(again) == TrainConfig.from_dict(settings)
 
 
-def test_compare_prints_a_table_and_goes_on(run_cli, tmp_path):
+class Forked:
+    """The command of a run in a fork of this process, which has all imports."""
+
+    def __init__(self, command, **_):
+        self.pid = start(tuple(command[command.index('train') :]), Path.cwd())
+
+    def wait(self) -> int:
+        return wait(self.pid)
+
+
+def test_compare_prints_a_table_and_goes_on(run_cli, tmp_path, monkeypatch):
+    import_all()
+    monkeypatch.setattr(processes, 'subprocess', SimpleNamespace(Popen=Forked))
     argv = ('compare', '--methods', 'baseline,dks:synergy=top-down', '--seeds', '1', *TINY, '--beta', '0.5')
     code, out, err = run_cli(*argv)
     assert code == 0, err + out
