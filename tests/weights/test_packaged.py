@@ -31,8 +31,8 @@ RUN = (
     *('--validation-batch-size', '100'),
 )
 DKS, BASE = 'cifar_resnet8.dks_digits', 'cifar_resnet8.base_digits'
-SMALLEST = [file.stem for file in sorted(FILES.glob('*.safetensors'), key=lambda file: file.stat().st_size)[:1]]
-DATA = {'digits': None, 'torch/fashion_mnist': '/usr/share/datasets/fashion-mnist'}  # Debian's dataset-fashion-mnist
+SMALLEST = min(sorted(FILES.glob('*.safetensors')), key=lambda file: file.stat().st_size).stem
+DATA = '/usr/share/datasets/fashion-mnist'  # of Debian's package dataset-fashion-mnist
 
 
 def call(*argv) -> str:
@@ -87,6 +87,14 @@ def program(package: Path, code: str, *args) -> dict:
     done = python(package, '-c', textwrap.dedent(code), *args)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def commands(package: Path, cwd: Path, *argvs: tuple) -> list[str]:
+    """What several commands print, one after the other in one process."""
+    code = 'import json, sys; from dkszoo.cli.main import main; sys.exit(max(map(main, json.loads(sys.argv[1]))))'
+    done = python(package, '-c', code, json.dumps(argvs), cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 def card_of(package: Path, name: str) -> dict:
@@ -176,8 +184,8 @@ def test_weights_of_timms_are_timms_matter(monkeypatch):
 
 
 def test_a_configuration_may_be_a_dict(tmp_path):
-    file = shutil.copy(FILES / f'{SMALLEST[0]}.safetensors', tmp_path / 'w.safetensors')
-    shutil.copy(FILES / f'{SMALLEST[0]}.json', tmp_path / 'w.json')
+    file = shutil.copy(FILES / f'{SMALLEST}.safetensors', tmp_path / 'w.safetensors')
+    shutil.copy(FILES / f'{SMALLEST}.json', tmp_path / 'w.json')
     check_source({'file': str(file)})
     (tmp_path / 'w.safetensors').write_bytes(b'damaged')
     with pytest.raises(ValueError, match='SHA-256 does not fit'):
@@ -250,36 +258,33 @@ def test_tags_load_everywhere_offline(package):
     }
 
 
-@pytest.mark.parametrize('name', [DKS, *SMALLEST])
-def test_one_command_gives_the_published_number(package, tmp_path, name):
-    results, dataset = card_of(package, name)['results'], card_of(package, name)['dataset']
-    data_dir = DATA[dataset]
-    if data_dir and not Path(data_dir).is_dir():
-        pytest.skip(f'{dataset} is not on this machine')
-    argv = ('-m', 'dkszoo', 'validate', '--model', name, '--pretrained', '--device', 'cpu')
-    done = python(package, *argv, *(('--data-dir', data_dir) if data_dir else ()), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    figures = json.loads(done.stdout.splitlines()[-1])
-    assert figures['model'] == name
+def assert_published(figures: dict, card: dict) -> None:
     for key in ('top1', 'top5', 'images', 'batch_size'):
-        assert figures[key] == results[key], key
+        assert figures[key] == card['results'][key], key
     for key in ('loss', 'ece'):  # sums of float32: other processors round them otherwise
-        assert figures[key] == pytest.approx(results[key], rel=1e-5), key
+        assert figures[key] == pytest.approx(card['results'][key], rel=1e-5), key
 
 
-def test_a_pattern_walks_names_and_tags(package, tmp_path):
-    argv = ('validate', '--model', 'cifar_*_digits', '--pretrained', '--device', 'cpu', '--results-file', 'r.csv')
-    done = python(package, '-m', 'dkszoo', *argv, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    figures = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{')]
-    assert [(f['model'], f['top1']) for f in figures] == [
-        (name, card_of(package, name)['results']['top1']) for name in (BASE, DKS)
-    ]
+def test_a_name_gives_the_published_number_and_a_pattern_walks_names_and_tags(package, tmp_path):
+    validate = ('validate', '--pretrained', '--device', 'cpu')
+    several = (*validate, '--model', 'cifar_*_digits', '--results-file', 'r.csv')
+    lines = commands(package, tmp_path, ('models', 'resnet8', '--csv'), (*validate, '--model', DKS), several)
+    figures = [json.loads(line) for line in lines if line.startswith('{')]
+    assert [f['model'] for f in figures] == [DKS, BASE, DKS]
+    for found in figures:
+        assert_published(found, card_of(package, found['model']))
     rows = (tmp_path / 'r.csv').read_text().splitlines()
     assert [row.split(',')[0] for row in rows] == ['model', BASE, DKS]
+    assert lines[1].endswith(',base_digits dks_digits')
 
-    done = python(package, '-m', 'dkszoo', 'models', 'resnet8', '--csv')
-    assert done.stdout.splitlines()[1].endswith(',base_digits dks_digits')
+
+@pytest.mark.skipif(not Path(DATA).is_dir(), reason='Fashion-MNIST is not on this machine')
+def test_one_command_gives_the_published_number(run_cli):
+    code, out, err = run_cli('validate', '--model', SMALLEST, '--pretrained', '--device', 'cpu', '--data-dir', DATA)
+    assert code == 0, err
+    figures = json.loads(out.splitlines()[-1])
+    assert figures['model'] == SMALLEST
+    assert_published(figures, json.loads((FILES / f'{SMALLEST}.json').read_text()))
 
 
 def test_a_changed_file_is_refused(package, tmp_path):
