@@ -21,7 +21,8 @@ from dkszoo.papers.grid import to_flags
 from dkszoo.weights import sha256
 
 TINY = (
-    *('train', '--config', 'quickstart', '--experiment', 'tiny', '--epochs', '2', '--batch-size', '256'),
+    *('train', '--config', 'quickstart', '--experiment', 'tiny', '--epochs', '2', '--batch-size', '64'),
+    *('--train-num-samples', '256'),
     *('--model-kwargs', 'channels=[4,8,16]', 'stem_chs=4', '--device', 'cpu', '--workers', '0'),
 )
 
