@@ -38,7 +38,7 @@ def test_every_setting_is_read_by_a_term_and_every_term_is_used():
 @pytest.mark.parametrize(('method', 'term'), OWN_TERMS)
 def test_its_own_term_alone_falls(method, term):
     task = make_task(method, **SETTINGS[method][1][term])
-    history = train(task, 20, torch.optim.Adam(task.get_trainable_module().parameters(), lr=1e-3))
+    history = train(task, 8, torch.optim.Adam(task.get_trainable_module().parameters(), lr=1e-3))
     assert history[-1][term] < history[0][term]
     others = set(METHODS[method].terms) - {term}
     assert all(step[other] == 0 for step in history for other in others)
