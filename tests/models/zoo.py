@@ -17,8 +17,9 @@ MAX_CONVS = 100
 MAX_PARAMS = 12e6
 # What is only deeper or wider than another; tests of structure and numbers are slow with them.
 LARGER = (
-    *('cifar_densenet100_12', 'cifar_resnet110', 'cifar_resnet1202', 'cifar_resnet32x4', 'cifar_wrn28_4'),
-    *('cifar_wrn28_10', 'dks_resnet101', 'dks_resnet152'),
+    *('cifar_densenet100_12', 'cifar_resnet32', 'cifar_resnet44', 'cifar_resnet56', 'cifar_resnet110'),
+    *('cifar_resnet1202', 'cifar_resnet32x4', 'cifar_vgg13', 'cifar_vgg16', 'cifar_vgg19', 'cifar_wrn28_4'),
+    *('cifar_wrn28_10', 'cifar_wrn40_1', 'cifar_wrn40_2', 'dks_resnet34', 'dks_resnet101', 'dks_resnet152'),
 )
 
 FAMILIES = {family: timm.list_models(module=family) for family in dkszoo.models.__all__}
