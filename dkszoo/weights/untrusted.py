@@ -27,7 +27,8 @@ def check_pickle(path: str, zipped: bool) -> None:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 if name.endswith('data.pkl'):
-                    check_stream(io.BytesIO(archive.read(name)))
+                    with archive.open(name) as file:
+                        check_stream(io.BufferedReader(file))
     else:
         with open(path, 'rb') as file:
             for _ in range(LEGACY_PICKLES):
