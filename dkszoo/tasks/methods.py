@@ -16,7 +16,7 @@ class Method:
 
     Attributes:
         terms: Names in `TERMS`.
-        design: Branch design when none is asked for; None: no branches.
+        design: The default branch design; None: no branches.
         defaults: Settings that differ from the terms' own defaults.
     """
 
@@ -34,7 +34,7 @@ class Method:
         return {key for name in self.terms for key in TERMS[name].settings}
 
     def resolve(self, settings: LossSettings) -> dict[str, dict]:
-        """For each term its settings: what was given, else the method's default, else the term's."""
+        """The settings of each term: those given, else the method's defaults, else the term's own."""
         known = {**self.defaults, **settings.given()}
         return {name: {key: known.get(key, own) for key, own in TERMS[name].settings.items()} for name in self.terms}
 
@@ -63,10 +63,10 @@ METHODS = {
 
 
 def get_method(name: str) -> Method:
-    """The method `name`, or the sum of several joined by '+': a term that two name counts once.
+    """The method `name`, or the sum of several joined by '+'; a term that they share counts once.
 
     Raises:
-        ValueError: Unknown name; says the nearest.
+        ValueError: Unknown name (names the nearest).
     """
     members = []
     for part in name.split('+'):
@@ -83,7 +83,7 @@ def get_method(name: str) -> Method:
 
 
 def warn_unread(method: Method, settings: LossSettings) -> None:
-    """Name in a warning every setting that was given and that no term of the method reads."""
+    """Warn about every given setting that no term of the method reads."""
     for key in settings.given():
         if key not in method.reads:
-            _logger.warning('%s does nothing here (this method reads %s)', key, ', '.join(sorted(method.reads)))
+            _logger.warning('%s has no effect (this method uses %s)', key, ', '.join(sorted(method.reads)))

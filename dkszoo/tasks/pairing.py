@@ -1,4 +1,4 @@
-"""What terms are made from: which stages of network and teacher belong together, and an example of their outputs."""
+"""What terms are built from: pairs of network and teacher stages, and example outputs of both."""
 
 from collections.abc import Sequence
 
@@ -12,32 +12,32 @@ from .terms import Batch
 
 
 def stage_indices(backbone: nn.Module) -> list[int]:
-    """The `feature_info` indices of a network's stages, shallow to deep: all of them but a stem's.
+    """The `feature_info` indices of a network's stages, shallow to deep, without a stem.
 
-    A stem is a first entry that is a single layer, or called so.
+    The first entry is a stem if it is a single layer or has 'stem' in its name.
 
     Raises:
         ValueError: The network has no `feature_info`.
     """
     info = getattr(backbone, 'feature_info', None)
     if info is None or not hasattr(backbone, 'forward_intermediates'):
-        raise ValueError(f'{type(backbone).__name__} does not show its stages (use a timm classifier)')
+        raise ValueError(f'{type(backbone).__name__} does not expose its stages (use a timm classifier)')
     names = [entry['module'] for entry in (info.get_dicts() if hasattr(info, 'get_dicts') else info)]
     has_stem = len(names) > 1 and ('stem' in names[0] or is_layer(backbone.get_submodule(names[0])))
     return list(range(int(has_stem), len(names)))
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Whether it is a single layer, with its norm and activation or without."""
+    """Whether a module is a single layer, with or without a norm and an activation."""
     layers = sum(isinstance(part, nn.Conv2d | nn.Linear) for part in module.modules())
     return layers <= 1 and not isinstance(module, nn.Sequential)
 
 
 def pair_stages(student: nn.Module, teacher: nn.Module) -> tuple[list[int], list[int]]:
-    """The stages that are matched, as `feature_info` indices of each: from the first on, as many as both have.
+    """Pair stages by position, as many as both networks have; returns the `feature_info` indices of each.
 
-    So do the public implementations, where the second stage of one is the partner of the second of the other; but they
-    count VGG's first block as the stem, and its last two, here one stage, as two.
+    The public implementations also pair by position, but count VGG's first block as a stem and its last two blocks,
+    one stage here, as two stages.
     """
     own, other = stage_indices(student), stage_indices(teacher)
     count = min(len(own), len(other))
@@ -45,7 +45,7 @@ def pair_stages(student: nn.Module, teacher: nn.Module) -> tuple[list[int], list
 
 
 def fixed_size(model: nn.Module) -> tuple[int, int] | None:
-    """The only image size (H, W) that a network says it takes; None where it takes several or does not say."""
+    """The fixed image size (H, W) that a network declares; None if it declares none."""
     size = getattr(getattr(model, 'patch_embed', None), 'img_size', None)
     cfg = getattr(model, 'pretrained_cfg', None) or {}
     if not isinstance(size, tuple | list):
@@ -57,12 +57,12 @@ def fixed_size(model: nn.Module) -> tuple[int, int] | None:
 def example_batch(
     net: DeeplySupervised, teacher: Teacher | None, stages: tuple[Sequence[int], Sequence[int]] = ((), ())
 ) -> Batch:
-    """The outputs for one black image. Changes nothing in the networks, nor in any random generator.
+    """The outputs for one image of zeros. Changes neither the networks nor any random generator.
 
     Args:
         net: The network.
         teacher: Its teacher.
-        stages: The `feature_info` indices matched, of the network and of the teacher.
+        stages: The paired `feature_info` indices, of the network and of the teacher.
     """
     weight = next(net.parameters())
     cfg = getattr(net.backbone, 'pretrained_cfg', None) or {}
@@ -77,7 +77,7 @@ def example_batch(
             try:
                 output, maps = net.forward_stages(image, stages[0])
                 return Batch(output, None, None if teacher is None else teacher(image, stages[1]), maps)
-            except (RuntimeError, AssertionError):  # made for another size than its description says
+            except (RuntimeError, AssertionError):  # built for another size than its pretrained_cfg says
                 if size == sizes[-1]:
                     raise
     finally:

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field, fields
 
 
 def setting(default, help: str, **metadata):
-    """A dataclass field that knows its help text; `choices` and `metavar` go to the command line."""
+    """A dataclass field with a help text and further metadata for the command line: `choices`, `metavar`, ..."""
     return field(default=default, metadata={'help': help, **metadata})
 
 
-DEPTHS = {'alpha': 1, 'beta': 2}  # how deep lists of numbers may be nested; other settings are one number
+DEPTHS = {'alpha': 1, 'beta': 2}  # how deep lists of numbers may be nested; other settings are single numbers
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,15 @@ class LossSettings:
             check_value(f.name, getattr(self, f.name), f.metadata.get('choices'))
 
     def given(self) -> dict:
-        """The settings somebody has set."""
+        """The settings that are not None."""
         return {f.name: getattr(self, f.name) for f in fields(LossSettings) if getattr(self, f.name) is not None}
 
 
 def make_settings(settings: dict) -> LossSettings:
-    """The settings from keywords, tensors and arrays as plain numbers.
+    """The settings from keywords; tensors and arrays become plain numbers.
 
     Raises:
-        ValueError: An unknown setting (says the nearest), or a value out of its range.
+        ValueError: An unknown setting (names the nearest), or a value out of its range.
     """
     known = [f.name for f in fields(LossSettings)]
     for name in settings:
@@ -101,7 +101,7 @@ def make_settings(settings: dict) -> LossSettings:
 
 
 def check_value(name: str, value, choices: tuple[str, ...] | None, label: str = '') -> None:
-    """Raise a ValueError for a setting out of its range; None is always in it. `label` is what to call it there."""
+    """Raise a ValueError for a setting out of its range; None always passes. `label` replaces `name` in the message."""
     label = label or name
     if value is None:
         return
@@ -123,7 +123,7 @@ def check_value(name: str, value, choices: tuple[str, ...] | None, label: str = 
         if number == 0 and name.endswith('_temperature'):
             raise ValueError(f'{label} must be above 0, got {number}')
     if name == 'alpha_zero_from' and value > 1:
-        raise ValueError(f'{label} is a share of the epochs, 0 to 1, got {value}')
+        raise ValueError(f'{label} must be a fraction of the epochs, 0 to 1, got {value}')
     if name == 'synergy_eps' and value != 0 and not 1e-30 <= value < 1:
         raise ValueError(f'{label} must be 0 or from 1e-30 to below 1, got {value}')
     if name == 'at_power' and value < 1:

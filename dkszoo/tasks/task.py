@@ -35,9 +35,10 @@ class DeepSupervisionTask(TrainingTask):
         **settings: Fields of `LossSettings`: alpha, beta, synergy, ...
 
     Raises:
-        ValueError: Unknown method or setting, a setting out of its range, branches or a teacher that are missing or do
-            not fit. (A setting that the method does not use only gives a warning.)
-        TypeError: The model or the teacher is not a timm-style classifier.
+        ValueError: Unknown method or setting, a setting out of its range, a model that is not a timm-style classifier,
+            branches or a teacher that are missing or do not fit. (A setting that the method does not use only gives a
+            warning.)
+        TypeError: The teacher is not a module.
 
     Example:
         >>> net = dkszoo.create_model('cifar_resnet20', num_classes=10, branches='dks')
@@ -73,11 +74,11 @@ class DeepSupervisionTask(TrainingTask):
         if net.num_classes == 1 and (idle := [name for name in spec.terms if TERMS[name].uses_softmax]):
             _logger.warning('a softmax over one class is 1: %s will always be 0 (use two classes)', ', '.join(idle))
         warn_unread(spec, settings)
-        described = isinstance(teacher, Teacher)  # by whoever made it
+        described = isinstance(teacher, Teacher)  # then its maker chose the normalisation
         teacher = None if teacher is None else adopt_teacher(teacher, net)
-        object.__setattr__(self, 'teacher', teacher)  # no part: not in state_dict(), parameters() or train()
+        object.__setattr__(self, 'teacher', teacher)  # no submodule: not in state_dict(), parameters() or train()
         if verbose and teacher is not None and teacher.renormalises and not described:
-            _logger.info('teacher: its pretrained_cfg has other mean and std, so images are normalised anew for it')
+            _logger.info('teacher: images are normalised again for it, to the mean and std of its pretrained_cfg')
         kinds = [TERMS[name] for name in spec.terms]
         uses_stages = any(kind.uses_stages for kind in kinds)
         own_stages, self.teacher_stages = pair_stages(net.backbone, teacher.model) if uses_stages else ((), ())
@@ -88,7 +89,7 @@ class DeepSupervisionTask(TrainingTask):
         if not callable(criterion):
             raise ValueError(f'criterion must be a loss (logits, target) -> scalar, got {criterion!r}')
         weight = next(net.parameters())
-        if isinstance(criterion, nn.Module):  # it keeps the precision that logits are promoted to
+        if isinstance(criterion, nn.Module):  # in the precision that logits are promoted to
             criterion.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
         context, asked = Context(net, example), spec.resolve(settings)
         terms = {name: TERMS[name](context, own).to(weight.device, weight.dtype) for name, own in asked.items()}
@@ -98,7 +99,7 @@ class DeepSupervisionTask(TrainingTask):
         self.trainable_module = TrainableModule(net, terms, criterion, own_stages, idle_branches)
 
     def _apply(self, fn, *args, **kwargs):
-        """Conversions such as `.to(device)` reach the teacher too; its type is its own."""
+        """Move the teacher too, on `.to(device)` and the like; its data type stays."""
         result = super()._apply(fn, *args, **kwargs)
         if self.teacher is not None:
             self.teacher.to(self.device)
@@ -122,31 +123,31 @@ class DeepSupervisionTask(TrainingTask):
             term.set_progress(epoch / epochs)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that are not decayed, for timm's optimizers."""
+        """Names of the parameters without weight decay, for timm's optimizers."""
         exempt = self._trainable().no_weight_decay()
         return {name for name, plain in self._plain_names().items() if plain in exempt}
 
     def group_matcher(self, coarse: bool = False):
-        """The layer of a parameter by its name, for timm's layer-wise learning rates."""
+        """A function from a parameter's name to its layer, for timm's layer-wise learning rates."""
         matcher, names = self._trainable().group_matcher(coarse), self._plain_names()
         return lambda name: matcher(names.get(name, name))
 
     def _plain_names(self) -> dict[str, str]:
-        """A parameter's name in the task -> its name in the `TrainableModule`, whatever wraps that."""
+        """A parameter's name in the task -> its name in the unwrapped `TrainableModule`."""
         plain = {id(p): name for name, p in self._trainable().named_parameters()}
         return {name: plain[id(p)] for name, p in self.named_parameters() if id(p) in plain}
 
     def setup_ema(self, *args, **kwargs) -> nn.Module:
-        """As timm's; the average takes no gradients, so DDP and an optimizer of the whole task do not wait for any."""
+        """As in timm, but the average requires no gradients, so DDP and an optimizer of the whole task expect none."""
         return super().setup_ema(*args, **kwargs).requires_grad_(False)
 
     def _trainable(self, ema: bool = False, module: nn.Module | None = None) -> TrainableModule | None:
-        """The `TrainableModule` behind DDP, compile and EMA wrappers; of `module`, if it is given."""
+        """The `TrainableModule` behind DDP, compile and EMA wrappers; that of `module` if given."""
         module = self.get_trainable_module(ema=ema) if module is None else module
         return None if module is None else unwrap_model(module)
 
     def get_net(self, ema: bool = False) -> DeeplySupervised | None:
-        """The network with its branches, unwrapped; None for an EMA that was not set up."""
+        """The network with its branches, unwrapped; None if the EMA is not set up."""
         trainable = self._trainable(ema)
         return None if trainable is None else trainable.net
 
@@ -156,25 +157,25 @@ class DeepSupervisionTask(TrainingTask):
         return None if trainable is None else trainable.net.backbone
 
     def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs) -> 'DeepSupervisionTask':
-        """Wrap all that trains in DistributedDataParallel; every parameter takes part in every step."""
+        """Wrap everything that trains in DistributedDataParallel; every parameter takes part in every step."""
         ddp = nn.parallel.DistributedDataParallel
         self.trainable_module = ddp(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
         return self
 
     def compile(self, backend: str = 'inductor', mode: str | None = None, **kwargs) -> nn.Module:
-        """Compile backbone, branches and terms as one graph. Evaluation stays eager, so its numbers are validate's."""
+        """Compile backbone, branches and terms as one graph. Evaluation stays eager, and so equal to validate.py's."""
         if self.teacher is not None:
             self.teacher.compile(backend=backend, mode=mode, **kwargs)
-        module = getattr(self.trainable_module, '_orig_mod', self.trainable_module)  # compiled before: anew
+        module = getattr(self.trainable_module, '_orig_mod', self.trainable_module)  # if compiled: compile again
         self.trainable_module = torch.compile(module, backend=backend, mode=mode, **kwargs)
         return self.get_eval_model()
 
     def compile_ema(self, backend: str = 'inductor', mode: str | None = None, **kwargs) -> nn.Module | None:
-        """The EMA model is only evaluated, and evaluation stays eager."""
+        """Compile nothing: the EMA model is only evaluated, and evaluation stays eager."""
         return self.get_eval_model(ema=True)
 
     def get_clip_parameters(self, exclude_head: bool = False):
-        """All parameters; with `exclude_head` (AGC) without those of any classifier."""
+        """All parameters; with `exclude_head` (AGC) without those of the classifiers."""
         trainable = self._trainable()
         if not exclude_head:
             return list(trainable.parameters())
@@ -182,7 +183,7 @@ class DeepSupervisionTask(TrainingTask):
         return [p for p in trainable.parameters() if id(p) not in excluded]
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict:
-        """All trained state that is not the backbone's: branches and the terms' parameters."""
+        """All trained state outside the backbone: branches, terms, and a criterion with parameters."""
         trainable = self._trainable(ema, module)
         if trainable is None:
             return {}
@@ -191,7 +192,7 @@ class DeepSupervisionTask(TrainingTask):
     def load_task_state(
         self, state: dict | None, strict: bool = True, module: nn.Module | None = None, ema: bool = False
     ) -> None:
-        """Load what `get_task_state` gave.
+        """Load what `get_task_state` returned.
 
         Raises:
             ValueError: The state is missing although there are branches or parameters to load.
@@ -208,7 +209,7 @@ class DeepSupervisionTask(TrainingTask):
 
 
 def trained_parts(trainable: TrainableModule) -> dict[str, nn.Module]:
-    """What is trained beside the backbone; a criterion where it learns."""
+    """What is trained besides the backbone: branches, terms, and the criterion if it has parameters."""
     parts = {'branches': trainable.net.branches, 'terms': trainable.terms}
     criterion = trainable.criterion
     learns = isinstance(criterion, nn.Module) and next(criterion.parameters(), None) is not None
@@ -216,10 +217,10 @@ def trained_parts(trainable: TrainableModule) -> dict[str, nn.Module]:
 
 
 def as_net(model: nn.Module) -> DeeplySupervised:
-    """The network, with its branches if it has any.
+    """The model as a `DeeplySupervised`; a plain classifier becomes one without branches.
 
     Raises:
-        ValueError: It is wrapped, or not a classifier of timm's kind.
+        ValueError: It is wrapped, or not a timm-style classifier.
     """
     if isinstance(model, DeeplySupervised):
         return model
@@ -227,15 +228,15 @@ def as_net(model: nn.Module) -> DeeplySupervised:
         raise ValueError('the network is wrapped (wrap the task instead: task.prepare_distributed(), task.compile())')
     if not all(hasattr(model, name) for name in ('forward_features', 'forward_head', 'num_classes')):
         raise ValueError(
-            f'{type(model).__name__} is no timm classifier (it needs forward_features, forward_head, num_classes)'
+            f'{type(model).__name__} is not a timm classifier (it needs forward_features, forward_head, num_classes)'
         )
     return DeeplySupervised(model)
 
 
 def check_classes(net: DeeplySupervised, criterion: nn.Module | None) -> None:
-    """Raise a ValueError if there is nothing to learn, or a branch has other classes than the network.
+    """Raise a ValueError if there is nothing to learn, or a branch has another number of classes than the network.
 
-    The latter comes of `reset_classifier`, which leaves branches alone.
+    The latter happens after `reset_classifier`, which does not change the branches.
     """
     if net.num_classes < 1 or (net.num_classes == 1 and criterion is None):
         why = ': its cross-entropy is always 0, give a criterion' if net.num_classes else ''

@@ -1,4 +1,4 @@
-"""The teacher: a frozen network that gives targets."""
+"""The teacher: a frozen network that provides targets."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -12,12 +12,12 @@ from dkszoo.branches.output import to_map
 
 
 class TeacherOutput(NamedTuple):
-    """What a teacher says of a batch; nothing of it has a gradient.
+    """A teacher's outputs for a batch, all without gradients.
 
     Attributes:
         logits: [B, K].
-        features: Its final map before pooling [B, C, H, W]; None for a network that cannot tell.
-        stages: The maps asked for, each [B, C, H, W].
+        features: Its final map before pooling [B, C, H, W]; None if the network does not expose it.
+        stages: The requested maps, each [B, C, H, W].
     """
 
     logits: torch.Tensor
@@ -26,19 +26,19 @@ class TeacherOutput(NamedTuple):
 
 
 class Teacher(nn.Module):
-    """A classifier that only teaches: no gradients, evaluation mode whatever it is told, its own normalisation.
+    """A frozen classifier: no gradients, always in evaluation mode, with its own normalisation.
 
     Args:
-        model: Any classifier; of a `DeeplySupervised` the backbone. It is held, not copied, and stays frozen.
-        mean: Channel means of the images it was trained on; default: its `pretrained_cfg`'s.
-        std: Their standard deviations.
-        input_mean: Channel means the images that come have been normalised with; default: those it wants.
-        input_std: Their standard deviations.
+        model: Any classifier; a `DeeplySupervised` stands for its backbone. Held, not copied, and frozen.
+        mean: Channel means it was trained with; default: its `pretrained_cfg`'s.
+        std: Channel standard deviations it was trained with.
+        input_mean: Channel means that the incoming images are normalised with; default: `mean`.
+        input_std: Channel standard deviations that they are normalised with.
         input_size: (H, W) of the images it takes; None: any.
-        dtype: Type it computes in, whatever autocast says; None: as it is, under autocast like all else.
+        dtype: Data type it computes in, regardless of autocast; None: its own, subject to autocast.
 
     Raises:
-        ValueError: Means or deviations of different lengths.
+        ValueError: Means or standard deviations of different lengths.
     """
 
     def __init__(
@@ -63,8 +63,8 @@ class Teacher(nn.Module):
         if self.renormalises:
             if len({len(values) for values in own + given}) > 1:
                 raise ValueError(
-                    f"the teacher's mean and std are of {len(own[0])} and {len(own[1])} channels, the images' of "
-                    f'{len(given[0])} and {len(given[1])} (give one value a channel)'
+                    f"the teacher's mean and std have {len(own[0])} and {len(own[1])} values, the images' "
+                    f'{len(given[0])} and {len(given[1])} (give one per channel)'
                 )
             mean, std, input_mean, input_std = (torch.tensor(v).view(1, -1, 1, 1) for v in (*own, *given))
             self.register_buffer('scale', input_std / std, persistent=False)
@@ -78,21 +78,21 @@ class Teacher(nn.Module):
         return getattr(self.model, 'num_classes', None)
 
     def train(self, mode: bool = True) -> 'Teacher':
-        """Nothing: a teacher stays in evaluation mode."""
+        """Do nothing: a teacher stays in evaluation mode."""
         return self
 
     @torch.no_grad()
     def forward(self, x: torch.Tensor, stages: Sequence[int] = ()) -> TeacherOutput:
-        """Images as the student sees them [B, C, H, W] -> what the teacher says.
+        """Images [B, C, H, W], normalised as for the student -> the teacher's outputs.
 
         Args:
             x: The images.
-            stages: `feature_info` indices of the maps to give, ascending.
+            stages: `feature_info` indices of the maps to return, ascending.
 
         Raises:
-            ValueError: Images of another size than it takes, or a network that gives something else than logits.
+            ValueError: The images have another size than it takes, or the network does not return logits.
         """
-        if self.model.training:  # it is held, not copied: somebody else may have set it so
+        if self.model.training:  # it is held, not copied: other code may have switched it
             self.model.eval()
         if self.input_size is not None and tuple(x.shape[2:]) != self.input_size:
             (h, w), got = self.input_size, tuple(x.shape[2:])
@@ -108,7 +108,7 @@ class Teacher(nn.Module):
         if not hasattr(model, 'forward_features') or not hasattr(model, 'forward_head'):
             logits = model(x)
             if not isinstance(logits, torch.Tensor):
-                raise ValueError(f'the teacher gives a {type(logits).__name__}, expected logits [B, K] (wrap it)')
+                raise ValueError(f'the teacher returns a {type(logits).__name__}, expected logits [B, K] (wrap it)')
             return TeacherOutput(logits, None)
         if not stages:
             features = model.forward_features(x)
@@ -118,16 +118,16 @@ class Teacher(nn.Module):
 
 
 def count_channels(model: nn.Module) -> int | None:
-    """Channels of the images a network takes; None if it does not say so and has no convolution."""
+    """Image channels that a network takes; None if it neither declares them nor has a convolution."""
     convs = (module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d))
     own = getattr(model, 'in_chans', None)
     return own if isinstance(own, int) else next(convs, None)
 
 
 def own_statistics(model: nn.Module) -> tuple[Sequence[float] | None, Sequence[float] | None]:
-    """Mean and standard deviation in `pretrained_cfg`; None where they are of other channels than the network takes.
+    """Mean and standard deviation in `pretrained_cfg`; None if they do not fit the network's number of channels.
 
-    timm leaves those of three channels there, whatever `in_chans` a model is made with.
+    timm keeps those of three channels there, whatever `in_chans` a model is created with.
     """
     cfg, channels = getattr(model, 'pretrained_cfg', None) or {}, count_channels(model)
     mean, std = (cfg.get(key) for key in ('mean', 'std'))
@@ -136,20 +136,20 @@ def own_statistics(model: nn.Module) -> tuple[Sequence[float] | None, Sequence[f
 
 
 def adopt_teacher(teacher: nn.Module, net: DeeplySupervised) -> Teacher:
-    """The teacher, wrapped if it is not yet, on the network's device.
+    """The teacher as a `Teacher`, on the network's device.
 
     Raises:
-        TypeError: It is no module.
-        ValueError: It is the student itself, or has other classes or channels; or the network has no values yet.
+        TypeError: It is not a module.
+        ValueError: It is the student itself, has other classes or channels, or the network is still on the meta device.
     """
     if not isinstance(teacher, nn.Module):
         raise TypeError(f'a teacher is a classifier, got {type(teacher).__name__} (timm.create_model makes one)')
     device = next(net.parameters()).device
     if device.type == 'meta' and any(not p.is_meta for p in teacher.parameters()):
-        raise ValueError('the network has no values yet, and the teacher would lose its own (first net.to_empty(...))')
+        raise ValueError('the network has no values yet, so the teacher would lose its own (call net.to_empty first)')
     own = {id(p) for p in net.parameters()}
     if any(id(p) in own for p in teacher.parameters()):
-        raise ValueError('the teacher is the network itself, which must not freeze (pass a copy.deepcopy of it)')
+        raise ValueError('the teacher is the network itself, which must not be frozen (pass a copy.deepcopy of it)')
     if not isinstance(teacher, Teacher):
         mean, std = own_statistics(net.backbone)
         teacher = Teacher(teacher, input_mean=mean, input_std=std)

@@ -1,4 +1,4 @@
-"""All that trains, in one module: the network and the terms."""
+"""Everything that trains, in one module: the network and the terms."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,11 +18,11 @@ class TrainableModule(nn.Module):
         net: The network with its branches.
         terms: The method's terms, by name.
         criterion: The loss on labels, which terms take from the batch.
-        stages: `feature_info` indices of the stages the terms look at.
-        idle_branches: No term reads the branches there are.
+        stages: `feature_info` indices of the stages that the terms read.
+        idle_branches: Whether there are branches that no term reads.
 
     Attributes:
-        report_branches: `forward` also gives 'branch_output', the logits of every branch, for accuracies of theirs.
+        report_branches: Whether `forward` also returns 'branch_output', the logits of every branch, for accuracies.
     """
 
     def __init__(
@@ -42,12 +42,12 @@ class TrainableModule(nn.Module):
         self.report_branches = False
 
     def forward(self, x: torch.Tensor, target: torch.Tensor, teacher: TeacherOutput | None = None) -> dict:
-        """Images and labels -> {'loss', 'output', one value a term}; the values are detached and add up to the loss."""
+        """Images and labels -> {'loss', 'output', one value per term}; the detached values add up to the loss."""
         output, maps = self.net.forward_stages(x, self.stages)
         batch = Batch(output, target, teacher, maps, self.criterion)
         values = {name: term(batch) for name, term in self.terms.items()}
         loss = torch.stack(list(values.values())).sum()
-        if self.idle_branches:  # DDP wants a gradient for every parameter, be it zero
+        if self.idle_branches:  # DDP needs a gradient for every parameter, even if it is zero
             loss = loss + 0.0 * sum(z.float().sum() for z in output.branch_logits)
         result = {'loss': loss, 'output': output.logits, **{name: value.detach() for name, value in values.items()}}
         if self.report_branches:

@@ -194,7 +194,7 @@ def test_unknown_names():
         ({'kd_weight': -1.0}, 'kd_weight must be at least 0'),
         ({'beta': ((0.0, -1.0), (1.0, 0.0))}, 'beta must be at least 0'),
         ({'alpha': float('nan')}, 'alpha must be at least 0 and finite'),
-        ({'alpha_zero_from': 1.5}, 'alpha_zero_from is a share'),
+        ({'alpha_zero_from': 1.5}, 'alpha_zero_from must be a fraction'),
         ({'at_power': 0.5}, 'at_power must be at least 1'),
     ],
 )
@@ -225,4 +225,4 @@ def test_what_a_method_needs():
 def test_a_setting_that_does_nothing_is_named(caplog):
     with caplog.at_level(logging.WARNING, 'dkszoo'):
         make_task('kd', alpha=1.0)
-    assert 'alpha does nothing here' in caplog.text
+    assert 'alpha has no effect' in caplog.text

@@ -75,7 +75,7 @@ def test_the_task_is_wrapped_and_not_the_network(wrap):
 
 @pytest.mark.parametrize('method', ['baseline', 'kd'])
 def test_networks_that_are_not_timms(method):
-    with pytest.raises(ValueError, match='Sequential is no timm classifier'):
+    with pytest.raises(ValueError, match='Sequential is not a timm classifier'):
         dkszoo.DeepSupervisionTask(
             nn.Sequential(nn.Flatten(), nn.Linear(9, 10)),
             method,

@@ -86,7 +86,7 @@ def test_it_sees_images_normalised_its_own_way():
         assert torch.equal(seen[-1], same)
     Teacher(Net(), mean=(0.1,), std=(1.0,), input_mean=(0.5,), input_std=(0.25,))(same)
     assert_close(seen[-1], pixels - 0.1)
-    with pytest.raises(ValueError, match="are of 1 and 1 channels, the images' of 3 and 3"):
+    with pytest.raises(ValueError, match="have 1 and 1 values, the images' 3 and 3"):
         Teacher(Net(), input_mean=(0.1, 0.2, 0.3), input_std=(1.0, 1.0, 1.0))
 
 
@@ -124,7 +124,7 @@ def test_any_module_that_gives_logits_can_teach_predictions():
     assert task(*digits())['kd'] > 0
     assert isinstance(task.teacher(digits()[0]), TeacherOutput)
     for method in ('at', 'fitnet'):
-        with pytest.raises(ValueError, match='Sequential does not show its stages'):
+        with pytest.raises(ValueError, match='Sequential does not expose its stages'):
             dkszoo.DeepSupervisionTask(network(None), method, teacher=model)
     with pytest.raises(ValueError, match="expected the teacher's final map"):
         dkszoo.DeepSupervisionTask(network('dks'), 'dskd', teacher=model)
@@ -200,7 +200,7 @@ def test_a_teacher_that_gives_more_than_logits():
             return super().forward(x.mean((2, 3))), x
 
     task = dkszoo.DeepSupervisionTask(network('dks'), 'kd', teacher=Both(1, 10))
-    with pytest.raises(ValueError, match=r'the teacher gives a tuple, expected logits \[B, K\]'):
+    with pytest.raises(ValueError, match=r'the teacher returns a tuple, expected logits \[B, K\]'):
         task(*digits())
 
 

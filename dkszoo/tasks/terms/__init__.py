@@ -1,4 +1,4 @@
-"""Terms: one weighted loss each. A term reads the outputs of the network and gives a scalar."""
+"""Terms: one weighted loss each. A term reads the outputs of the network and returns a scalar."""
 
 from .base import Batch, Context, Term
 from .distillation import Distillation, Feature

@@ -1,4 +1,4 @@
-"""What a term is, and what it sees."""
+"""The base class of terms, and their inputs."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,14 +12,14 @@ from ..teacher import TeacherOutput
 
 
 class Batch(NamedTuple):
-    """What a term may look at.
+    """The inputs of a term.
 
     Attributes:
         output: The network's outputs.
         target: Labels [B], or probabilities [B, K].
         teacher: The teacher's outputs; None without one.
-        stages: Maps [B, C, H, W] of the network's stages, shallow to deep, each the partner of the map at the same
-            place in `teacher.stages`; empty unless a term uses them.
+        stages: Maps [B, C, H, W] of the network's stages, shallow to deep, paired by position with `teacher.stages`;
+            empty unless a term uses them.
         criterion: The loss on labels, (logits [B, K], target) -> scalar.
     """
 
@@ -31,11 +31,11 @@ class Batch(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What a term is made for.
+    """What a term is built for.
 
     Attributes:
         net: The network.
-        example: The outputs for one image, to read shapes from; None unless a term asks for it.
+        example: The outputs for one image, to read shapes from; None unless a term uses it.
     """
 
     net: DeeplySupervised
@@ -45,18 +45,18 @@ class Context(NamedTuple):
 class Term(nn.Module):
     """Base of the terms: one weighted loss each.
 
-    `settings` names the fields of `LossSettings` the term reads, with the values they take by default. A term with
-    parameters (projections, variances) makes them in its constructor; they train and are saved with the branches.
+    `settings` maps the fields of `LossSettings` that the term reads to their defaults. A term with parameters
+    (projections, variances) creates them in its constructor; they are trained and saved with the branches.
 
     Args:
-        context: What it is made for.
+        context: The network, and example outputs if the term uses them.
         settings: The term's own settings, defaults filled in.
     """
 
     settings: dict = {}
     uses_branches = False
     teaches_main = True  # the main head's classifier learns from it
-    uses_softmax = False  # compares distributions over the classes, of which one class has only one
+    uses_softmax = False  # compares distributions over the classes, which are constant for a single class
     uses_teacher = False
     uses_stages = False  # reads Batch.stages
     uses_example = False  # reads Context.example
@@ -75,7 +75,7 @@ class Term(nn.Module):
         return cls.teaches_main
 
     def set_progress(self, done: float) -> None:
-        """Told before every epoch which share of the training is done, 0 to below 1."""
+        """Called before every epoch with the fraction of the training that is done, in [0, 1)."""
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """The weighted loss, a float32 (or float64) scalar."""
@@ -88,12 +88,12 @@ def promote(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def zero_like(logits: torch.Tensor) -> torch.Tensor:
-    """A loss of nothing."""
+    """A loss of zero, on the device of the logits."""
     return promote(logits).new_zeros(())
 
 
 def check_maps(maps: dict[str, torch.Tensor]) -> None:
-    """Raise a ValueError unless all tensors are maps (B, C, H, W); the keys say what they are."""
+    """Raise a ValueError unless all tensors are maps (B, C, H, W); the keys name them in the message."""
     for name, tensor in maps.items():
         if tensor is None or tensor.ndim != 4:
             shape = 'none' if tensor is None else tuple(tensor.shape)

@@ -51,8 +51,8 @@ class Distillation(Term):
 class Feature(Term):
     """feature: MSE(F_T, r(F_l)) of the main head, the branches or both, F a final map (DSKD eq. 4-6).
 
-    r is a 1x1 convolution and a batch norm, one for each head. Where sizes differ, the larger map is averaged down to
-    the smaller.
+    r is a 1x1 convolution with a batch norm or a bias, one per head. If sizes differ, the larger map is average-pooled
+    to the size of the smaller.
     """
 
     settings = {
@@ -75,7 +75,7 @@ class Feature(Term):
         self.reduction = settings['feature_reduction']
         self.weighting = dict(form=settings['branch_weighting'], weight_grad=settings['branch_weight_grad'])
         self.projections = nn.ModuleList()
-        if self.weight:  # at 0 nothing is projected, nor computed
+        if self.weight:  # with weight 0 nothing is projected or computed
             teacher = context.example.teacher.features
             maps = self.maps(context.example.output)
             names = [f'the final map of head {i}' for i in range(len(maps))]
@@ -93,7 +93,7 @@ class Feature(Term):
         return [*main, *(output.branch_features if self.on != 'main' else ())]
 
     def distance(self, features, target):
-        """Per sample (B,), mean or sum over channels and positions."""
+        """The squared difference per sample [B], as a mean or sum over channels and positions."""
         features, target = match_size(features, target)
         if self.pooled:
             features, target = features.mean((2, 3)), target.mean((2, 3))
@@ -121,10 +121,10 @@ def projection(in_chs: int, out_chs: int, bn: bool) -> nn.Sequential:
 
 
 def weighted_mean(losses: list[torch.Tensor], form: str, weight_grad: bool) -> torch.Tensor:
-    """The branches' losses, weighted sample by sample, as a mean over the batch.
+    """The branches' losses, weighted sample by sample and averaged over the batch.
 
     Args:
-        losses: One (B,) a branch.
+        losses: One tensor [B] per branch.
         form: 'sum' (each branch counts 1), 'equal' (1 / (L-1)) or 'loss' (its share of the sum, DSKD eq. 7 and 8).
         weight_grad: Let the gradient pass through the weights of 'loss' too; the value is the same.
     """

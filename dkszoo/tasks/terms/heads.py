@@ -59,8 +59,8 @@ class SelfDistillation(Term):
 class SelfFeature(Term):
     """self_feature: sum over all branches but the deepest of ||W_l f_l + b_l - sg f_main|| (BYOT, loss source 3).
 
-    f is a final map averaged over its positions. The deepest branch has no projection, as its feature counts nowhere
-    in the public code; a single branch is the deepest.
+    f is a final map averaged over its positions. The deepest branch has no projection because the public code never
+    uses its feature; a single branch is the deepest.
     """
 
     settings = {'self_feature_weight': 0.03}

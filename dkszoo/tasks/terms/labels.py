@@ -1,4 +1,4 @@
-"""Terms that learn from the labels, by whatever criterion the task has."""
+"""Terms that learn from the labels, by the task's criterion."""
 
 import torch
 
@@ -6,14 +6,14 @@ from .base import Batch, Term, promote
 
 
 def judge(batch: Batch, logits: torch.Tensor) -> torch.Tensor:
-    """The criterion's loss of one head's logits [B, K], a scalar.
+    """The criterion's loss for one head's logits [B, K], a scalar.
 
     Raises:
-        ValueError: It gave one a sample, whose sum would make the learning rate depend on the batch.
+        ValueError: It returned one loss per sample; their sum would make the learning rate depend on the batch size.
     """
     loss = batch.criterion(promote(logits), batch.target)
     if loss.ndim:
-        raise ValueError(f"the criterion gave {tuple(loss.shape)} losses, expected one (reduction='mean')")
+        raise ValueError(f"the criterion's loss has shape {tuple(loss.shape)}, expected a scalar (reduction='mean')")
     return loss
 
 
@@ -37,8 +37,8 @@ class CrossEntropy(Term):
 class DeepSupervision(Term):
     """ds: sum over branches of alpha_l CE(y, z_l) (DKS eq. 3).
 
-    The schedule multiplies every alpha: by 1 (fixed), by 1 - epoch / epochs (linear), or by 1 and, from the share
-    `alpha_zero_from` of the epochs on, by 0 (zeroing).
+    The schedule multiplies every alpha by 1 (fixed), by 1 - epoch / epochs (linear), or by 1 until the fraction
+    `alpha_zero_from` of the epochs and by 0 from then on (zeroing).
     """
 
     settings = {'alpha': 1.0, 'alpha_schedule': 'fixed', 'alpha_zero_from': 0.5}
@@ -50,10 +50,10 @@ class DeepSupervision(Term):
         branches, alpha = len(context.net.branches), settings['alpha']
         alpha = (alpha,) * branches if isinstance(alpha, int | float) else tuple(alpha)
         if len(alpha) != branches:
-            raise ValueError(f'alpha has {len(alpha)} weights for {branches} branches (give one, or one a branch)')
+            raise ValueError(f'alpha has {len(alpha)} weights for {branches} branches (give one, or one per branch)')
         self.alpha = alpha
         self.schedule, self.zero_from = settings['alpha_schedule'], settings['alpha_zero_from']
-        # A tensor, so that a compiled graph takes a new value without being compiled again.
+        # A tensor, so that a new value does not recompile the graph.
         self.register_buffer('scale', torch.ones(()), persistent=False)
 
     def set_progress(self, done):
