@@ -46,7 +46,7 @@ def test_whole_batches_are_timed():
     batches = timing.endless(SimpleNamespace(sampler=sampler, loader=[(4, 'a'), (4, 'b'), (2, 'c')]))
     assert [next(batches)[:3] for _ in range(4)] == [(0, 0, 4), (0, 1, 4), (1, 0, 4), (1, 1, 4)]
     sampler.total = 3
-    with pytest.raises(ValueError, match=r'3 training images are less than a batch \(give a smaller --batch-size\)'):
+    with pytest.raises(ValueError, match=r'3 training images are fewer than a batch \(give a smaller --batch-size\)'):
         next(timing.endless(SimpleNamespace(sampler=sampler, loader=[])))
 
 

@@ -24,7 +24,7 @@ LAST, BEST = 'last.pth.tar', 'model_best.pth.tar'
 
 
 def describe_model(setup: Setup) -> dict:
-    """What it takes to make the network again and to feed it; an export copies it."""
+    """What is needed to rebuild the network and to prepare its images; an export copies it."""
     config, net = setup.config, setup.task.get_net()
     arch, arguments = name_and_arguments(config.model, model_arguments(config), net.backbone)
     return {
@@ -48,7 +48,7 @@ def describe_model(setup: Setup) -> dict:
 
 
 def capture(setup: Setup, progress: Progress, metric: float | None = None) -> dict:
-    """Everything that evolves, as one checkpoint. All processes must call it: each has generators and sums its own."""
+    """All state of a run, as one checkpoint. All processes must call it: each has its own generators and sums."""
     config, task = setup.config, setup.task
     position = asdict(progress)
     own = {'rng': rng_state(setup.world.device), 'sums': position.pop('sums')}
@@ -78,7 +78,7 @@ def capture(setup: Setup, progress: Progress, metric: float | None = None) -> di
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict:
-    """A training checkpoint of ours.
+    """Read a training checkpoint of dkszoo.
 
     Raises:
         ValueError: It is missing, damaged, foreign, or of a format this version does not know.
@@ -91,7 +91,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
         )
     made = own.get('format')
     if type(made) is not int or made != FORMAT:
-        # reprlib: whole, lists in lists that are shared would fill the memory
+        # reprlib: the whole text of nested lists that share items could fill the memory
         raise ValueError(f'{os.fspath(path)!r} has format {reprlib.repr(made)[:50]}; this version reads {FORMAT}')
     try:
         check_contents(checkpoint)
@@ -101,24 +101,24 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
 
 
 def save_checkpoint(checkpoint: dict, path: Path) -> None:
-    """Durably replace a checkpoint; the new file is read back before the old one goes.
+    """Durably replace a checkpoint; the new file is read back before the old one is replaced.
 
     Raises:
-        OSError: It could not be written; the old one is still there.
+        OSError: It could not be written; the old one is unchanged.
     """
 
     def write(temporary: Path) -> None:
-        with open(temporary, 'wb') as file:  # a file of our own: torch's writer does not say why it failed
+        with open(temporary, 'wb') as file:  # opened here: torch's writer hides why it failed
             torch.save(checkpoint, file)
 
     replace_checkpoint(path, write, read_checkpoint)
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
-    """Durably replace `target` by a copy of `source`, a good one; the two are compared before the old one goes.
+    """Durably replace `target` with a copy of a good `source`; the copy is compared before the old file is replaced.
 
     Raises:
-        OSError: It could not be written; the old one is still there.
+        OSError: It could not be written; the old file is unchanged.
     """
 
     def compare(temporary: Path) -> None:
@@ -136,7 +136,7 @@ def replace_checkpoint(path: Path, write: Callable[[Path], object], check: Calla
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong on disk, in a line: torch's writer wraps the system's error in its own."""
+    """The cause of a failed write, in one line: torch's writer wraps the system's error in its own."""
     chain = error
     while chain is not None and not isinstance(chain, OSError):
         chain = chain.__cause__ or chain.__context__
@@ -155,16 +155,16 @@ def recovery_files(folder: Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: Path, report: Callable[[str], None]) -> tuple[Path, dict] | None:
-    """The checkpoint of a run folder that is furthest on, and its path; None if there is no file at all.
+    """The most advanced checkpoint of a run folder, and its path; None if there are no files.
 
-    The best one, which is a whole checkpoint too, is taken where no other is good.
+    `model_best`, which is a whole checkpoint too, is used only if no other is good.
 
     Args:
         folder: The run folder.
-        report: Told about every file that cannot be used.
+        report: Called with a message for every file that cannot be used.
 
     Raises:
-        ValueError: There are checkpoints, and none is good.
+        ValueError: There are checkpoints, but none is good.
     """
 
     def first_good(*paths: Path) -> list[tuple[Path, dict]]:
@@ -172,7 +172,7 @@ def newest_checkpoint(folder: Path, report: Callable[[str], None]) -> tuple[Path
             try:
                 return [(path, read_checkpoint(path))]
             except ValueError as error:
-                report(f'passed over: {error}')
+                report(f'skipped: {error}')
         return []
 
     recovery = recovery_files(folder)
@@ -190,7 +190,7 @@ def position(checkpoint: dict) -> tuple[int, int]:
 
 
 def state_hash(*states: dict) -> str:
-    """A SHA-256 over all tensors of nested state dicts, by key, type, shape and bytes."""
+    """The SHA-256 of all tensors of nested state dicts, by key, type, shape and bytes."""
     digest = hashlib.sha256()
 
     def add(prefix: str, value) -> None:

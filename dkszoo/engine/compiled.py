@@ -1,4 +1,4 @@
-"""--torchcompile, and going on without it where it fails."""
+"""--torchcompile, with a fallback to eager mode."""
 
 import logging
 from collections import Counter
@@ -19,35 +19,35 @@ TRIALS = 3  # CUDA graphs: the first step warms up, the second records, the thir
 
 
 def compile_task(task: DeepSupervisionTask, mode: str | None) -> bool:
-    """Have a task compiled when it is first called, or say why not; returns whether it will be."""
+    """Set a task to be compiled at its first call; returns False, with a warning, if that is not possible here."""
     try:
-        # Static shapes: an epoch's last, smaller batch gets a graph of its own. A graph for all sizes would be slower,
-        # and torch would go on to use it for the whole ones.
+        # Static shapes: an epoch's last, smaller batch gets its own graph. A graph for all sizes would be slower, and
+        # torch would keep using it for full batches.
         task.compile(mode=mode, dynamic=False)
-    except RuntimeError as error:  # a system or an interpreter that torch.compile knows it cannot work on
+    except RuntimeError as error:  # a system or an interpreter that torch.compile does not support
         say_why(error)
         return False
     return True
 
 
 def say_why(error: Exception) -> None:
-    text = ' '.join(str(error).partition('\n\n')[0].split())[:300]  # then come advice and pages of code
-    _logger.warning('--torchcompile fails, going on without it: %s: %s', type(error).__name__, text)
+    text = ' '.join(str(error).partition('\n\n')[0].split())[:300]  # without the advice and pages of code that follow
+    _logger.warning('--torchcompile failed, continuing without it: %s: %s', type(error).__name__, text)
 
 
 class CompiledSteps:
-    """Does steps, without the compiler from the moment it fails.
+    """Runs steps compiled, and eagerly once the compiler has failed.
 
-    It works, or fails, in the first steps with images of a new shape, in the forward or in the backward pass. What such
-    a step raises is taken for the compiler's fault: all it changed is put back, and it is done again without. If it is
-    its own fault it raises the same once more.
+    The compiler runs, and may fail, in the first steps with images of a new shape, in the forward or backward pass. An
+    error in such a step is attributed to it: what the step changed is restored, and it is repeated eagerly. If the
+    step itself is at fault, it raises the same error again.
 
     Args:
-        active: Whether there is anything compiled; false from the moment it fails.
-        module: All that trains.
-        device: Where it is.
-        alone: Whether this is the only process. Several cannot go on each for itself: a step done again would talk to
-            those that did it once.
+        active: Whether anything is compiled; False once the compiler has failed.
+        module: Everything that trains.
+        device: The module's device.
+        alone: Whether this is the only process. One of several cannot fall back: it would repeat collectives that the
+            others run once.
     """
 
     def __init__(self, active: bool, module: nn.Module, device: torch.device, alone: bool = True):
@@ -56,9 +56,9 @@ class CompiledSteps:
         self.worked: Counter[torch.Size] = Counter()
 
     def __call__(self, step: Callable[[], dict], shape: torch.Size) -> dict:
-        """Do a step with images of this shape; returns what it does."""
+        """Run a step with images of this shape; returns its result."""
         if self.active:
-            torch.compiler.cudagraph_mark_step_begin()  # what graphs gave in the last step may be written over
+            torch.compiler.cudagraph_mark_step_begin()  # outputs of the last step's graphs may be overwritten
         if self.active and self.worked[shape] < TRIALS:
             before = Snapshot(self.module, self.device)
             before.take()

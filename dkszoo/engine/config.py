@@ -149,13 +149,13 @@ class RunSettings:
     export: str = setting('', 'export the best epoch at the end, to this .safetensors, .onnx or .pt2', metavar='FILE')
 
 
-# Settings that cannot change the result of a run that has begun: they may differ when it goes on.
-# (A run that ends at all has passed over no more losses than it was allowed to; --resume was read at its beginning.)
+# Settings that cannot change the result of a run that has started: they may differ when it is resumed.
+# (A run that finishes has skipped no more losses than allowed; --resume was read at its start.)
 FREE = (
     *('workers', 'log_interval', 'recovery_interval', 'skip_nonfinite', 'export'),
     *('output', 'experiment', 'resume', 'overwrite'),
 )
-# What `open_data` fills in where it is not given.
+# Settings that `open_data` fills in if they are not given.
 FILLED_IN = (
     *('num_classes', 'in_chans', 'img_size', 'pad', 'hflip', 'branches', 'loader'),
     *('mean', 'std', 'interpolation', 'crop_pct', 'crop_mode'),
@@ -164,7 +164,7 @@ PATHS = ('data_dir', 'initial_checkpoint', 'kd_checkpoint')
 
 
 def same_setting(name: str, one, other) -> bool:
-    """Whether two values are one: a path can be written in several ways."""
+    """Whether two values of a setting mean the same; a path can be written in several ways."""
     if name in PATHS and one and other:
         return os.path.realpath(one) == os.path.realpath(other)
     return one == other
@@ -172,7 +172,7 @@ def same_setting(name: str, one, other) -> bool:
 
 @dataclass(frozen=True)
 class TrainConfig(RunSettings, OptimSettings, DataSettings, LossSettings, MethodSettings, ModelSettings):
-    """Everything that makes a run. Validated on construction.
+    """All settings of a run, validated on construction.
 
     Raises:
         ValueError: A value out of its range; an unknown method or data set.
@@ -188,7 +188,7 @@ class TrainConfig(RunSettings, OptimSettings, DataSettings, LossSettings, Method
         if self.val_split == 0 and self.best_on == 'val':
             raise ValueError('--val-split 0 leaves nothing to choose the best epoch on (add --best-on test)')
         if self.train_crop_mode == 'squash' and self.aa:
-            raise ValueError("--train-crop-mode squash takes no --aa (it is none of timm's crops)")
+            raise ValueError("--train-crop-mode squash does not support --aa (choose one of timm's crops)")
         if self.batch_size == 1 and (self.mixup or self.cutmix):
             raise ValueError('--mixup and --cutmix mix images of one batch (give --batch-size 2 or more)')
         if self.torchcompile_mode and not self.torchcompile:
@@ -205,11 +205,11 @@ class TrainConfig(RunSettings, OptimSettings, DataSettings, LossSettings, Method
                 check_value(field.name, getattr(self, field.name), choices, flag(field.name))
 
     def fixed(self) -> dict:
-        """All settings that make the result, as plain values."""
+        """All settings that determine the result, as plain values."""
         return {key: value for key, value in self.to_dict().items() if key not in FREE}
 
     def to_dict(self) -> dict:
-        """All settings as plain values: lists for tuples, so that YAML and JSON give them back."""
+        """All settings as plain values: lists for tuples, so that they survive YAML and JSON."""
         return {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     @classmethod
@@ -228,7 +228,7 @@ class TrainConfig(RunSettings, OptimSettings, DataSettings, LossSettings, Method
 
 
 def say(value) -> str:
-    """A setting in a message: one that was not given has an empty value."""
+    """A setting in a message; None and '' stand for its default."""
     return 'its default' if value is None or value == '' else str(value)
 
 
@@ -238,7 +238,7 @@ def negation(name: str) -> str:
 
 
 def plain(value):
-    """Tuples to lists, all the way down."""
+    """Tuples to lists, recursively."""
     if isinstance(value, dict):
         return {key: plain(v) for key, v in value.items()}
     return [plain(v) for v in value] if isinstance(value, tuple | list) else value

@@ -1,4 +1,4 @@
-"""What a training checkpoint has to hold, looked at before anything is made of it."""
+"""What a training checkpoint must hold, checked before any of it is used."""
 
 import math
 from collections.abc import Callable
@@ -11,18 +11,18 @@ MOST_COUNT = 2**53
 
 @dataclass
 class Progress:
-    """Where a run is, and what it has seen.
+    """The position of a run, and its history.
 
     Attributes:
-        epoch: The epoch under way, from 0.
+        epoch: The current epoch, from 0.
         step: Steps of it that are done.
-        updates: Parameter updates done in all.
+        updates: Parameter updates done in total.
         sums: Running totals of the training figures of this epoch.
-        seconds: What it has taken so far, breaks left out.
-        history: One row a finished epoch.
+        seconds: Time the epoch has taken so far, without breaks.
+        history: One row per finished epoch.
         best_epoch: The best epoch so far, or None.
         best_metric: Its top-1 accuracy in percent.
-        skipped: Non-finite losses passed over.
+        skipped: Non-finite losses skipped.
     """
 
     epoch: int = 0
@@ -37,10 +37,10 @@ class Progress:
 
 
 def check_contents(checkpoint: dict) -> None:
-    """See that a checkpoint has all entries an exact resume reads, each of its kind.
+    """Check that a checkpoint has all entries that an exact resume reads, each of the right type.
 
     Raises:
-        ValueError: It has not; names the first entry that is missing or of another kind.
+        ValueError: An entry is missing or invalid (names the first).
     """
     check_entries(checkpoint, ENTRIES, OPTIONAL)
     check_entries(checkpoint['dkszoo'], OWN)
@@ -49,30 +49,30 @@ def check_contents(checkpoint: dict) -> None:
     progress = checkpoint['dkszoo']['progress']
     check_entries(progress, PROGRESS, LATER)
     if unknown := progress.keys() - PROGRESS.keys() - LATER.keys():
-        raise ValueError(f'its progress has an entry {min(map(str, unknown))[:50]!r}, which is none of ours')
+        raise ValueError(f'its progress has an unknown entry {min(map(str, unknown))[:50]!r}')
     for epoch, row in enumerate(progress['history']):
         check_entries(row, ROW)
         if row['epoch'] != epoch:
             raise ValueError(f'its history has epoch {row["epoch"]} where {epoch} belongs')
     done, best = progress['epoch'], progress['best_epoch']
     if len(progress['history']) != done:
-        raise ValueError(f'its history has {len(progress["history"])} epochs, of {done} that are done')
+        raise ValueError(f'its history has {len(progress["history"])} epochs, but {done} are done')
     if (best is None) != (progress['best_metric'] is None) or (best is not None and best >= done):
-        raise ValueError(f'its best epoch is none of the {done} that are done')
+        raise ValueError(f'its best epoch is not one of the {done} that are done')
 
 
 def check_entries(entries, required: dict[str, Callable], optional: dict[str, Callable] | None = None) -> None:
-    """Raise a ValueError that names the first entry that is missing or not as its check wants it."""
+    """Raise a ValueError that names the first entry that is missing or fails its check."""
     if not isinstance(entries, dict):
         raise ValueError(f'it has {type(entries).__name__} where {", ".join(required)} belong')
     for name, good in required.items():
         if name not in entries:
             raise ValueError(f'it has no {name!r}')
         if not good(entries[name]):
-            raise ValueError(f'its {name!r} is not what it has to be')
+            raise ValueError(f'its {name!r} is invalid')
     for name, good in (optional or {}).items():
         if name in entries and not good(entries[name]):
-            raise ValueError(f'its {name!r} is not what it has to be')
+            raise ValueError(f'its {name!r} is invalid')
 
 
 def is_count(value) -> bool:
@@ -80,7 +80,7 @@ def is_count(value) -> bool:
 
 
 def is_number(value) -> bool:
-    """Whether it is a float or an integer a float can stand for; not a truth value."""
+    """Whether it is a float, or an integer that a float represents exactly; a bool is not."""
     return type(value) is float or (type(value) is int and abs(value) <= MOST_COUNT)
 
 
@@ -97,7 +97,7 @@ def are_figures(value) -> bool:
 
 
 def are_judged(value) -> bool:
-    """Figures of an evaluation; with them may stand what the best epoch is chosen on."""
+    """Whether they are the figures of an evaluation, with or without 'best_on'."""
     return is_dict(value) and are_figures({key: v for key, v in value.items() if key != 'best_on'})
 
 
@@ -132,5 +132,5 @@ PROGRESS = {
     'best_metric': or_none(is_finite),
     'skipped': is_count,
 }
-LATER = {'seconds': lambda value: is_finite(value) and value >= 0}  # older checkpoints have it not
+LATER = {'seconds': lambda value: is_finite(value) and value >= 0}  # older checkpoints lack it
 ROW = {'epoch': is_count, 'lr': is_number, 'train': are_figures, 'eval': are_judged}

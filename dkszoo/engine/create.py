@@ -24,7 +24,7 @@ from dkszoo.weights import (
 
 _logger = logging.getLogger(__name__)
 
-# What the constructors of models raise for arguments that are not theirs, or weights that cannot be had.
+# What model constructors raise for unknown arguments or unavailable weights.
 WRONG_ARGUMENTS = (TypeError, AssertionError, RuntimeError, OSError, LookupError, ArithmeticError, AttributeError)
 
 
@@ -77,7 +77,7 @@ def create_model(
 
 
 def load_body(model: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
-    """Load weights strictly, except that a classifier of other classes stays as it is (timm's rule for `pretrained`).
+    """Load weights strictly, but keep a classifier with another number of classes (timm's rule for `pretrained`).
 
     Raises:
         ValueError: Anything else does not fit.
@@ -86,13 +86,13 @@ def load_body(model: nn.Module, state: dict[str, torch.Tensor], source: str) -> 
     heads = [f'{name}.' for name in ((names,) if isinstance(names, str) else names)]
     head = {key: value for key, value in own.items() if key.startswith(tuple(heads))}
     if any(key in state and state[key].shape != value.shape for key, value in head.items()):
-        _logger.info('%s has other classes: the classifier starts afresh', source)
+        _logger.info('%s has another number of classes: the classifier keeps its initialisation', source)
         state = {**state, **head}
     load_strictly(model, state, source)
 
 
 def read_design(design: str | dict) -> str | dict:
-    """A branch design: what a YAML file says, if `design` names one or is its text in braces; else `design` itself.
+    """A branch design: the contents of YAML if `design` names a file or is its text in braces; else `design` itself.
 
     Raises:
         ValueError: There is no such file, or it holds no design.
@@ -110,28 +110,28 @@ def read_design(design: str | dict) -> str | dict:
 
 
 def weights_for(name: str, checkpoint_path: str | os.PathLike, given: dict) -> tuple[dict[str, torch.Tensor], dict]:
-    """The weights a file has for a model, and the constructor's arguments they need beside those given.
+    """The weights in a file for a model, and the constructor arguments they need besides those given.
 
     Raises:
         ValueError: The file cannot be read or does not fit.
     """
     given = {key: value for key, value in given.items() if not key.startswith('pretrained')}
     converted = convert(checkpoint_path, name, **given)
-    # How much a file of ours was trained to drop out is no matter of its weights.
+    # The dropout rates that a file of ours was trained with do not concern its weights.
     needed = {k: v for k, v in converted.model_kwargs.items() if k not in given and 'drop' not in k}
     return converted.backbone, needed
 
 
 def check_weights(name: str) -> None:
-    """Raise a ValueError where neither timm nor dkszoo has weights of this name."""
-    cfg = timm.models.get_pretrained_cfg(name)  # None of what has a source of timm's own, such as hf-hub:
+    """Raise a ValueError if neither timm nor dkszoo has weights of this name."""
+    cfg = timm.models.get_pretrained_cfg(name)  # None for other sources that timm knows, such as hf-hub:
     if cfg is not None and not cfg.has_weights:
         raise ValueError(f'model {name!r} has no pretrained weights (dkszoo models lists tags)')
 
 
 def check_name(name: str) -> None:
     """Raise a ValueError that names the nearest models, unless timm or dkszoo has one of this name (and tag)."""
-    if ':' in name.split('/')[0]:  # a source of timm's own, such as hf-hub: or local-dir:
+    if ':' in name.split('/')[0]:  # another source that timm knows, such as hf-hub: or local-dir:
         return
     arch, tag = timm.models.split_model_name_tag(name)
     check_model(name)
@@ -141,7 +141,7 @@ def check_name(name: str) -> None:
 
 
 def known_cfg(name: str) -> dict:
-    """What is known of a model before it is made: its `pretrained_cfg`, of a source of timm's own (hf-hub:), too.
+    """The `pretrained_cfg` of a model by its name, which may also be one of timm's other sources (hf-hub:).
 
     Raises:
         ValueError: The source cannot be read.

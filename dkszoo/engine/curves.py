@@ -10,26 +10,25 @@ _logger = logging.getLogger(__name__)
 
 
 def draw_curves(history: list[dict], path: Path, title: str, best_epoch: int) -> None:
-    """Draw training and validation error (100 - top-1, in percent); says so where there can be no picture.
+    """Draw the training, validation and test errors (100 - top-1, in percent); logs the reason if it cannot.
 
     Args:
-        history: A row an epoch.
+        history: One row per epoch.
         path: The PNG file to write.
-        title: Stands above it.
-        best_epoch: Is marked; from 0.
+        title: Title of the figure.
+        best_epoch: The epoch to mark, from 0.
     """
     try:
         picture = draw(history, title, best_epoch)
     except ImportError:
         _logger.info("no curves.png: matplotlib is not installed (pip install 'dkszoo[demo]')")
-    except Exception as error:  # the user's own settings of matplotlib, or a title it cannot write
+    except Exception as error:  # the user's matplotlib settings, or a title it cannot render
         _logger.warning('no curves.png: %s', first_line(error))
     else:
         write_durably(path, lambda temporary: temporary.write_bytes(picture))
 
 
 def draw(history: list[dict], title: str, best_epoch: int) -> bytes:
-    """The PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout='constrained')
@@ -52,7 +51,7 @@ def draw(history: list[dict], title: str, best_epoch: int) -> bytes:
             add([row['eval'].get(key) for row in history], f'{label}, {part}', **style)
     axes.axvline(best_epoch + 1, color='0.6', lw=0.8, label='best epoch')
     axes.set(xlabel='epoch', ylabel='top-1 error (%)', ylim=(0, None))
-    axes.set_title(title, parse_math=False)  # a folder's name may have a $
+    axes.set_title(title, parse_math=False)  # a folder's name may contain a $
     axes.grid(alpha=0.3)
     axes.legend(fontsize='small')
     picture = io.BytesIO()

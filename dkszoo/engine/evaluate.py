@@ -18,17 +18,17 @@ from .config import TrainConfig
 from .signals import batches_of
 
 SMALL_CROP = {'interpolation': 'bilinear', 'crop_pct': 1.0, 'crop_mode': 'center'}
-LARGE_CROP = {'interpolation': 'bicubic', 'crop_pct': 0.875, 'crop_mode': 'center'}  # timm's, of a model without one
+LARGE_CROP = {'interpolation': 'bicubic', 'crop_pct': 0.875, 'crop_mode': 'center'}  # timm's, for a model without one
 
 
 def evaluation_crop(config: TrainConfig, img_size: int, cfg: dict) -> dict:
-    """How images are resized and cropped: what was given, else all of it up to 64 px, else the model's own way."""
+    """How images are resized and cropped: as given, else the whole image up to 64 px, else as the model specifies."""
     crop = SMALL_CROP if img_size <= SMALL else LARGE_CROP | cfg
     return {key: getattr(config, key) or crop[key] for key in SMALL_CROP}
 
 
 def best_by(config: TrainConfig) -> str:
-    """The figure that the best epoch is chosen by: that of the main head, unless only branches learn (DKS, table 5)."""
+    """The figure that selects the best epoch: the main head's, or branch 0's if only branches learn (DKS, table 5)."""
     method = get_method(config.method)
     head = 'branch0_' if method.needs_branches(config) and not method.reaches_main(config) else ''
     return f'{"test_" if config.best_on == "test" else ""}{head}top1'
@@ -48,14 +48,14 @@ def eval_loader(
     device: torch.device | str = 'cpu',
     distributed: bool = False,
 ) -> DataLoader | MemoryEvalLoader:
-    """timm's evaluation loader over a view: resize, crop, normalise, in order.
+    """timm's evaluation loader over a view: its images in order, resized, cropped and normalised.
 
-    Sets of small images are transformed once and kept in memory; the batches are the same, bit for bit.
+    Sets of small images are transformed once and kept in memory; the batches are bit-identical.
 
     Raises:
-        ValueError: A size of images or number of workers that there cannot be.
-        KeyError: An interpolation that timm does not know.
-        RuntimeError: A device that torch does not know.
+        ValueError: An impossible image size or number of workers.
+        KeyError: An interpolation unknown to timm.
+        RuntimeError: A device unknown to torch.
     """
     size = (len(mean), img_size, img_size)
     how = dict(interpolation=interpolation, mean=mean, std=std, crop_pct=crop_pct, crop_mode=crop_mode)
@@ -79,7 +79,7 @@ def eval_loader(
 
 @torch.inference_mode()
 def check_images(net: nn.Module, name: str, input_size: tuple[int, int, int], cure: str = '') -> None:
-    """Look whether a network takes one image [C, H, W]; `cure` is what to do if not.
+    """Check that a network takes images [C, H, W]; `cure` is the advice in the message if not.
 
     Raises:
         ValueError: It does not.
@@ -109,16 +109,16 @@ def evaluate(
     distributed: bool = False,
     calibration: CalibrationError | None = None,
 ) -> dict[str, float]:
-    """Loss and accuracy of every head over a whole data set, counted exactly.
+    """Accuracy of every head and loss of the main one over a whole data set, counted exactly.
 
     Args:
         net: A plain classifier or a `DeeplySupervised`; its mode is restored afterwards.
-        loader: Gives (images, class indices).
-        device: Where the net is.
-        channels_last: Layout of the images.
+        loader: Yields (images, class indices).
+        device: The network's device.
+        channels_last: Memory layout of the images.
         between: Called after every batch; may raise to stop.
         distributed: Sum over the processes.
-        calibration: Gets the main head's logits, of this process.
+        calibration: Updated with the main head's logits, of this process only.
 
     Returns:
         {'loss', 'top1', 'top5'} of the main head and {'branch0_top1', 'branch0_top5', ...} shallow to deep; accuracies

@@ -1,4 +1,4 @@
-"""Whether the losses are finite, looked at in every step or later."""
+"""Checks that the losses are finite, in every step or later."""
 
 import torch
 
@@ -7,7 +7,7 @@ from .world import World
 
 
 def losses_of(result: dict) -> dict[str, torch.Tensor]:
-    """The loss and the terms in what a task gave, without their history."""
+    """The loss and the terms in a task's result, detached."""
     return {key: value.detach() for key, value in result.items() if key not in ('output', 'branch_output')}
 
 
@@ -16,7 +16,7 @@ class NonFinite(Exception):
 
     Attributes:
         step: The step of the epoch, from 0.
-        names: The terms to blame.
+        names: The terms that are not finite, or 'loss' if only their sum is not.
     """
 
     def __init__(self, step: int, names: list[str]):
@@ -25,19 +25,19 @@ class NonFinite(Exception):
 
 
 def can_look_later(config: TrainConfig, device: torch.device) -> bool:
-    """Whether losses are better looked at later: to read a number is to wait for the accelerator.
+    """Whether to check losses later, since reading a number waits for the accelerator.
 
-    Not where a step may have to be passed over, which nobody can do when others have followed it.
+    Not if steps may be skipped: a step cannot be skipped once others have followed it.
     """
     return device.type != 'cpu' and not config.skip_nonfinite
 
 
 class FiniteCheck:
-    """The losses of the steps, kept on the device until they are looked at.
+    """The losses of the steps, kept on the device until they are checked.
 
     Args:
-        world: The processes; all of them must look at the same steps.
-        later: Look only when told to, not in every step.
+        world: The processes; all of them must check the same steps.
+        later: Check only when `look` is called, not in every step.
     """
 
     def __init__(self, world: World, later: bool):
@@ -46,10 +46,10 @@ class FiniteCheck:
         self.noted: dict[int, torch.Tensor] = {}
 
     def note(self, step: int, result: dict) -> None:
-        """Note what a step of the epoch gave.
+        """Record the losses of a step of the epoch, and check them unless `later`.
 
         Raises:
-            NonFinite: The loss is not finite in some process, and this is not for later.
+            NonFinite: The loss was checked and is not finite in some process.
         """
         values = losses_of(result)
         self.names = list(values)
@@ -58,10 +58,10 @@ class FiniteCheck:
             self.look()
 
     def look(self) -> None:
-        """Look at all that was noted since the last time.
+        """Check all losses recorded since the last check.
 
         Raises:
-            NonFinite: A loss is not finite in some process; the first such step.
+            NonFinite: A loss is not finite in some process (names the first such step).
         """
         if not self.noted:
             return

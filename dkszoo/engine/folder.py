@@ -1,4 +1,4 @@
-"""The run folder: what lies in it and how it is written."""
+"""The run folder: what it holds and how it is written."""
 
 import csv
 import io
@@ -30,7 +30,7 @@ class RunFolder:
     """A folder with the settings, records and checkpoints of one run.
 
     Args:
-        path: The folder; made by `claim`.
+        path: The folder; `claim` creates it.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -44,19 +44,20 @@ class RunFolder:
         dataset = (config.dataset or Path(config.data_dir or 'folder').name).replace('/', '_')
         name = config.experiment or f'{config.model}-{config.method}-{dataset}'
         if not name.strip('.'):
-            raise ValueError(f'--experiment {name!r} is no name of a folder (choose another)')
+            raise ValueError(f'--experiment {name!r} is not a folder name (choose another)')
         return RunFolder(Path(config.output) / name.replace('/', '_'))
 
     def open(self, config: TrainConfig) -> None:
-        """Lock a folder that is there, and see that the run in it, if there is one, has these settings or may go.
+        """Lock an existing folder, and check that a run in it has these settings or may be overwritten.
 
         Raises:
-            ValueError: Another run is in it or at work in it, or it cannot be written; `resume` would go with it.
+            ValueError: It holds another run, is in use or cannot be written; or --overwrite would delete the file of
+                --resume.
         """
         try:
             self.lock.acquire()
             for path in self.path.iterdir():
-                if LEFTOVER.fullmatch(path.name):  # a killed run's; we hold the lock, so nobody is writing it
+                if LEFTOVER.fullmatch(path.name):  # of a killed run; we hold the lock, so nobody is writing it
                     path.unlink()
         except OSError as error:
             raise self.unusable(error) from error
@@ -66,7 +67,7 @@ class RunFolder:
             raise ValueError(f'--overwrite would delete {config.resume!r} (leave it out, or copy the file elsewhere)')
 
     def claim(self, config: TrainConfig, new: bool) -> None:
-        """Write the settings, so that the folder belongs to this run; make and lock it, or clear it, first.
+        """Create and lock the folder, or clear it, and write the settings, so that it belongs to this run.
 
         Raises:
             ValueError: It cannot be written.
@@ -86,12 +87,12 @@ class RunFolder:
         return ValueError(f'cannot write run folder {str(self.path)!r}: {error} (choose another --output)')
 
     def check_settings(self, config: TrainConfig, finished: bool = False) -> None:
-        """Raise a ValueError that names the first setting in which the run in the folder differs, if there is one."""
+        """Raise a ValueError that names the first setting that differs from those of the run in the folder, if any."""
         if not self.settings.exists():
             if finished or any(self.path.glob('*.pth.tar')):
                 held = 'a result' if finished else 'checkpoints'
                 raise ValueError(
-                    f'{str(self.path)!r} holds {held} but no args.yaml, which says of what run '
+                    f'{str(self.path)!r} holds {held} but no args.yaml, the settings of the run '
                     '(put it back, or --overwrite starts anew)'
                 )
             return
@@ -106,9 +107,9 @@ class RunFolder:
             first = min(map(str, unknown))
             raise ValueError(
                 f'{str(self.settings)!r} has a setting {first!r}, which this version of dkszoo does not know '
-                '(go on with the version that made it, or --overwrite starts anew)'
+                '(resume with the version that wrote it, or --overwrite starts anew)'
             )
-        if config.to_dict().keys() - stored.keys():  # settings that are newer than the run: it had their default
+        if config.to_dict().keys() - stored.keys():  # settings newer than the run: it had their defaults
             stored = open_data(TrainConfig.from_dict(stored))[0].to_dict()
         for key, value in config.fixed().items():
             if not same_setting(key, value, stored[key]):
@@ -120,7 +121,7 @@ class RunFolder:
     def clear(self) -> None:
         """Remove the records and checkpoints of a run; other files stay.
 
-        The result goes first and the settings last, so that what a crash leaves is still a run with its settings.
+        The result is removed first and the settings last, so that a crash leaves a run with its settings.
         """
         first, *rest = [self.path / name for name in RECORDS]
         checkpoints = [self.path / name for name in (LAST, BEST)]
@@ -128,9 +129,9 @@ class RunFolder:
             path.unlink(missing_ok=True)
 
     def read_record(self) -> dict:
-        """The contents of run.json; empty if there is none or it cannot be read: the run writes it again.
+        """The contents of run.json; empty if it is missing or damaged: the run writes it again.
 
-        A result in it is not looked at; `check_result` does that.
+        A result in it is not checked; `check_result` does that.
         """
         try:
             record = parse_record(self.record, ANEW)
@@ -139,7 +140,7 @@ class RunFolder:
         except (FileNotFoundError, NotADirectoryError):
             return {}
         except ValueError:
-            _logger.warning('passed over: %r is damaged', str(self.record))
+            _logger.warning('skipped: %r is damaged', str(self.record))
             return {}
         return record
 
@@ -151,26 +152,26 @@ class RunFolder:
         write_text(self.record, json.dumps(record, indent=2) + '\n')
 
     def log(self, **entry) -> None:
-        """Append one line to log.jsonl, and see it on disk before the checkpoint that says the epoch is done."""
+        """Append a line to log.jsonl, synced to disk before the checkpoint that marks the epoch as done."""
         with open(self.path / 'log.jsonl', 'a', encoding='utf-8') as file:
             file.write(json.dumps(entry) + '\n')
             file.flush()
             os.fsync(file.fileno())
 
     def trim_log(self, epoch: int) -> None:
-        """Drop what log.jsonl says of `epoch` and later ones, and lines that cannot be read: one that was cut off."""
+        """Remove the lines about `epoch` and later ones from log.jsonl, and unreadable ones, such as one cut off."""
         path = self.path / 'log.jsonl'
         if path.exists():
             lines = path.read_text(encoding='utf-8', errors='replace').splitlines(keepends=True)
             write_text(path, ''.join(line for line in lines if logged_epoch(line) < epoch))
 
     def write_flips(self, flips: list[Flip]) -> None:
-        """label_noise.csv: the labels that were made wrong (index in the training set, old and new class)."""
+        """Write label_noise.csv: the labels that were made wrong (index in the training set, old and new class)."""
         rows = [','.join(Flip._fields), *(','.join(map(str, flip)) for flip in flips)]
         write_text(self.path / FLIPS, '\n'.join(rows) + '\n')
 
     def write_summary(self, history: list[dict]) -> None:
-        """summary.csv, whole, from one row an epoch (epoch, lr, train, eval); timm's columns, no times."""
+        """Write all of summary.csv, from one row per epoch (epoch, lr, train, eval); timm's columns, no times."""
         path, rows = self.path / 'summary.csv', []
         for row in history:
             figures = {f'{part}_{name}': value for part in ('train', 'eval') for name, value in row[part].items()}
@@ -187,7 +188,7 @@ class RunFolder:
 
 
 def logged_epoch(line: str) -> float:
-    """The epoch a line of log.jsonl is about; infinity for one that is not whole."""
+    """The epoch of a line of log.jsonl; infinity for an incomplete line."""
     try:
         epoch = parse_json(line)['epoch'] if line.endswith('\n') else math.inf
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""When a run saves what, and what it goes on from."""
+"""What a run saves and when, and what it resumes from."""
 
 import logging
 import time
@@ -32,15 +32,15 @@ JUDGED_ON = ('dataset', 'val_split', 'best_on')  # the images that the best epoc
 
 
 class RunFailed(Exception):
-    """The run ended itself because a check of its own failed."""
+    """The run ended because one of its own checks failed."""
 
 
 class Keeper:
     """Saves and restores a run. Every process calls it; only the first one writes.
 
     Args:
-        setup: What the run is made of.
-        folder: Where its files are.
+        setup: The parts of the run.
+        folder: The folder of its files.
     """
 
     def __init__(self, setup: Setup, folder: RunFolder):
@@ -49,12 +49,12 @@ class Keeper:
         self.saved_at, self.saved_step = time.monotonic(), 0
         self.source: Path | None = None
 
-    # -- going on --------------------------------------------------------------------------------------------------
+    # -- resuming --------------------------------------------------------------------------------------------------
 
     def resume(self) -> Progress:
-        """Restore the newest good checkpoint of the folder, else the one of --resume, else start at the beginning.
+        """Restore the newest good checkpoint of the folder, else that of --resume, else start from the beginning.
 
-        With --overwrite those of the folder do not count. Nothing is written.
+        With --overwrite, those of the folder are ignored. Nothing is written.
 
         Raises:
             ValueError: No checkpoint in the folder is good, or the file does not fit this run.
@@ -71,14 +71,14 @@ class Keeper:
             progress = restore(self.setup, checkpoint)
         except ValueError as error:
             reason = ' '.join(str(error).split())[:300]  # torch lists every key
-            if not reason.endswith(')'):  # it does not say what to do
+            if not reason.endswith(')'):  # it has no advice yet
                 reason += ' (--overwrite starts anew)' if in_folder else ' (give --resume another checkpoint)'
-            raise ValueError(f'cannot go on from {str(self.source)!r}: {reason}') from error
+            raise ValueError(f'cannot resume from {str(self.source)!r}: {reason}') from error
         keys = JUDGED_ON if config.dataset else (*JUDGED_ON, 'data_dir')
         before, asked = {**config.to_dict(), **checkpoint['args']}, config.to_dict()
         judged = [key for key in keys if not same_setting(key, before[key], asked[key])]
         if judged and progress.best_epoch is not None and progress.epoch < config.epochs:
-            self.warn(f'the best epoch is chosen anew: those before were judged with another {flag(judged[0])}')
+            self.warn(f'the best epoch so far no longer counts: it was chosen with another {flag(judged[0])}')
             progress.best_epoch = progress.best_metric = None
         self.saved_step = progress.step
         if self.setup.world.is_main:
@@ -90,7 +90,7 @@ class Keeper:
             _logger.warning('%s', text)
 
     def settle(self, progress: Progress) -> None:
-        """Make the folder what it would be if the run had come to `progress` without a break (first process only)."""
+        """Make the folder what it would be had the run reached `progress` without a break (first process only)."""
         if self.source is not None:
             place = self.last if progress.step == 0 else self.recovery_path(progress)
             if self.source not in (self.last, *recovery_files(self.folder.path)):
@@ -99,15 +99,15 @@ class Keeper:
             for path in recovery_files(self.folder.path):
                 if path == self.source:
                     break
-                path.unlink()  # further on than what we go on from, so it is damaged; or older than `last`
+                path.unlink()  # further on than what we resume from, so damaged; or older than `last`
             self.mend_best(progress)
         self.folder.write_summary(progress.history)
         self.folder.trim_log(progress.epoch)
 
     def mend_best(self, progress: Progress) -> None:
-        """See that `model_best` is the best epoch's; a crash may have come before it was written, or it is damaged.
+        """Ensure that `model_best` is of the best epoch: a crash may have prevented its writing, or it is damaged.
 
-        Where its weights are lost, those of the last epoch stand in, or else the next epoch is the best again.
+        If its weights are lost, the last epoch stands in, or else the best is chosen among the epochs to come.
         """
         if progress.best_epoch is None:
             return
@@ -133,7 +133,7 @@ class Keeper:
         return self.folder.path / f'recovery-{progress.epoch}-{progress.step}.pth.tar'
 
     def recovery_due(self, progress: Progress) -> bool:
-        """Whether it is time for a recovery checkpoint; by the clock, about one a minute, if no interval is set."""
+        """Whether a recovery checkpoint is due: after --recovery-interval steps, or after a minute if it is 0."""
         interval = self.setup.config.recovery_interval
         if interval:
             return progress.step - self.saved_step >= interval
@@ -146,19 +146,19 @@ class Keeper:
         return bool(torch.stack([torch.isfinite(p).all() for p in parameters]).all())
 
     def check_sound(self, progress: Progress) -> None:
-        """Never save what cannot be gone on from: the newest good checkpoint would be of no use.
+        """Ensure that broken weights are never saved: the newest good checkpoint would be useless.
 
         Raises:
             RunFailed: A parameter is not finite.
         """
         if not self.is_sound():
             raise RunFailed(
-                f'epoch {progress.epoch + 1}, step {progress.step}: the weights are not finite any more and were not '
+                f'epoch {progress.epoch + 1}, step {progress.step}: the weights are no longer finite and were not '
                 'saved (start again with a lower --lr)'
             )
 
     def save_recovery(self, progress: Progress) -> None:
-        """Write a recovery checkpoint of this very position; the newest two are kept."""
+        """Write a recovery checkpoint of this position; the newest two are kept."""
         self.check_sound(progress)
         checkpoint = capture(self.setup, progress)
         if self.setup.world.is_main:
@@ -168,14 +168,14 @@ class Keeper:
         self.saved_at, self.saved_step = time.monotonic(), progress.step
 
     def save_epoch(self, progress: Progress, metric: float, better: bool) -> None:
-        """Write `last`, and `model_best` if it is better, at the end of an epoch; recovery files are done with."""
+        """At the end of an epoch write `last`, and `model_best` if it is better; delete the recovery files."""
         self.check_sound(progress)
         checkpoint = capture(self.setup, progress, metric)
         checkpoint['epoch'] = progress.epoch - 1  # timm's count: the epoch that is done
         if self.setup.world.is_main:
             self.folder.write_summary(progress.history)
             save_checkpoint(checkpoint, self.last)
-            if better:  # after `last`: if a crash comes in between, `mend_best` has where to take it from
+            if better:  # after `last`: if a crash comes in between, `mend_best` can restore it from there
                 copy_checkpoint(self.last, self.best)
             for old in recovery_files(self.folder.path):
                 old.unlink(missing_ok=True)
@@ -185,7 +185,7 @@ class Keeper:
 
     @torch.no_grad()
     def load_weights(self, name: str) -> None:
-        """Put the weights of 'last' or 'best' into the network that is evaluated, averaged ones if there are any."""
+        """Load the weights of 'last' or 'best', averaged if there are any, into the network that is evaluated."""
         task, ema = self.setup.task, self.setup.config.model_ema
         path = {'last': self.last, 'best': self.best}[name]
         checkpoint, suffix = read_checkpoint(path), '_ema' if ema else ''

@@ -1,4 +1,4 @@
-"""What types a setting may have: the annotations of the settings, for the keys of recipes and for the flags."""
+"""The types that settings may have, from their annotations; for the keys of recipes and for the flags."""
 
 import dataclasses
 from types import UnionType
@@ -8,10 +8,10 @@ from .ranges import shorten
 
 
 def coerce(field: dataclasses.Field, value):
-    """`value` as the type the field is annotated with: lists become tuples, integers floats where floats are meant.
+    """`value` as the annotated type of the field: lists become tuples, integers floats where floats are expected.
 
     Raises:
-        ValueError: It is of another type.
+        ValueError: It has another type.
     """
     kinds = field_kinds(field)
     for kind in kinds:
@@ -24,7 +24,7 @@ def coerce(field: dataclasses.Field, value):
 
 
 def said(kind) -> str:
-    """A type in a message; a recipe's word for a tuple is list."""
+    """A type's name in a message; a tuple is a list in recipes."""
     return 'a list' if (get_origin(kind) or kind) is tuple else getattr(kind, '__name__', str(kind))
 
 
@@ -32,7 +32,7 @@ def as_kind(kind, value):
     """`value` as one type: a class, a tuple of one item type, or a tuple of indices and names.
 
     Raises:
-        TypeError: It is of another type.
+        TypeError: It has another type.
         OverflowError: It is too large for a float.
     """
     if (get_origin(kind) or kind) is tuple and isinstance(value, list | tuple):

@@ -10,18 +10,18 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows: two runs in one folder are not noticed
+except ImportError:  # Windows: two runs in one folder are not detected
     fcntl = None
 
 _logger = logging.getLogger(__name__)
 
 
 def wait_until_free(folder: Path, enough: Callable[[], bool]) -> None:
-    """Wait while another process is at work in a folder, such as a run that outlived the grid that started it.
+    """Wait while another process uses a folder, such as a run that outlived the grid that started it.
 
     Args:
         folder: The folder, which need not exist.
-        enough: Asked every second whether to wait no longer.
+        enough: Called every second; True ends the wait.
     """
     lock, told = FolderLock(folder), False
     while folder.is_dir() and not enough():
@@ -32,7 +32,7 @@ def wait_until_free(folder: Path, enough: Callable[[], bool]) -> None:
                 _logger.warning('waiting: %s', str(error).partition(' (')[0])
             told = True
             time.sleep(1)
-        except OSError:  # whoever wants to write there will say so
+        except OSError:  # whoever writes there next will report it
             return
         else:
             lock.release()
@@ -40,7 +40,7 @@ def wait_until_free(folder: Path, enough: Callable[[], bool]) -> None:
 
 
 class FolderLock:
-    """The right to write into a folder; the system takes it back when the process ends, however it ends.
+    """The exclusive right to write to a folder; the system releases it when the process ends, however it ends.
 
     A POSIX record lock on the file `.lock`: it works on NFS, and loading processes do not inherit it.
 
@@ -53,7 +53,7 @@ class FolderLock:
         self.handle: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock, or go on without where the file system has none.
+        """Take the lock, or warn and continue without it if the file system has none.
 
         Raises:
             ValueError: Another process holds it.
@@ -78,27 +78,27 @@ class FolderLock:
                 return
             if self.is_current(handle):
                 self.handle = handle
-            else:  # its former holder has just removed the file
+            else:  # its previous holder has just removed the file
                 os.close(handle)
-        with contextlib.suppress(OSError):  # what is written is only for the message above
+        with contextlib.suppress(OSError):  # the contents are only for the message above
             os.ftruncate(self.handle, 0)
             os.write(self.handle, f'process {os.getpid()} on {socket.gethostname()}'.encode())
 
     def is_current(self, handle: int) -> bool:
-        """Whether the open file is the one that stands in the folder."""
+        """Whether the open file is still the one in the folder."""
         with contextlib.suppress(FileNotFoundError):
             return os.path.samestat(os.fstat(handle), os.stat(self.path))
         return False
 
     def sweep(self) -> None:
-        """Remove the lock file of a process that was killed; one that is held, or cannot be removed, stays."""
+        """Remove the lock file of a killed process; one that is held or cannot be removed stays."""
         if self.path.exists():
             with contextlib.suppress(ValueError, OSError):
                 self.acquire()
                 self.release()
 
     def release(self) -> None:
-        """Give the lock back; nothing happens if it is not held."""
+        """Release the lock, if it is held."""
         if self.handle is not None:
             with contextlib.suppress(OSError):
                 self.path.unlink()

@@ -14,8 +14,8 @@ from torch import nn
 from .config import TrainConfig
 from .contents import is_finite, is_number
 
-SCHEDULES = 'cosine, step, multistep, poly, tanh or constant'  # those of timm that need no flags of their own
-# Of a group, that flags set; so are all its bools (nesterov), by --opt.
+SCHEDULES = 'cosine, step, multistep, poly, tanh or constant'  # those of timm that need no further flags
+# Entries of a parameter group that flags set; --opt also sets all its bools (nesterov).
 SETTINGS = ('lr', 'initial_lr', 'lr_scale', 'max_lr_snapshot', 'weight_decay', 'momentum', 'beta1', 'algo')
 
 
@@ -23,8 +23,8 @@ def build_optimizer(config: TrainConfig, trainable: nn.Module) -> torch.optim.Op
     """timm's optimizer over everything that trains.
 
     Raises:
-        ValueError: timm knows no optimizer of that name, it does not take these arguments, or it needs second
-            derivatives, which the losses have not.
+        ValueError: Unknown optimizer, arguments it does not take, or one that needs second derivatives, which the
+            losses do not provide.
     """
     try:
         optimizer = create_optimizer_v2(
@@ -44,17 +44,17 @@ def build_optimizer(config: TrainConfig, trainable: nn.Module) -> torch.optim.Op
         hint = f' (did you mean {" or ".join(near)}?)' if near else ''
         raise ValueError(f'cannot make optimizer {config.opt!r}: {error}{hint}') from error
     if getattr(optimizer, 'is_second_order', False):
-        raise ValueError(f'optimizer {config.opt!r} needs second derivatives, which are not had here (choose another)')
+        raise ValueError(f'optimizer {config.opt!r} needs second derivatives: not available here (choose another)')
     return optimizer
 
 
 def branches_differ(config: TrainConfig) -> bool:
-    """Whether the branches have a learning rate of their own."""
+    """Whether the parameters outside the backbone have their own learning rate."""
     return config.branch_lr_scale != 1.0 or config.branch_warmup_epochs > 0
 
 
 def branch_groups(config: TrainConfig, trainable: nn.Module) -> list[dict]:
-    """timm's parameter groups, those that hold parameters of the backbone and others in two."""
+    """timm's parameter groups, each split into parameters of the backbone and others."""
     common = dict(
         weight_decay=config.weight_decay,
         weight_decay_exclude_1d=config.filter_bias_and_bn,
@@ -75,10 +75,10 @@ def branch_groups(config: TrainConfig, trainable: nn.Module) -> list[dict]:
 
 
 class BranchSchedule:
-    """A schedule in which all that is not the backbone's has a factor of its own, with a warm-up.
+    """A schedule with a separate factor, with a warm-up, for all parameters outside the backbone.
 
-    In epoch t of a warm-up of n epochs, from 0, the factor is (t + 1) / (n + 1) of what it is afterwards. It goes into
-    `lr_scale` of the parameter groups, which timm's schedules multiply by, on top of what layer decay has put there.
+    In epoch t, from 0, of a warm-up of n epochs the factor is (t + 1) / (n + 1) of its final value. It multiplies the
+    `lr_scale` of the parameter groups, which timm's schedules multiply by, on top of layer decay.
 
     Args:
         optimizer: Made with `branch_groups`.
@@ -102,7 +102,7 @@ class BranchSchedule:
             self.schedule.step(epoch)
 
     def step_update(self, update: int) -> None:
-        """Set the rates of an update, counted from the start of the run; of the epoch that `step` was called for."""
+        """Set the rates of an update, counted from the start of the run; call `step` with its epoch first."""
         if self.schedule is not None:
             self.schedule.step_update(update)
 
@@ -117,20 +117,20 @@ class BranchSchedule:
 def build_scheduler(
     config: TrainConfig, optimizer: torch.optim.Optimizer, steps: int
 ) -> Scheduler | BranchSchedule | None:
-    """A schedule by the epoch or by the update; None for a constant rate.
+    """A schedule per epoch or per update; None for a constant rate.
 
     Args:
         config: The settings of the run.
-        optimizer: Whose rates it sets.
-        steps: Steps an epoch.
+        optimizer: Its learning rates are set.
+        steps: Steps per epoch.
 
     Raises:
-        ValueError: Unknown; or a schedule that follows the validation figures: timm gives up on saving its state.
+        ValueError: Unknown schedule, or plateau: timm saves only part of its state.
     """
     if config.sched == 'plateau':
-        raise ValueError(f'--sched plateau cannot go on exactly after a break (choose {SCHEDULES})')
+        raise ValueError(f'--sched plateau cannot be resumed exactly (choose {SCHEDULES})')
     updates = updates_per_epoch(config, steps)
-    # timm lowers the rate one unit before a milestone, an epoch or an update: the latter is still of the epoch before
+    # timm lowers the rate one epoch or one update before a milestone; that update would still be in the previous epoch
     early = 1 - 0.5 / updates if config.sched_on_updates else 0
     try:
         schedule, _ = create_scheduler_v2(
@@ -150,48 +150,48 @@ def build_scheduler(
         raise ValueError(f'cannot make schedule {config.sched!r}: {error} (choose {SCHEDULES})') from error
     if branches_differ(config):
         return BranchSchedule(optimizer, schedule, config)
-    if schedule is None:  # nobody else will look at what layer decay has put there
+    if schedule is None:  # no schedule will apply the lr_scale of layer decay
         for group in optimizer.param_groups:
             group['lr'] = config.lr * group.get('lr_scale', 1.0)
     return schedule
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, keep: Collection[str]) -> None:
-    """Restore what an optimizer has gathered, except the settings to keep; with any of them it keeps its switches, too.
+    """Restore an optimizer's state, except the settings to keep; if there are any, its bools are kept too.
 
     Raises:
-        ValueError: Its groups lack a setting that this optimizer has, or have one of another kind; or torch's own.
-        KeyError, TypeError, AttributeError: Torch's own, where the state is none at all.
+        ValueError: A group lacks a setting that this optimizer has, or has one of another type; or torch's own.
+        KeyError, TypeError, AttributeError: Torch's own, for an invalid state.
     """
     built = [{key: value for key, value in group.items() if key != 'params'} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, own in zip(optimizer.param_groups, built, strict=True):
         for key, value in own.items():
             if key not in group or not alike(group[key], value):
-                raise ValueError(f'{key} of a parameter group is missing or is no {type(value).__name__}')
+                raise ValueError(f'{key} of a parameter group is missing or is not of type {type(value).__name__}')
         if keep:
             group.update({key: value for key, value in own.items() if key in keep or isinstance(value, bool)})
     if not all(isinstance(gathered, dict) for gathered in optimizer.state.values()):
-        raise ValueError('what it has gathered of a parameter is no dict')
+        raise ValueError('the state of a parameter is not a dict')
 
 
 def load_schedule(scheduler: Scheduler | BranchSchedule, state: dict | None) -> None:
-    """Restore a schedule; entries that it does not have, such as methods by another name, are left out.
+    """Restore a schedule; entries that it does not have are ignored, as one could replace a method.
 
     Raises:
-        ValueError: The state is none, or an entry is of another kind than the schedule's own.
+        ValueError: The state is None, or an entry has another type than the schedule's own.
     """
     if state is None:
         raise ValueError('there is none')
     own = scheduler.state_dict()
     for key in own.keys() & state.keys():
         if not alike(state[key], own[key]):
-            raise ValueError(f'{key} is no {type(own[key]).__name__}')
+            raise ValueError(f'{key} is not of type {type(own[key]).__name__}')
     scheduler.load_state_dict({key: value for key, value in state.items() if key in own})
 
 
 def alike(value, own) -> bool:
-    """Whether a value from a file can stand for our own: a number for a number, as many in a list; any for None."""
+    """Whether a value from a file can replace our own: numbers for numbers, as many in a list; None or one for None."""
     if own is None:
         return value is None or isinstance(value, int | float)
     if isinstance(own, list | tuple):
@@ -200,16 +200,16 @@ def alike(value, own) -> bool:
 
 
 def updates_per_epoch(config: TrainConfig, steps: int) -> int:
-    """Updates in an epoch of so many steps; the last may gather fewer steps than the others."""
+    """Updates in an epoch; the last may accumulate fewer steps than the others."""
     return math.ceil(steps / config.grad_accum_steps)
 
 
 def set_rates(
     scheduler: Scheduler | BranchSchedule | None, config: TrainConfig, steps: int, epoch: int, step: int
 ) -> None:
-    """Set the learning rates of the update that starts with a step of an epoch; both count from 0.
+    """Set the learning rates of the update that starts with a step of an epoch, both counted from 0.
 
-    They follow from where training is alone, so a run that goes on after a break has those of an unbroken one.
+    They depend only on the position, so a resumed run has those of an uninterrupted one.
     """
     if scheduler is not None:
         scheduler.step(epoch)

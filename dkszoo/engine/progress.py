@@ -1,4 +1,4 @@
-"""What a person watching a run sees: a bar on a terminal, plain lines elsewhere."""
+"""What a run displays: a progress bar on a terminal, log lines elsewhere."""
 
 import logging
 import sys
@@ -10,16 +10,16 @@ _logger = logging.getLogger(__name__)
 
 
 class ProgressBar:
-    """One epoch's bar, or a log line every `interval` steps where stderr is no terminal.
+    """The bar of one epoch, or a log line every `interval` steps if stderr is not a terminal.
 
     Args:
-        epoch: The epoch under way.
-        epochs: Epochs in all.
-        steps: Steps of one epoch.
-        start: Steps that are done already.
-        batch_size: Images a step, all processes together.
-        interval: Steps between updates.
-        show: Nothing is shown if False (all processes but the first).
+        epoch: The current epoch, from 0.
+        epochs: Total number of epochs.
+        steps: Steps per epoch.
+        start: Steps that are already done.
+        batch_size: Images per step, over all processes.
+        interval: Steps between log lines; the bar is updated every 10 steps too.
+        show: False in all processes but the first: nothing is shown.
     """
 
     def __init__(self, epoch: int, epochs: int, steps: int, start: int, batch_size: int, interval: int, show: bool):
@@ -33,11 +33,11 @@ class ProgressBar:
             self.bar = tqdm(total=steps, initial=start, desc=title, leave=False, dynamic_ncols=True, bar_format=form)
 
     def due(self, step: int) -> bool:
-        """Whether `update` would show anything after this step; figures need not be fetched otherwise."""
+        """Whether to call `update` after this step; otherwise the figures need not be fetched."""
         return self.show and (step % self.interval == 0 or (self.bar is not None and step % 10 == 0))
 
     def update(self, step: int, loss: float, top1: float) -> None:
-        """Show where the run is: mean loss and accuracy of the epoch so far, images a second, time left."""
+        """Show mean loss and accuracy of the epoch so far, images per second and the time left of the run."""
         seconds = max(time.monotonic() - self.began, 1e-9)
         rate = (step - self.start) / seconds
         speed = rate * self.batch_size
@@ -58,7 +58,7 @@ class ProgressBar:
 
 
 def report_epoch(row: dict, is_best: bool) -> None:
-    """One line on a finished epoch, from its row (epoch, lr, train, eval)."""
+    """Log one line on a finished epoch, from its row (epoch, lr, train, eval)."""
     figures = row['eval']
     heads = ' '.join(f'{k} {v:.2f}' for k, v in figures.items() if k.endswith('top1'))
     mark = ' *' if is_best else ''

@@ -1,16 +1,16 @@
-"""What numbers a setting may be: one table, for the flags of every command and the keys of recipes."""
+"""Valid ranges of numeric settings: one table, for the flags of every command and the keys of recipes."""
 
 import math
 from typing import NamedTuple
 
 from dkszoo.weights import LARGEST
 
-MOST = 2**31  # of whatever is counted; far above all that makes sense, and below what 64 bits overflow at
-SIDE = 2**11  # pixels; what files may say allows three channels of this size
+MOST = 2**31  # of any count: far above what makes sense, far below a 64-bit overflow
+SIDE = 2**11  # pixels; the limits for values in files allow three channels of this size
 
 
 class Range(NamedTuple):
-    """Numbers from `low` to `high`; `above` and `below` leave the bound itself out. Never NaN or infinite."""
+    """Numbers from `low` to `high`; `above` and `below` exclude the bound itself. Never NaN or infinite."""
 
     low: float
     high: float = math.inf
@@ -44,7 +44,7 @@ SEED = Range(0, 2**32 - 1)
 RANGES = {
     **dict.fromkeys(('epochs', 'batch_size', 'grad_accum_steps', 'log_interval'), COUNT),
     **dict.fromkeys(('train_num_samples', 'decay_milestones'), COUNT),
-    **dict.fromkeys(('num_classes', 'in_chans', 'validation_batch_size'), Range(1, LARGEST)),  # files say them
+    **dict.fromkeys(('num_classes', 'in_chans', 'validation_batch_size'), Range(1, LARGEST)),  # files may hold them
     **dict.fromkeys(('warmup_epochs', 'branch_warmup_epochs', 'recovery_interval', 'skip_nonfinite'), COUNT_FROM_0),
     'img_size': Range(1, SIDE),
     **dict.fromkeys(('pad', 'cutout'), Range(0, SIDE)),
@@ -61,10 +61,10 @@ RANGES = {
 
 
 def check_range(name: str, value) -> None:
-    """Check a setting, each of its numbers where it has several; None is always right.
+    """Check a setting, or each of its numbers if it has several; None always passes.
 
     Raises:
-        ValueError: A number is out of the range that `RANGES` has for the name.
+        ValueError: A number is outside the range in `RANGES`.
     """
     if value is None:
         return
@@ -78,7 +78,7 @@ def flag(name: str) -> str:
 
 
 def shorten(value) -> str:
-    """`repr` on one line that stays readable, of a number of a thousand digits too."""
+    """A `repr` of readable length, even of a number with a thousand digits."""
     if type(value) is int and abs(value) >= 10**40:
         return f'a number of {int(math.log10(abs(value))) + 1} digits'
     text = repr(value)

@@ -19,13 +19,13 @@ from dkszoo.weights import parse_json, sha256
 from .contents import is_count, is_finite, is_number
 from .setup import Data, Setup
 
-# What is read of a record: by everybody, and of a finished run.
+# The entries of a record that are read, and those of a finished run's.
 ENTRIES = {'settings': dict, 'seed': int, 'threads': int, 'best_on': str}
 FINISHED = {**ENTRIES, 'weights_sha256': str, 'result': dict}
 
 
 def versions() -> dict[str, str]:
-    """Of everything that can change a number."""
+    """Versions of everything that can change a result."""
     return {
         'dkszoo': dkszoo.__version__,
         'python': platform.python_version(),
@@ -38,13 +38,13 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit this package runs from, marked if changed; None outside a repository."""
-    is_ours = ('ls-files', '--error-unmatch', Path(__file__).name)  # else the package lies in another's repository
+    """The commit this package runs from, with '-dirty' if modified; None outside its repository."""
+    is_ours = ('ls-files', '--error-unmatch', Path(__file__).name)  # fails if the folder is in another repository
     return git('describe', '--always', '--dirty', '--abbrev=40', '--match=') if git(*is_ours) else None
 
 
 def git(*argv: str) -> str | None:
-    """What git prints in this file's folder; None where it fails."""
+    """The output of git in this file's folder; None if it fails or prints nothing."""
     try:
         where = Path(__file__).parent
         done = subprocess.run(['git', *argv], cwd=where, capture_output=True, text=True, errors='replace', timeout=10)
@@ -54,7 +54,7 @@ def git(*argv: str) -> str | None:
 
 
 def fingerprint(data: Data) -> str:
-    """A SHA-256 over sizes, classes, labels and 64 images, evenly spaced, of the training and the test set."""
+    """The SHA-256 of sizes, classes, labels and 64 evenly spaced images of the training and of the test set."""
     digest = hashlib.sha256(repr(data.classes).encode())
     for dataset in (data.train.base, data.test.base):
         digest.update(f'{len(dataset)} {class_targets(dataset)}'.encode())
@@ -65,7 +65,7 @@ def fingerprint(data: Data) -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """The name of the GPU, or the processor and its instruction set, which chooses the kernels."""
+    """The name of the GPU, or the processor and its instruction set, which determines the kernels."""
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
     return f'{device.type} ({processor()}, {torch.backends.cpu.get_cpu_capability()})'
@@ -80,7 +80,7 @@ def processor() -> str:
 
 
 def start_record(setup: Setup, argv: list[str], started: str) -> dict:
-    """run.json at the start; `result`, `ended` and `weights_sha256` come at the end."""
+    """run.json at the start; `result`, `ended` and `weights_sha256` are added at the end."""
     return {
         'argv': argv,
         'settings': setup.config.to_dict(),
@@ -103,14 +103,14 @@ def start_record(setup: Setup, argv: list[str], started: str) -> dict:
 
 
 def hash_of(path: str) -> str | None:
-    return sha256(path) if path and Path(path).is_file() else None  # a run that goes on needs no --resume any more
+    return sha256(path) if path and Path(path).is_file() else None  # a resumed run no longer needs its files
 
 
 def differences(record: dict, here: dict) -> list[str]:
-    """What can change the numbers and is not as it was, one line each: 'thread count: 4, here 2'."""
+    """What differs and can change the result, one line each: 'thread count: 4, here 2'."""
     pairs = [('thread count', 'threads'), ('number of processes', 'processes'), ('device', 'device')]
     pairs += [('data set (its fingerprint)', 'dataset_sha256'), ('teacher checkpoint', 'kd_checkpoint_sha256')]
-    pairs += [('first weights', 'initial_checkpoint_sha256'), ('checkpoint to go on from (--resume)', 'resume_sha256')]
+    pairs += [('initial weights', 'initial_checkpoint_sha256'), ('checkpoint of --resume', 'resume_sha256')]
     pairs += [('commit of the code', 'git_commit')]
     found = [(what, record.get(key), here.get(key)) for what, key in pairs]
     old, new = [known if isinstance(known := of.get('versions'), dict) else {} for of in (record, here)]
@@ -127,7 +127,7 @@ def read_record(path: Path, advice: str) -> dict:
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: It is no JSON object, or lacks what `check_record` wants.
+        ValueError: It is not a JSON object, or `check_record` rejects it.
     """
     record = parse_record(path, advice)
     check_record(record, path, advice)
@@ -135,7 +135,7 @@ def read_record(path: Path, advice: str) -> dict:
 
 
 def parse_record(path: Path, advice: str) -> dict:
-    """The contents of a run.json, whatever the object in it holds; raises as `read_record` does."""
+    """The contents of a run.json, not checked any further than that they are an object; raises as `read_record`."""
     try:
         record = parse_json(path.read_text(encoding='utf-8'))
     except ValueError as error:
@@ -146,9 +146,9 @@ def parse_record(path: Path, advice: str) -> dict:
 
 
 def check_record(record: dict, path: Path, advice: str) -> None:
-    """Raise a ValueError that names the file unless all that is read of a record is there and of its kind.
+    """Raise a ValueError that names the file if an entry that is read is missing or has the wrong type.
 
-    Of a finished run the result is looked at too: figures are numbers, accuracies are from 0 to 100 %.
+    The result of a finished run is checked too: figures are numbers, accuracies are from 0 to 100 %.
     """
     for key, kind in (FINISHED if 'result' in record else ENTRIES).items():
         if type(record.get(key)) is not kind:  # bool is an int too

@@ -1,4 +1,4 @@
-"""Putting back in place what a checkpoint holds."""
+"""Restoring a run from a checkpoint."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,27 +9,27 @@ from .optim import SETTINGS, load_optimizer, load_schedule
 from .rng import set_rng_state
 from .setup import Setup
 
-# What torch, NumPy and Python raise when a state they are given is none.
+# What torch, NumPy and Python raise for an invalid state.
 WRONG_STATE = (RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
 
 
 def restore(setup: Setup, checkpoint: dict) -> Progress:
-    """Put everything a checkpoint holds back in place.
+    """Restore a run from a checkpoint; returns its position.
 
     Args:
-        setup: What the run is made of.
-        checkpoint: What `read_checkpoint` gave.
+        setup: The parts of the run.
+        checkpoint: What `read_checkpoint` returned.
 
     Raises:
-        ValueError: It lacks something this run has, has it in another shape, is of a place that this run does not
-            come to, or other than this many processes made it.
+        ValueError: It lacks something this run has or has it in another shape, is at a position that this run does not
+            reach, or was made by another number of processes.
     """
     task, own, world = setup.task, checkpoint['dkszoo'], setup.world
     if checkpoint['arch'] != setup.config.model:
-        raise ValueError(f'it is of a {checkpoint["arch"][:100]}, not a {setup.config.model}')
+        raise ValueError(f'it holds a {checkpoint["arch"][:100]}, not a {setup.config.model}')
     if len(own['processes']) != world.size:
         made = len(own['processes'])
-        raise ValueError(f'{made} processes made it, not {world.size} (torchrun --nproc-per-node {made})')
+        raise ValueError(f'it was made by {made} processes, not {world.size} (torchrun --nproc-per-node {made})')
     process = own['processes'][world.rank]
     progress = Progress(**own['progress'], sums=process['sums'])
     check_place(setup, progress)
@@ -46,7 +46,7 @@ def restore(setup: Setup, checkpoint: dict) -> Progress:
         keep = () if same else (*SETTINGS, *(setup.config.opt_kwargs or {}), *(given.get('opt_kwargs') or {}))
     with loading('optimizer'):
         load_optimizer(setup.optimizer, checkpoint['optimizer'], keep)
-    if same and setup.scheduler is not None:  # else the schedule is another: that of the new settings
+    if same and setup.scheduler is not None:  # else the new settings make another schedule
         with loading('scheduler'):
             load_schedule(setup.scheduler, own['scheduler'])
     if setup.scaler is not None and setup.scaler.state_dict_key in checkpoint:
@@ -58,7 +58,7 @@ def restore(setup: Setup, checkpoint: dict) -> Progress:
 
 
 def check_place(setup: Setup, progress: Progress) -> None:
-    """Raise a ValueError if a run with these settings does not come to where the checkpoint is."""
+    """Raise a ValueError if a run with these settings never reaches the position of the checkpoint."""
     steps, epochs = setup.sampler.steps, setup.config.epochs
     if progress.step > steps:
         raise ValueError(f'it is at step {progress.step} of an epoch that has {steps} steps here')
@@ -72,12 +72,12 @@ def check_place(setup: Setup, progress: Progress) -> None:
             f'it is at step {progress.step} of epoch {progress.epoch + 1}, beyond the end at --epochs {epochs}'
         )
     if progress.epoch == epochs and progress.best_epoch is None:
-        raise ValueError('it is of the end of a run, and has no best epoch')
+        raise ValueError('it is at the end of a run, but has no best epoch')
 
 
 @contextlib.contextmanager
 def loading(part: str) -> Iterator[None]:
-    """Say which part of a checkpoint it was, if loading it goes wrong."""
+    """Name the part of the checkpoint in errors of its loading."""
     try:
         yield
     except WRONG_STATE as error:

@@ -14,7 +14,7 @@ def seed_all(seed: int) -> None:
 
 
 def rng_state(device: torch.device) -> dict:
-    """The state of every generator a run draws from, as plain data and tensors (thousands of numbers pickle slowly)."""
+    """The state of every generator a run draws from, as plain data and tensors (long tuples pickle slowly)."""
     version, words, next_gauss = random.getstate()
     name, keys, *rest = np.random.get_state()  # noqa: NPY002 - timm's mixup draws from it
     state = {

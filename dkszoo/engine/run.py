@@ -23,7 +23,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class Run:
-    """A run that is ready to start, or whose result is there already.
+    """A run that is ready to start, or already finished.
 
     Attributes:
         config: Its settings, resolved.
@@ -51,7 +51,7 @@ class Run:
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """The settings with everything filled in that follows from data set, model and method.
+    """The settings, completed by what follows from data set, model and method.
 
     Raises:
         ValueError: No such model, data set, file or branch design, or settings that do not fit the data.
@@ -60,10 +60,10 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
 
 def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
-    """Check everything that can be checked, make or find the run folder, and restore what is in it.
+    """Check everything that can be checked, create or open the run folder, and restore the run in it.
 
     Raises:
-        ValueError: Whatever the user can mend; nothing was overwritten.
+        ValueError: Anything the user can fix; nothing was overwritten.
     """
     world = join_world(config.device)
     config, data = open_data(config)
@@ -74,7 +74,7 @@ def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
         folder.check_settings(config, finished=True)
         folder.check_result(record)
         if world.is_main:
-            folder.lock.sweep()  # the run may have been killed between its result and its end
+            folder.lock.sweep()  # the run may have been killed after writing its result
         return Run(config, folder, record, is_main=world.is_main)
     setup = build(config, data, world)
     if world.is_main:
@@ -101,7 +101,7 @@ def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
 
 
 def check_same(world: World, found, folder: RunFolder) -> None:
-    """Raise a ValueError unless every process has found the same: else they would wait for each other for ever."""
+    """Raise a ValueError unless all processes found the same; otherwise they would wait for each other forever."""
     if len(set(world.gather(found))) > 1:
         raise ValueError(
             f'the processes find different files in {str(folder.path)!r} (give an --output that all of them see)'
@@ -109,19 +109,19 @@ def check_same(world: World, found, folder: RunFolder) -> None:
 
 
 def begin_record(folder: RunFolder, setup: Setup, argv: list[str]) -> dict:
-    """run.json as it was begun; written now if this is the start. Says what is not as it was then."""
+    """run.json from the start of the run, written now if it starts here. Warns about what has changed since."""
     here, record = start_record(setup, argv, now()), folder.read_record()
-    # --resume is read at the beginning: whoever goes on needs it no more, and need not read it for its hash.
+    # --resume is only read at the start: a run that continues needs neither the file nor its hash.
     here['resume_sha256'] = record.get('resume_sha256') if record else hash_of(setup.config.resume)
     for line in differences(record, here):
-        _logger.warning('the run was begun with another %s: the result may differ in its last digits', line)
+        _logger.warning('the run was started with another %s: the result may differ in its last digits', line)
     if not record:
         folder.write_record(here)
     return record or here
 
 
 def log_outset(setup: Setup) -> None:
-    """Say what is trained on, and what the network and its branches cost, before anything is spent."""
+    """Log the data, and what the network and its branches cost, before training."""
     config, data = setup.config, setup.data
     views = {'training': data.train, 'validation': data.val, 'test': data.test}
     counts = ', '.join(f'{len(view):,} {name}' for name, view in views.items() if view)
@@ -130,16 +130,16 @@ def log_outset(setup: Setup) -> None:
         lines = cost(setup.task.get_net(), img_size=config.img_size, batch_size=config.batch_size).lines()
     except ValueError as error:
         size = (config.in_chans, config.img_size, config.img_size)
-        check_images(setup.task.get_net(), config.model, size)  # else no reason not to train
+        check_images(setup.task.get_net(), config.model, size)  # if it passes, only the cost is missing
         lines = [f'cost: not known ({error})']
     for line in lines:
         _logger.info('%s', line)
 
 
 def warn_of_average(setup: Setup) -> None:
-    """Say so if the averaged weights, by which the run is judged, will be mostly those of its very beginning.
+    """Warn if the averaged weights, which are evaluated, will keep over 10 % of those after the first update.
 
-    timm's average is the weights themselves after the first update; from then on the decay holds.
+    timm's average equals the weights after the first update; from then on the decay applies.
     """
     config = setup.config
     updates = config.epochs * updates_per_epoch(config, setup.sampler.steps)
@@ -159,7 +159,7 @@ def execute(run: Run) -> dict:
         RunFailed: A non-finite loss.
     """
     trainer = run.trainer
-    result = trainer.fit()  # the others do not wait for the first one's test: it may take longer than they may
+    result = trainer.fit()  # the other processes do not wait for the first one's test: it may exceed their timeout
     if run.is_main:
         last = read_checkpoint(run.folder.path / LAST)
         states = [last[key] for key in ('state_dict', 'task_state', 'state_dict_ema', 'task_state_ema') if key in last]

@@ -1,4 +1,4 @@
-"""From settings to the things a run is made of: data, task, optimizer, schedule."""
+"""Builds the parts of a run from its settings: data, task, optimizer, schedule."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -49,10 +49,10 @@ class Data:
     """The parts of the data set.
 
     Attributes:
-        train: What is trained on.
-        val: What was held out of it; None: nothing.
+        train: The training images.
+        val: The held-out ones; None if there are none.
         test: The test set.
-        classes: Names of the classes, where known.
+        classes: Names of the classes, if known.
         flips: The training labels that were made wrong.
     """
 
@@ -65,7 +65,7 @@ class Data:
 
 @dataclass
 class Setup:
-    """All that a run is made of."""
+    """All parts of a run."""
 
     config: TrainConfig
     world: World
@@ -95,7 +95,7 @@ def open_data(config: TrainConfig) -> tuple[TrainConfig, Data]:
 
 
 def fit_data(config: TrainConfig, train: Dataset, test: Dataset) -> tuple[TrainConfig, Data]:
-    """As `open_data`, for data sets that are open; `config.in_chans` is known."""
+    """As `open_data`, for data sets that are already open; `config.in_chans` must be set."""
     facts, in_chans = data_facts(config.dataset), config.in_chans
     classes = class_names(train)
     num_classes = config.num_classes or (len(classes) if classes else None)
@@ -104,7 +104,7 @@ def fit_data(config: TrainConfig, train: Dataset, test: Dataset) -> tuple[TrainC
     if classes and num_classes < len(classes):
         raise ValueError(f'--num-classes {num_classes} is too few for the {len(classes)} classes of the data set')
     if num_classes == 1 and not config.num_classes:
-        raise ValueError('the data set has one class (a folder of images has a sub-folder a class)')
+        raise ValueError('the data set has one class (an image folder needs one sub-folder per class)')
     if classes and (found := class_names(test)) not in (None, classes):
         raise ValueError(f'the test set has other classes: {compare_classes(classes, found)} (check the folders)')
     name = weighted_name(config.model) if config.pretrained else config.model
@@ -120,7 +120,7 @@ def fit_data(config: TrainConfig, train: Dataset, test: Dataset) -> tuple[TrainC
     for key, value in stats.items():
         given = getattr(config, key)
         if given and len(given) not in (1, in_chans):
-            raise ValueError(f'--{key} has {len(given)} values for {in_chans} channels (give one, or one a channel)')
+            raise ValueError(f'--{key} has {len(given)} values for {in_chans} channels (give one, or one per channel)')
         stats[key] = fit_channels(given or value, in_chans)
     config = dataclasses.replace(
         config,
@@ -146,13 +146,13 @@ def fit_data(config: TrainConfig, train: Dataset, test: Dataset) -> tuple[TrainC
 
 
 def default_branches(config: TrainConfig) -> str:
-    """The branch design when none was asked for: the method's, where its settings need branches at all."""
+    """The branch design if none was given: the method's, or 'none' if its settings need no branches."""
     method = get_method(config.method)
     return method.design or 'auto' if method.needs_branches(config) else 'none'
 
 
 def model_arguments(config: TrainConfig) -> dict:
-    """The arguments of the model's constructor; what an export records and `load` repeats."""
+    """The arguments of the model's constructor; an export records them for `load`."""
     arguments = dict(num_classes=config.num_classes, in_chans=config.in_chans)
     if config.drop:
         arguments['drop_rate'] = config.drop
@@ -164,10 +164,10 @@ def model_arguments(config: TrainConfig) -> dict:
 
 
 def build_net(config: TrainConfig) -> DeeplySupervised:
-    """The network with its branches, with the first weights the settings ask for.
+    """The network with its branches and its initial weights.
 
     Raises:
-        ValueError: The model does not take these arguments, cannot carry the branches, or its weights cannot be had.
+        ValueError: The model does not take these arguments or the branches, or its weights are unavailable.
     """
     checkpoint, arguments = config.initial_checkpoint, model_arguments(config)
     try:
@@ -182,8 +182,8 @@ def build_net(config: TrainConfig) -> DeeplySupervised:
                 )
             load_body(model, state, f'checkpoint {checkpoint!r}')
     except WRONG_ARGUMENTS as error:
-        here = config.pretrained and isinstance(error, OSError)  # no network, no room
-        cure = ' (--initial-checkpoint FILE takes weights that are here)' if here else ''
+        here = config.pretrained and isinstance(error, OSError)  # no network, or no disk space
+        cure = ' (--initial-checkpoint FILE takes local weights)' if here else ''
         raise ValueError(f'cannot make model {config.model!r}: {error}{cure}') from error
     if config.branches in ('', 'none'):
         if default_branches(config) != 'none':
@@ -195,7 +195,7 @@ def build_net(config: TrainConfig) -> DeeplySupervised:
 
 
 def build(config: TrainConfig, data: Data, world: World) -> Setup:
-    """Make everything but the run folder. Seeds all generators: the initial weights follow from `config.seed`."""
+    """Build everything but the run folder. Seeds all generators: `config.seed` determines the initial weights."""
     if config.deterministic:
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     seed_all(config.seed)
@@ -212,12 +212,12 @@ def build(config: TrainConfig, data: Data, world: World) -> Setup:
     teacher = build_teacher(config, data.classes)
     seed_all(config.seed)  # the terms' parameters do not depend on the teacher
     task = DeepSupervisionTask(net, config.method, criterion, teacher, world.device, **config.given())
-    seed_all(config.seed + 1 + world.rank)  # what is drawn in training: dropout
+    seed_all(config.seed + 1 + world.rank)  # for what training draws, such as dropout
     trainable = task.get_trainable_module()
     trainable.report_branches = True
     optimizer = build_optimizer(config, trainable)
     if world.size > 1 and 'kron' in config.opt:
-        raise ValueError(f'--opt {config.opt} draws other numbers in every process (choose another)')
+        raise ValueError(f'--opt {config.opt} draws different random numbers in every process (choose another)')
     if config.model_ema:
         task.setup_ema(decay=config.model_ema_decay)
     compiled = config.torchcompile and compile_task(task, config.torchcompile_mode)
@@ -237,7 +237,7 @@ def train_stream(config: TrainConfig, view: View, world: World):
     """
     sampler = StreamSampler(len(view), config.batch_size, config.seed, world.rank, world.size)
     if not sampler.steps:
-        raise ValueError(f'{len(view)} training images are too few for one step (at least 2 a process are needed)')
+        raise ValueError(f'{len(view)} training images are too few for one step (at least 2 per process are needed)')
     augmentation = Augmentation(config.pad, config.pad_mode, config.hflip, config.reprob, config.cutout)
     if config.loader == 'memory':
         images, targets = read_pixels(view, pixel_transform(config.img_size, config.interpolation))

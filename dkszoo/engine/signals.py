@@ -1,4 +1,4 @@
-"""Stopping when asked to: SIGTERM, SIGINT and SIGUSR1 end the step and save; a second one ends at once."""
+"""Stopping on request: at SIGTERM, SIGINT or SIGUSR1 a run ends its step and saves; at a second one it ends at once."""
 
 import contextlib
 import os
@@ -7,13 +7,13 @@ import time
 from collections.abc import Iterable, Iterator
 
 SIGNALS = tuple(getattr(signal, name) for name in ('SIGTERM', 'SIGINT', 'SIGUSR1') if hasattr(signal, name))
-ECHO = 2.0  # seconds in which torchrun passes on a signal that its children have had already
+ECHO = 2.0  # seconds in which torchrun forwards a signal that its children have already received
 
 
 class Stopped(BaseException):
     """The run was asked to stop and has saved what it had; the process should end with `exit_code`.
 
-    Like KeyboardInterrupt no Exception: it is raised anywhere, and no library should take it for an error of its own.
+    Like KeyboardInterrupt not an Exception: it is raised anywhere, and libraries must not handle it as an error.
     """
 
     def __init__(self, signum: int):
@@ -22,9 +22,9 @@ class Stopped(BaseException):
 
 
 class StopRequest:
-    """While it is entered, the first signal raises `Stopped`, or within `deferred` is noted in `signum`.
+    """Context in which the first signal raises `Stopped`, or within `deferred` is recorded in `signum`.
 
-    At the second signal the process ends.
+    A second signal ends the process.
     """
 
     def __init__(self):
@@ -48,13 +48,13 @@ class StopRequest:
         return self
 
     def __exit__(self, *error) -> None:
-        self.waits = True  # what comes now comes too late
+        self.waits = True  # a signal that arrives now is too late
         for signum, handler in self.previous.items():
             signal.signal(signum, handler)
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within it a signal waits until somebody asks: for where something has to be saved first."""
+        """Context in which a signal is only recorded, for `check` to raise: something must be saved first."""
         self.waits = True
         self.check()
         try:
@@ -71,10 +71,9 @@ class StopRequest:
 
 @contextlib.contextmanager
 def hidden_signals() -> Iterator[None]:
-    """Processes started within it never see the signals; this process sees them when it leaves.
+    """Context in which started processes never receive the signals; this process receives them on leaving.
 
-    A signal to the whole process group would otherwise kill loading processes under the main one, which needs them to
-    end its step.
+    Otherwise a signal to the whole process group would kill loading processes that the main one needs to end its step.
     """
     if not hasattr(signal, 'pthread_sigmask'):  # Windows
         yield
@@ -88,9 +87,9 @@ def hidden_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def batches_of(loader: Iterable) -> Iterator[Iterator]:
-    """The batches of a loader, whose processes see no signals.
+    """The batches of a loader whose processes receive no signals.
 
-    After an error they are ended: Python would wait for them at its exit, and they know no SIGTERM.
+    After an error they are shut down: Python would wait for them at exit, and they block SIGTERM.
     """
     with hidden_signals():
         batches = iter(loader)

@@ -1,4 +1,4 @@
-"""What a step changes before it updates the parameters, to be put back."""
+"""A copy of what a step changes before it updates the parameters, to undo it."""
 
 import torch
 from torch import nn
@@ -7,11 +7,11 @@ from .rng import rng_state, set_rng_state
 
 
 class Snapshot:
-    """The buffers (running statistics), the gradients and the generators.
+    """The buffers (running statistics), the gradients and the random generators.
 
     Args:
-        module: All that trains.
-        device: Where it is.
+        module: Everything that trains.
+        device: The module's device.
     """
 
     def __init__(self, module: nn.Module, device: torch.device):
@@ -36,6 +36,6 @@ class Snapshot:
 
 
 def copy(source: list[torch.Tensor], target: list[torch.Tensor]) -> None:
-    """All values of some tensors into others, of which there may be none: transformers have no buffers."""
+    """Copy tensors into others; the lists may be empty, as transformers have no buffers."""
     if source:
         torch._foreach_copy_(target, source)

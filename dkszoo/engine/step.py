@@ -51,7 +51,7 @@ class Stepper:
         return self.setup.mixup(images[:even], targets[:even])
 
     def __call__(self, images: torch.Tensor, targets: torch.Tensor, step: int, updates: int) -> tuple:
-        """One step.
+        """Run one step.
 
         Args:
             images: [B, C, H, W] on the device.
@@ -60,10 +60,10 @@ class Stepper:
             updates: Parameter updates so far.
 
         Returns:
-            What the task gave, and whether the parameters were updated.
+            The task's result, and whether the parameters were updated.
 
         Raises:
-            NonFinite: The loss is not finite, if it is looked at here; all is as it was at the last parameter update.
+            NonFinite: The loss was checked and is not finite; everything is as after the last parameter update.
         """
         task, steps = self.setup.task, self.setup.sampler.steps
         last_group = steps - steps % self.accumulate
@@ -87,7 +87,7 @@ class Stepper:
         return result, update
 
     def check_finite(self, result: dict, step: int) -> None:
-        """Note the loss; where it is looked at now and is not finite, all that changed since the update goes back."""
+        """Record the losses; if they are checked now and not finite, undo all changes since the last update."""
         try:
             self.finite.note(step, result)
         except NonFinite:

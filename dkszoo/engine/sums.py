@@ -10,14 +10,14 @@ class Sums:
     """Sample-weighted totals of the training figures, kept on the device.
 
     Args:
-        start: Totals to go on from.
-        device: Where they are kept.
+        start: Totals to continue from.
+        device: Device that holds them.
     """
 
     def __init__(self, start: dict[str, float], device: torch.device):
         self.device = device
         self.dtype = torch.float32 if device.type == 'mps' else torch.float64
-        self.start = dict(start)  # until the first step, which says what `totals` are of
+        self.start = dict(start)  # until the first step, which gives `totals` their names
         self.samples = self.start.pop('samples', 0.0)
         self.names: tuple[str, ...] = ()
         self.totals: torch.Tensor | None = None
@@ -38,16 +38,16 @@ class Sums:
         self.samples += len(labels)
 
     def copy(self) -> 'Sums':
-        """The totals as they are now."""
+        """A copy of the current totals."""
         copy = Sums(self.start, self.device)
         copy.samples, copy.names, copy.totals = self.samples, self.names, self.totals  # `add` makes a new tensor
         return copy
 
     def to_dict(self) -> dict[str, float]:
-        """The totals, and 'samples', of how many; empty before the first step."""
+        """The totals, and 'samples', their number of samples; empty before the first step."""
         if not self.samples:
             return {}
-        values = [] if self.totals is None else self.totals.tolist()  # together: each read waits for the device
+        values = [] if self.totals is None else self.totals.tolist()  # in one read: each waits for the device
         return {**self.start, **dict(zip(self.names, values, strict=True)), 'samples': self.samples}
 
     def means(self) -> dict[str, float]:

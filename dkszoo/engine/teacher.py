@@ -1,4 +1,4 @@
-"""The teacher a run's settings name."""
+"""The teacher that a run's settings name."""
 
 import logging
 
@@ -19,10 +19,10 @@ REMEDY = 'give --kd-checkpoint FILE of a teacher trained on this data set'
 
 
 def build_teacher(config: TrainConfig, classes: list[str] | None = None) -> Teacher | None:
-    """The teacher, on the CPU; None for a method without one. `classes` are the names of the data's.
+    """The teacher, on the CPU; None for a method without one. `classes` are the class names of the data.
 
     Raises:
-        ValueError: A teacher is missing or not wanted, its weights cannot be had, or it is of other classes, channels
+        ValueError: A teacher is missing or not needed, its weights are unavailable, or it has other classes, channels
             or image size than the data.
     """
     check_teacher(config)
@@ -66,7 +66,7 @@ def check_teacher(config: TrainConfig) -> None:
 
 
 def from_name(config: TrainConfig) -> tuple[nn.Module, dict]:
-    """A teacher with pretrained weights, and what is known of its data."""
+    """A teacher with pretrained weights, and what is known about its data."""
     check_name(config.kd_model_name)
     name = weighted_name(config.kd_model_name)
     cfg = known_cfg(name)
@@ -75,13 +75,13 @@ def from_name(config: TrainConfig) -> tuple[nn.Module, dict]:
     try:
         model = create_model(name, pretrained=True)
     except (RuntimeError, TypeError, OSError) as error:
-        raise ValueError(f'cannot have the weights of teacher {name!r}: {error} ({REMEDY})') from error
+        raise ValueError(f'cannot get the weights of teacher {name!r}: {error} ({REMEDY})') from error
     check_fit(config, name, model.num_classes)
     return model, data
 
 
 def from_checkpoint(config: TrainConfig) -> tuple[nn.Module, dict]:
-    """A teacher with the weights of a file, and what the file says of its data."""
+    """A teacher with the weights of a file, and what the file says about its data."""
     path = config.kd_checkpoint
     contents, source = read_any(path), f'checkpoint {path!r}'
     converted, data = identify(contents, source, config.kd_model_name or None), recorded_data(contents, source)
@@ -92,12 +92,12 @@ def from_checkpoint(config: TrainConfig) -> tuple[nn.Module, dict]:
 
 
 def is_of_weights(cfg: dict) -> bool:
-    """Whether a `pretrained_cfg` describes weights; else its statistics are of no images in particular."""
+    """Whether a `pretrained_cfg` describes weights; if not, its statistics are mere defaults."""
     return any(cfg.get(key) for key in ('url', 'hf_hub_id', 'file'))
 
 
 def check_fit(config: TrainConfig, name: str, num_classes: int | None, input_size: tuple = ()) -> None:
-    """Refuse a teacher of other classes, channels or image size than the run's; what is not known passes."""
+    """Reject a teacher whose classes, channels or image size differ from the run's; unknown values pass."""
     if num_classes is not None and num_classes != config.num_classes:
         raise ValueError(f'teacher {name!r} has {num_classes} classes, the data {config.num_classes} ({REMEDY})')
     in_chans, *size = input_size or (config.in_chans,)

@@ -1,4 +1,4 @@
-"""How long a training step takes, and which part of it."""
+"""Timing of a training step and its parts."""
 
 import functools
 import itertools
@@ -24,7 +24,7 @@ class Clock:
     """Seconds by part.
 
     Args:
-        device: Where the work is done; the clock waits for it.
+        device: The device that works; every reading waits for it.
     """
 
     def __init__(self, device: torch.device):
@@ -45,7 +45,7 @@ class Clock:
             self.seconds[part] = self.seconds.get(part, 0.0) + self.now() - self.began.pop(part)
 
     def around(self, module: torch.nn.Module, part: str) -> list:
-        """Count every call of a module; returns the handles that end it."""
+        """Time every call of a module; returns the handles of the hooks."""
         return [
             module.register_forward_pre_hook(lambda *_: self.start(part)),
             module.register_forward_hook(lambda *_: self.stop(part)),
@@ -53,14 +53,14 @@ class Clock:
 
 
 def endless(setup: Setup) -> Iterator:
-    """The whole training batches, epoch after epoch, each with its number in the epoch.
+    """The full training batches, epoch after epoch: (epoch, step, images, targets).
 
     Raises:
-        ValueError: There is none.
+        ValueError: There are too few images for one.
     """
     whole = setup.sampler.total // setup.sampler.global_batch
     if not whole:
-        raise ValueError(f'{setup.sampler.total} training images are less than a batch (give a smaller --batch-size)')
+        raise ValueError(f'{setup.sampler.total} training images are fewer than a batch (give a smaller --batch-size)')
     for epoch in itertools.count():
         setup.sampler.set_position(epoch)
         for step, (images, targets) in enumerate(itertools.islice(setup.loader, whole)):
@@ -68,10 +68,10 @@ def endless(setup: Setup) -> Iterator:
 
 
 def measure(setup: Setup, steps: int) -> dict:
-    """Time `steps` training steps whole, as many part by part, and evaluation; trains the network by the way.
+    """Time `steps` whole training steps, as many part by part, and evaluation; this trains the network.
 
     Returns:
-        What was measured, and 'images_per_second', 'step_ms' (median), 'parts_ms' (mean, by part), 'peak_memory_mib'
+        What was measured, with 'images_per_second', 'step_ms' (median), 'parts_ms' (mean, by part), 'peak_memory_mib'
         and 'eval_images_per_second'.
     """
     device, config = setup.world.device, setup.config
@@ -111,7 +111,7 @@ def measure(setup: Setup, steps: int) -> dict:
 
 
 def time_whole(clock: Clock, step: Callable[[], None], steps: int) -> float:
-    """Seconds a step, the median of some groups of steps; the device is waited for only between the groups."""
+    """Seconds per step, the median over groups of steps; the device is synchronised only between groups."""
     wait, clock.wait = clock.wait, lambda: None
     seconds = []
     while steps:
@@ -128,7 +128,7 @@ def time_whole(clock: Clock, step: Callable[[], None], steps: int) -> float:
 
 
 def time_parts(setup: Setup, compiled: bool, clock: Clock, step: Callable[[], None], steps: int) -> dict[str, float]:
-    """Milliseconds a step by part; the parts of a compiled graph cannot be told apart."""
+    """Milliseconds per step by part; the parts of a compiled graph cannot be told apart."""
     task, optimizer = setup.task, setup.optimizer
     whole = 'forward' if compiled else 'forward_all'
     handles = clock.around(task.trainable_module, whole)
@@ -148,7 +148,7 @@ def time_parts(setup: Setup, compiled: bool, clock: Clock, step: Callable[[], No
     began = clock.now()
     for _ in range(steps):
         step()
-        clock.stop('backward')  # a step that only accumulates has no optimizer to end it
+        clock.stop('backward')  # a step that only accumulates has no optimizer hook to stop it
     seconds = {**clock.seconds, 'other': clock.now() - began}
     for handle in handles:
         handle.remove()
@@ -161,19 +161,19 @@ def time_parts(setup: Setup, compiled: bool, clock: Clock, step: Callable[[], No
 
 
 def eval_speed(setup: Setup) -> float:
-    """Images a second in evaluation, all heads."""
+    """Images per second in evaluation of all heads."""
     config, device, shape = setup.config, setup.world.device, (setup.config.in_chans,) + (setup.config.img_size,) * 2
     count = config.validation_batch_size
     batch = torch.rand(count, *shape), torch.zeros(count, dtype=torch.long)
     net = setup.task.get_net()
     evaluate(net, [batch], device, config.channels_last)
     began = time.perf_counter()
-    evaluate(net, [batch] * 2, device, config.channels_last)  # its figures are read, so it is done when it returns
+    evaluate(net, [batch] * 2, device, config.channels_last)  # it reads its figures, so it is done when it returns
     return 2 * count / (time.perf_counter() - began)
 
 
 def peak_memory(device: torch.device) -> float | None:
-    """MiB: what torch held on the CUDA device, that of CUDA graphs too, else what the whole process held, if known."""
+    """Peak memory in MiB: torch's on the CUDA device, CUDA graphs included, else the whole process's, if known."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_reserved(device) / 2**20
     try:

@@ -18,16 +18,16 @@ from .step import Stepper
 from .sums import Sums
 
 MOST_NAMED = 8  # samples in a message
-ADVICE = 'start again with a lower --lr; --skip-nonfinite N goes on and passes over N steps'
+ADVICE = 'start again with a lower --lr, or resume with --skip-nonfinite N, which skips up to N steps'
 
 
 class Trainer:
-    """Trains to the end, from wherever the run folder says the run is.
+    """Trains to the last epoch, from the position that the run folder holds.
 
     Args:
-        setup: What the run is made of.
-        folder: Where its files go.
-        stop: Whether somebody has asked to stop.
+        setup: The parts of the run.
+        folder: The folder of its files.
+        stop: Records requests to stop.
     """
 
     def __init__(self, setup: Setup, folder: RunFolder, stop: StopRequest):
@@ -50,7 +50,7 @@ class Trainer:
         )
 
     def resume(self) -> None:
-        """Go on from the newest good checkpoint, if there is one."""
+        """Resume from the newest good checkpoint, if there is one."""
         self.progress = self.keeper.resume()
 
     def settle(self) -> None:
@@ -60,16 +60,16 @@ class Trainer:
     # -- training --------------------------------------------------------------------------------------------------
 
     def fit(self) -> dict:
-        """Train to the last epoch and test; returns the result (last and best, in percent), to the first process.
+        """Train to the last epoch and test; returns the result (in the first process with last and best, in percent).
 
         Raises:
-            Stopped: A signal came; where training was is saved.
+            Stopped: A signal came; the position is saved.
             RunFailed: A loss or a weight is not finite.
         """
         with self.stop.deferred():
-            self.began = time.monotonic() - self.progress.seconds  # the epoch, less the breaks in it
+            self.began = time.monotonic() - self.progress.seconds  # start of the epoch, were it without breaks
             if self.stepper.finite.later and self.keeper.source is None:
-                self.save_recovery()  # a loss found to be broken later needs a file from before it
+                self.save_recovery()  # a non-finite loss found later needs a file from before it
             while self.progress.epoch < self.config.epochs:
                 self.began = time.monotonic() - self.progress.seconds
                 self.train_epoch()
@@ -102,7 +102,7 @@ class Trainer:
         progress.sums = sums.to_dict()
         bar.close()
         if not progress.sums:
-            raise RunFailed(f'every step of epoch {progress.epoch + 1} was passed over (start again with a lower --lr)')
+            raise RunFailed(f'every step of epoch {progress.epoch + 1} was skipped (start again with a lower --lr)')
 
     def train_step(self, images: torch.Tensor, targets: torch.Tensor, sums: Sums, updated: tuple[int, Sums]) -> None:
         """One step; `updated` is the step at which the parameters were last updated, and the sums then."""
@@ -119,24 +119,24 @@ class Trainer:
         progress.step += 1
 
     def handle_nonfinite(self, error: NonFinite, updated: int, sums: Sums) -> None:
-        """Pass over the step if that is allowed; else save what was at the last update, and end the run."""
+        """Skip the step if that is allowed; else save the state at the last update and end the run."""
         progress, what = self.progress, self.describe(error)
         sound = self.keeper.is_sound()
         if sound and progress.skipped < self.config.skip_nonfinite:
             progress.skipped += 1
-            self.keeper.warn(f'{what}; step passed over')
+            self.keeper.warn(f'{what}; step skipped')
             return
         if not sound:
-            raise RunFailed(f'{what}, nor are the weights any more (start again with a lower --lr)')
+            raise RunFailed(f'{what}, and neither are the weights (start again with a lower --lr)')
         progress.step, progress.sums = updated, sums.to_dict()
         self.save_recovery()
         raise RunFailed(f'{what} ({ADVICE})')
 
     def look_at_losses(self) -> None:
-        """Look at the losses of the steps since the last time, where they were not looked at as they came.
+        """Check the losses since the last check, unless every step was checked.
 
         Raises:
-            RunFailed: One is not finite. The weights have followed it since; all that was saved is from before it.
+            RunFailed: One is not finite. The weights have been updated since, but all that was saved is from before it.
         """
         try:
             self.stepper.finite.look()
@@ -144,7 +144,7 @@ class Trainer:
             raise RunFailed(f'{self.describe(error)} ({ADVICE})') from error
 
     def describe(self, error: NonFinite) -> str:
-        """Step, terms and the first samples; all of them are told to the log."""
+        """The step, its terms and its first samples, for a message; logs all samples."""
         epoch, view = self.progress.epoch, self.setup.data.train
         samples = self.setup.sampler.indices(epoch, error.step)
         names = [int(view.indices[i]) for part in self.world.gather(samples) for i in part]
@@ -158,7 +158,7 @@ class Trainer:
         return step % self.config.grad_accum_steps == 0 or step == self.setup.sampler.steps
 
     def save_if_due(self, sums: Sums) -> None:
-        """Write a recovery checkpoint if it is time or somebody asked to stop, and then stop."""
+        """Write a recovery checkpoint if it is due or a signal has come; then stop if one has."""
         if any(self.agree(self.keeper.recovery_due(self.progress))):
             self.look_at_losses()
             self.progress.sums = sums.to_dict()
@@ -168,21 +168,21 @@ class Trainer:
     def save_recovery(self) -> None:
         self.progress.seconds = time.monotonic() - self.began
         self.keeper.save_recovery(self.progress)
-        self.world.wait()  # a process that ended now would have torchrun stop the one that is writing
+        self.world.wait()  # if another process ended now, torchrun would stop the one that is writing
 
     def agree(self, due: bool = False) -> tuple[bool, bool]:
-        """Whether a signal has come to any process, and whether any of them finds a checkpoint due."""
+        """Whether a signal has come to any process, and whether a checkpoint is due in any."""
         signum, due = self.world.largest(self.stop.signum or 0, due)
-        if signum:  # one that comes this very moment is not overwritten
+        if signum:  # do not overwrite one that has just come
             self.stop.signum = signum
         return bool(signum), bool(due)
 
     # -- after an epoch --------------------------------------------------------------------------------------------
 
     def evaluate(self, name: str) -> dict[str, float]:
-        """Every head on the validation or test set, on the averaged weights if there are any.
+        """Evaluate every head on the validation or test set, with the averaged weights if there are any.
 
-        A signal in the middle saves where training is, and ends the run.
+        A signal meanwhile saves the position and ends the run.
         """
 
         def between() -> None:
@@ -199,11 +199,11 @@ class Trainer:
         return figures
 
     def net(self):
-        """The network that is judged: the averaged one if there is one."""
+        """The network to evaluate: the averaged one if there is one."""
         return self.setup.task.get_net(ema=self.config.model_ema)
 
     def finish_epoch(self) -> None:
-        """Evaluate, note the row, keep the best and save."""
+        """Evaluate, record the row, track the best epoch and save."""
         config, progress, trained = self.config, self.progress, time.monotonic()
         for ema in (False, True):
             self.world.share_buffers(self.setup.task.get_net(ema=ema))
@@ -217,11 +217,11 @@ class Trainer:
         if config.best_on == 'test':
             row['eval']['best_on'] = 'test'
         progress.history.append(row)
-        better = progress.best_metric is None or metric >= progress.best_metric  # of equals, the longer trained
+        better = progress.best_metric is None or metric >= progress.best_metric  # of equals, the later one
         if better:
             progress.best_epoch, progress.best_metric = progress.epoch, metric
         progress.epoch, progress.step, progress.sums, progress.seconds = progress.epoch + 1, 0, {}, 0.0
-        if self.world.is_main:  # before the checkpoint, which says that all this is done
+        if self.world.is_main:  # before the checkpoint, which marks all this as done
             seconds = dict(train=round(trained - self.began, 3), evaluate=round(time.monotonic() - trained, 3))
             self.folder.log(**row, seconds=seconds, time=time.time())
         self.keeper.save_epoch(progress, metric, better)
@@ -233,9 +233,9 @@ class Trainer:
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def test(self) -> dict:
-        """Test the last and the best weights, as they stand in the files.
+        """Test the last and the best weights, as saved in the files.
 
-        The first process does it alone and counts as validate.py does: shared out, the loss differs in its last digits.
+        The first process does it alone, as validate.py does: if distributed, the loss would differ in its last digits.
         """
         result = {'best_epoch': self.progress.best_epoch, 'best_on': self.config.best_on}
         if self.world.is_main:

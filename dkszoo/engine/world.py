@@ -8,7 +8,7 @@ import torch
 
 @dataclass(frozen=True)
 class World:
-    """This process among all; one alone unless started by torchrun."""
+    """The device of this process, and its rank among all; it is the only one unless started by torchrun."""
 
     device: torch.device
     rank: int = 0
@@ -19,7 +19,7 @@ class World:
         return self.rank == 0
 
     def gather(self, value) -> list:
-        """What every process has, in order of their ranks; all of them must call it."""
+        """The value of every process, in order of rank; all of them must call it."""
         values = [value]
         if self.size > 1:
             values = [None] * self.size
@@ -29,29 +29,29 @@ class World:
     def largest(self, *numbers: int) -> list[int]:
         """The largest of each number over the processes; all of them must call it."""
         if self.size > 1:
-            shared = torch.tensor(numbers)  # in the host's memory: nobody waits for an accelerator
+            shared = torch.tensor(numbers)  # in host memory: no wait for an accelerator
             torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
             return shared.tolist()
         return list(numbers)
 
     @torch.no_grad()
     def share_buffers(self, module: torch.nn.Module | None) -> None:
-        """Give all processes the first one's buffers (running statistics): the ones that are saved."""
+        """Give all processes the buffers (running statistics) of the first one, which are saved."""
         if self.size > 1 and module is not None:
             for buffer in module.buffers():
                 torch.distributed.broadcast(buffer, 0)
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes get here."""
         if self.size > 1:
             torch.distributed.barrier()
 
 
 def join_world(device: str) -> World:
-    """The device asked for, or with '' the best there is, and this process's place among those torchrun started.
+    """The given device, or with '' the best available, and this process's rank among those torchrun started.
 
     Raises:
-        ValueError: The device does not exist here.
+        ValueError: The device cannot be used here.
     """
     size, local_rank = int(os.environ.get('WORLD_SIZE', 1)), int(os.environ.get('LOCAL_RANK', 0))
     name = device or best_device()

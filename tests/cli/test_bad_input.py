@@ -191,7 +191,7 @@ def test_a_run_stays_below_its_output_folder(run_cli, tmp_path, name):
     (tmp_path / 'mine.pth.tar').write_text('mine')
     code, _, err = run_cli('train', '--experiment', name, '--overwrite')
     assert code == 2
-    assert 'is no name of a folder' in err
+    assert 'is not a folder name' in err
     assert [path.name for path in tmp_path.iterdir()] == ['mine.pth.tar']
 
 

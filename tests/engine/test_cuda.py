@@ -28,7 +28,7 @@ def train(run_cli, tmp_path):
     def run(*argv: str) -> tuple[dict, list[float]]:
         code, _, err = run_cli(*NAMED, *argv)
         assert code == 0, err
-        assert 'going on without it' not in err, err
+        assert 'continuing without it' not in err, err
         folder = tmp_path / 'runs/run'
         return json.loads((folder / 'run.json').read_text()), losses_of(folder)
 

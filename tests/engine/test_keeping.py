@@ -131,7 +131,7 @@ def test_an_empty_folder_has_no_checkpoint(tmp_path):
         ({'epoch': 2, 'step': 8}, 'at step 8 of an epoch that has 7 steps here'),
         ({'epoch': 3, 'step': 1}, 'at step 1 of epoch 4, beyond the end at --epochs 3'),
         ({'epoch': 4, 'step': 0, 'best_epoch': 0}, 'at step 0 of epoch 5, beyond the end at --epochs 3'),
-        ({'epoch': 3, 'step': 0}, 'is of the end of a run, and has no best epoch'),
+        ({'epoch': 3, 'step': 0}, 'is at the end of a run, but has no best epoch'),
         ({'epoch': 3, 'step': 0, 'best_epoch': 0}, ''),
         ({'epoch': 2, 'step': 7}, ''),
     ],
@@ -161,7 +161,7 @@ def of_two_processes(checkpoint: dict) -> None:
     ('change', 'reason'),
     [
         (lambda checkpoint: checkpoint.pop('state_dict_ema'), 'was made without --model-ema'),
-        (of_two_processes, r'2 processes made it, not 1 \(torchrun --nproc-per-node 2\)'),
+        (of_two_processes, r'made by 2 processes, not 1 \(torchrun --nproc-per-node 2\)'),
     ],
 )
 def test_checkpoints_of_another_kind_of_run(change, reason):
@@ -270,6 +270,6 @@ def test_a_refusal_says_once_what_to_do(kept, monkeypatch, reason, said):
     kept.setup = SimpleNamespace(config=TrainConfig())
     monkeypatch.setattr(keeper, 'newest_checkpoint', lambda *_: (Path(LAST), {}))
     monkeypatch.setattr(keeper, 'restore', refuse)
-    with pytest.raises(ValueError, match=r'cannot go on from') as caught:
+    with pytest.raises(ValueError, match=r'cannot resume from') as caught:
         kept.resume()
-    assert str(caught.value) == f"cannot go on from '{LAST}': {said}"
+    assert str(caught.value) == f"cannot resume from '{LAST}': {said}"

@@ -66,7 +66,7 @@ def test_some_may_be_passed_over(run_cli, tmp_path, at_step):
     at_step(3, ruin_twice)
     code, _, err = run_cli(*PLAIN, '--skip-nonfinite', '2')
     assert code == 0, err
-    assert err.count('step passed over') == 2
+    assert err.count('step skipped') == 2
     record = outcome(tmp_path)
     assert record['weights_sha256'] != reference(PLAIN)[0]['weights_sha256']
     assert read_checkpoint(tmp_path / FOLDER / 'last.pth.tar')['dkszoo']['progress']['skipped'] == 2
@@ -77,17 +77,17 @@ def test_some_may_be_passed_over(run_cli, tmp_path, at_step):
     at_step(1, ruin)
     code, _, err = run_cli(*argv, '--skip-nonfinite', '1')
     assert code == 0, err
-    assert err.count('step passed over') == 1
+    assert err.count('step skipped') == 1
 
 
 def test_an_epoch_of_which_nothing_is_left(run_cli, tmp_path):
     argv = (*PLAIN, '--method', 'ds', '--alpha', '1e39', '--skip-nonfinite', '100', '--log-interval', '1')
     code, _, err = run_cli(*argv)
     assert code == 1
-    assert err.splitlines()[-1].startswith('dkszoo: error: every step of epoch 1 was passed over')
+    assert err.splitlines()[-1].startswith('dkszoo: error: every step of epoch 1 was skipped')
 
 
-@pytest.mark.parametrize(('interval', 'message'), [('2', 'the weights are not finite any more'), ('9', 'nor are the')])
+@pytest.mark.parametrize(('interval', 'message'), [('2', 'the weights are no longer finite'), ('9', 'and neither are')])
 def test_weights_that_are_ruined_are_not_saved(run_cli, tmp_path, at_step, interval, message):
     def ruin_weights(stepper, _):
         next(stepper.setup.task.parameters()).data.fill_(float('inf'))

@@ -136,4 +136,4 @@ def test_two_processes(tmp_path, environment, run_cli):
     (two / FOLDER / 'run.json').unlink()
     done = train(two, environment, 1, 8)
     assert done.returncode == 2
-    assert '2 processes made it, not 1' in done.stderr.splitlines()[-1]
+    assert 'made by 2 processes, not 1' in done.stderr.splitlines()[-1]

@@ -298,7 +298,7 @@ def test_resume_from_a_file(run_cli, tmp_path, stop_at_step):
     shutil.rmtree(tmp_path / 'runs')
     code, _, err = run_cli(*argv, '--resume', newest, '--model', 'cifar_resnet14')
     assert code == 2
-    assert 'it is of a cifar_resnet8, not a cifar_resnet14' in err.splitlines()[-1]
+    assert 'it holds a cifar_resnet8, not a cifar_resnet14' in err.splitlines()[-1]
     assert not (tmp_path / 'runs').exists()
     # another method with the same branches: a figure less, others more
     other = ('--method', 'ds', '--eval-test-every-epoch')
@@ -327,7 +327,7 @@ def test_resume_with_another_optimizer(run_cli, tmp_path):
     other = ('--opt', 'csgdw', '--val-split', '0', '--best-on', 'test')
     code, _, err = run_cli(*PLAIN, '--resume', tmp_path / 'before/tiny' / LAST, *other)
     assert code == 0
-    assert 'the best epoch is chosen anew: those before were judged with another --val-split' in err
+    assert 'the best epoch so far no longer counts: it was chosen with another --val-split' in err
     assert outcome(tmp_path)['result']['best_epoch'] > 0
     groups = read_checkpoint(tmp_path / FOLDER / LAST)['optimizer']['param_groups']
     assert all(group['caution'] for group in groups)

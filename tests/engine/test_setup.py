@@ -26,7 +26,7 @@ from dkszoo.weights import sha256
 @pytest.mark.filterwarnings('ignore:It is highly recommended to have .opt_einsum')
 def test_an_optimizer_that_draws_is_for_one_process():
     config = TrainConfig(opt='kron', method='baseline', train_num_samples=20, device='cpu')
-    with pytest.raises(ValueError, match='--opt kron draws other numbers in every process'):
+    with pytest.raises(ValueError, match='--opt kron draws different random numbers in every process'):
         build(*open_data(config), World(torch.device('cpu'), 0, 2))
 
 

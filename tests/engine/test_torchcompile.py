@@ -20,7 +20,7 @@ from dkszoo.engine.finite import NonFinite
 from dkszoo.engine.snapshot import Snapshot
 from dkszoo.engine.step import Stepper
 
-FAILS = 'fails, going on without it: '
+FAILS = 'failed, continuing without it: '
 SHORT = (*PLAIN, '--epochs', '2', '--recovery-interval', '1000')
 
 

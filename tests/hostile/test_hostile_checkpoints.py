@@ -40,10 +40,10 @@ DAMAGE = {
     'progress': (PROGRESS, 'x', "its 'progress'"),
     'no progress': (PROGRESS, {}, "it has no 'epoch'"),
     'no epoch': ((*PROGRESS, 'epoch'), GONE, "it has no 'epoch'"),
-    'extra': ((*PROGRESS, 'extra'), 1, "an entry 'extra'"),
+    'extra': ((*PROGRESS, 'extra'), 1, "an unknown entry 'extra'"),
     'epoch as text': ((*PROGRESS, 'epoch'), 'a', "its 'epoch'"),
     'epoch as float': ((*PROGRESS, 'epoch'), 1.0, "its 'epoch'"),
-    'epoch far on': ((*PROGRESS, 'epoch'), 10**6, 'its history has 1 epochs, of 1000000'),
+    'epoch far on': ((*PROGRESS, 'epoch'), 10**6, 'its history has 1 epochs, but 1000000'),
     'epoch before the start': ((*PROGRESS, 'epoch'), -5, "its 'epoch'"),
     'step as float': ((*PROGRESS, 'step'), 2.0, "its 'step'"),
     'step far on': ((*PROGRESS, 'step'), 8, 'at step 8 of an epoch that has 7 steps'),
@@ -52,9 +52,9 @@ DAMAGE = {
     'history of numbers': ((*PROGRESS, 'history'), [1], 'it has int where epoch'),
     'history of texts': ((*PROGRESS, 'history'), [{**HISTORY[0], 'train': {'loss': 'x'}}], "its 'train'"),
     'history of another epoch': ((*PROGRESS, 'history'), [{**HISTORY[0], 'epoch': 1}], 'has epoch 1 where 0 belongs'),
-    'no history': ((*PROGRESS, 'history'), [], 'its history has 0 epochs, of 1'),
+    'no history': ((*PROGRESS, 'history'), [], 'its history has 0 epochs, but 1'),
     'best epoch': ((*PROGRESS, 'best_epoch'), 'a', "its 'best_epoch'"),
-    'best epoch to come': ((*PROGRESS, 'best_epoch'), 1, 'its best epoch is none of the 1'),
+    'best epoch to come': ((*PROGRESS, 'best_epoch'), 1, 'its best epoch is not one of the 1'),
     'best figure': ((*PROGRESS, 'best_metric'), float('nan'), "its 'best_metric'"),
     'no best figure': ((*PROGRESS, 'best_metric'), None, 'its best epoch'),
     'processes': ((*OWN, 'processes'), 5, "its 'processes'"),
@@ -64,7 +64,7 @@ DAMAGE = {
     'generators as texts': ((*OWN, 'processes', 0, 'rng', 'python'), 'abc', 'its random generators cannot be'),
     'scheduler': ((*OWN, 'scheduler'), 7, "its 'scheduler'"),
     'no scheduler': ((*OWN, 'scheduler'), None, 'its scheduler cannot be loaded: there is none'),
-    'values of the scheduler': ((*OWN, 'scheduler', 'base_values'), ['x'], 'base_values is no list'),
+    'values of the scheduler': ((*OWN, 'scheduler', 'base_values'), ['x'], 'base_values is not of type list'),
     'settings': (('args',), 7, "its 'args'"),
     'no settings': (('args',), GONE, "it has no 'args'"),
     'timms epoch': (('epoch',), 'a', "its 'epoch'"),
@@ -75,7 +75,7 @@ DAMAGE = {
     'optimizer': (('optimizer',), [1], "its 'optimizer'"),
     'empty optimizer': (('optimizer',), {}, "its optimizer cannot be loaded: it has no 'param_groups'"),
     'groups': (('optimizer', 'param_groups'), [1], 'its optimizer cannot be loaded'),
-    'rate': (('optimizer', 'param_groups', 0, 'lr'), 'x', 'lr of a parameter group is missing or is no float'),
+    'rate': (('optimizer', 'param_groups', 0, 'lr'), 'x', 'lr of a parameter group is missing or is not of type float'),
     'no rate': (('optimizer', 'param_groups', 0, 'lr'), GONE, 'lr of a parameter group is missing'),
     'moments': (('optimizer', 'state', 0), 7, 'its optimizer cannot be loaded'),
 }
@@ -142,7 +142,7 @@ def test_run_folder(refused, folder, file, name):
 
 def test_run_folder_whose_states_do_not_load(refused, folder):
     damaged(folder / 'recovery-1-4.pth.tar', 'rate')
-    assert refused(*RUN).endswith('is no float (--overwrite starts anew)')
+    assert refused(*RUN).endswith('is not of type float (--overwrite starts anew)')
 
 
 def test_resume_at_the_first_step_of_an_epoch(run_cli, tmp_path):
