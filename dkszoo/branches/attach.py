@@ -1,4 +1,4 @@
-"""Building branches onto a backbone."""
+"""Attaching branches to a backbone."""
 
 import difflib
 import logging
@@ -63,7 +63,7 @@ def attach_branches(
 
 
 def build(probe: Probe, specs: list[BranchSpec], num_classes: int, strict: bool) -> list[nn.Module]:
-    """All branches, checked against the papers' rule."""
+    """Build all branches and check them against the papers' rule."""
     branches = [build_branch(probe, spec, num_classes) for spec in specs]
     for spec, branch in zip(specs, branches, strict=True):
         try:
@@ -76,18 +76,18 @@ def build(probe: Probe, specs: list[BranchSpec], num_classes: int, strict: bool)
 
 
 def build_named(probe: Probe, name: str, taps, num_classes: int, strict: bool):
-    """A design by its name, or the first of AUTO that works; returns (name, specs, branches)."""
+    """Build the design `name`, or the first of AUTO that works; returns (name, specs, branches)."""
     if name != 'auto':
         if name not in DESIGNS:
             near = difflib.get_close_matches(str(name), DESIGNS, 2)
             hint = f'did you mean {" or ".join(near)}? ' if near else ''
             if str(name).endswith(('.yaml', '.yml')):
-                hint = 'of a file attach_branches takes the dict, create_model(branches=) the name; '
+                hint = 'create_model(branches=) takes the name of a file, attach_branches its contents as a dict; '
             raise ValueError(f'unknown design {name!r} ({hint}designs: {", ".join(["auto", *DESIGNS])})')
         specs = named_design(name, probe, taps)
         return name, specs, build(probe, specs, num_classes, strict)
     if taps is not None:
-        resolve_taps(probe.backbone, taps)  # a tap that does not exist is no reason to try another design
+        resolve_taps(probe.backbone, taps)  # an unknown tap is an error, not a reason to try another design
     reasons = []
     for name in AUTO:
         try:
@@ -103,7 +103,7 @@ def build_named(probe: Probe, name: str, taps, num_classes: int, strict: bool):
 
 
 def list_designs(model: str | nn.Module) -> list[str]:
-    """The names of the designs that work for a network, the richest first.
+    """Names of the designs that work for a network, richest first.
 
     Args:
         model: A name known to timm (importing dkszoo makes ours known), or a classifier; it is not changed.
@@ -116,7 +116,7 @@ def list_designs(model: str | nn.Module) -> list[str]:
     for name in DESIGNS:
         try:
             specs = [spec for spec in named_design(name, probe, None) if spec.kind in ('conv', 'sepconv')]
-            build(probe, specs, max(1, probe.backbone.num_classes), strict=True)  # the others follow the stages
+            build(probe, specs, max(1, probe.backbone.num_classes), strict=True)  # the rest fit by construction
         except ValueError:
             continue
         found.append(name)
@@ -127,11 +127,11 @@ def empty_model(name: str, **kwargs) -> nn.Module:
     """A model by name, on the meta device.
 
     Raises:
-        ValueError: No such name, says the nearest; or no such tag.
+        ValueError: No such name (names the nearest), or no such tag.
     """
     arch = timm.models.split_model_name_tag(name)[0]
     if not timm.is_model(arch):
-        ours = [f'cifar_{arch}'] if timm.is_model(f'cifar_{arch}') else []  # elsewhere it has no prefix
+        ours = [f'cifar_{arch}'] if timm.is_model(f'cifar_{arch}') else []  # other projects use no prefix
         near = ours or difflib.get_close_matches(arch, timm.list_models(), 3)
         hint = f'did you mean {" or ".join(near)}?' if near else 'dkszoo models lists ours'
         raise ValueError(f'unknown model {name!r} ({hint})')

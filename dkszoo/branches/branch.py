@@ -11,8 +11,8 @@ class Branch(nn.Module):
     """Stages, norm, and a head that pools and classifies.
 
     Args:
-        stages: What follows the tap, a block at a time.
-        norm: What stands between the last stage and the pool.
+        stages: Stages or blocks after the tap, in order.
+        norm: Applied between the last stage and the pool.
         head: Pool and classifier; its last linear layer is `fc`.
     """
 
@@ -41,11 +41,11 @@ class Branch(nn.Module):
 
 
 class MirrorBranch(nn.Module):
-    """The rest of a network from a tap on: a network of the backbone's own class whose front passes its input on.
+    """The part of a network after a tap: a network of the backbone's class whose front passes its input through.
 
     Args:
         net: That network.
-        channels_last: Its stages take [B, H, W, C].
+        channels_last: Whether its stages take [B, H, W, C].
     """
 
     def __init__(self, net: nn.Module, channels_last: bool):
@@ -59,7 +59,7 @@ class MirrorBranch(nn.Module):
         return to_map(final, tap, self.net), self.net.forward_head(final)
 
     def get_classifier(self) -> nn.Module:
-        """What the backbone calls its classifier."""
+        """The last linear layer, as the backbone names it."""
         return self.net.get_classifier()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -71,9 +71,9 @@ class MirrorBranch(nn.Module):
 
 
 def classifiers(model: nn.Module) -> list[nn.Module]:
-    """The last linear layers of a timm model or a branch: one, or two where a network was made to be distilled.
+    """The last linear layers of a timm model or a branch: one, or two in a network with a distillation head.
 
-    None of a branch of somebody's own that does not name any.
+    Empty for a custom branch without `get_classifier`.
     """
     found = model.get_classifier() if hasattr(model, 'get_classifier') else []
     return list(found) if isinstance(found, list | tuple | nn.ModuleList) else [found]

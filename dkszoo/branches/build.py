@@ -1,4 +1,4 @@
-"""From the data of a design to modules."""
+"""Building modules from the data of a design."""
 
 import math
 
@@ -12,16 +12,16 @@ from .mirror import build_mirror
 from .parts import Attention, ConvNormAct, ResidualConv, SepConv, TwoLayerHead
 from .probe import Probe, count_halvings, skeleton
 
-# Dense 3x3 convolutions as wide as the 2048 or 4320 channels some networks end in would dwarf the network; a ResNet-50
-# has 512 inside its last blocks.
+# Some networks end in 2048 or 4320 channels; dense 3x3 convolutions of that width would dwarf the network itself. A
+# ResNet-50 has 512 inside its last blocks.
 MAX_CONV_CHS = 512
 
 
 def build_branch(probe: Probe, spec: BranchSpec, num_classes: int) -> Branch | MirrorBranch:
-    """One freshly initialised branch, on the backbone's device and in its mode.
+    """Build a freshly initialised branch, on the backbone's device and in its mode.
 
     Raises:
-        ValueError: The network cannot have it; says why.
+        ValueError: The network cannot have it (with the reason).
     """
     if spec.kind == 'mirror':
         return build_mirror(probe, spec.tap, num_classes)
@@ -56,7 +56,7 @@ def _own(probe: Probe, spec: BranchSpec, chs: int, dd: dict):
 
 
 def _falling(probe: Probe, spec: BranchSpec, chs: int, block: type[nn.Module], dd: dict, max_chs: float):
-    """Blocks that follow the main path's resolutions and widths: the first ones of a stage halve the map."""
+    """Blocks with the main path's resolutions and widths; the first blocks of a stage halve the map."""
     following = probe.following(spec.tap)
     if len(spec.stages) > len(following):
         raise ValueError(
@@ -98,7 +98,7 @@ def _none(probe, spec, chs, dd):
     return [], nn.Identity(), chs
 
 
-# kind -> (probe, spec, channels of the tap, device and type) -> (stages, norm, channels that go out)
+# kind -> (probe, spec, tap channels, dict of device and dtype) -> (stages, norm, output channels)
 MAKERS = {'own': _own, 'conv': _conv, 'sepconv': _sepconv, 'conv3x3': _conv3x3, 'none': _none}
 
 
@@ -117,9 +117,9 @@ def tap_name(probe: Probe, spec: BranchSpec) -> str:
 
 @torch.no_grad()
 def check_halvings(probe: Probe, spec: BranchSpec, branch: nn.Module) -> None:
-    """The papers' rule: the path from the input to every classifier has the same number of down-samplings.
+    """Check the papers' rule: every path from the input to a classifier has the same number of down-samplings.
 
-    It holds for designs made of blocks; pooled heads are exempt (DKS, section 4.1).
+    The rule is for designs made of blocks; pooled heads are exempt (DKS, section 4.1).
 
     Raises:
         ValueError: The branch has more or fewer.

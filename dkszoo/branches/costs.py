@@ -1,4 +1,4 @@
-"""What branches cost, before training: parameters, FLOPs, and how much longer a training step takes."""
+"""The cost of branches, before training: parameters, FLOPs, and how much longer a training step takes."""
 
 from dataclasses import dataclass
 
@@ -12,21 +12,21 @@ from .attach import attach_branches, empty_model
 from .probe import Probe, skeleton
 from .supervised import DeeplySupervised
 
-# A training step is modelled as three forward passes (the backward pass costs two) and the update of the parameters,
-# where one FLOP takes a time unit and one byte of memory traffic FLOPS_A_BYTE of them. Both constants were fitted to
-# measurements of sixteen pairs of network and design on CPUs, see docs/cost.md.
+# A training step is modelled as three forward passes (the backward pass costs two) plus the parameter update. One FLOP
+# takes one unit of time, one byte of memory traffic FLOPS_A_BYTE units. Both constants were fitted to measurements of
+# sixteen pairs of network and design on CPUs, see docs/cost.md.
 FLOPS_A_BYTE = 10
 BYTES_A_PARAMETER = 120
 
 
 @dataclass(frozen=True)
 class Part:
-    """One forward pass of the backbone or of one branch.
+    """The cost of one forward pass of the backbone or of one branch.
 
     Attributes:
         name: 'backbone', or the tap's module name.
         num_params: Parameters.
-        flops: FLOPs of one image, 2 a multiply-add, as `torch.utils.flop_counter` counts them.
+        flops: FLOPs per image, 2 per multiply-add, as `torch.utils.flop_counter` counts them.
         traffic: Bytes read and written by all operations for one image, in float32.
     """
 
@@ -38,7 +38,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network with branches costs.
+    """The cost of a network with branches.
 
     Attributes:
         backbone: What remains at inference.
@@ -75,7 +75,7 @@ class Cost:
         return sum(self.step_work(part) for part in (self.backbone, *self.branches))
 
     def step_work(self, part: Part) -> float:
-        """Time that a part takes of it."""
+        """Time of a training step spent in `part`, in FLOPs."""
         passes = 3 * self.batch_size * (part.flops + FLOPS_A_BYTE * part.traffic)
         return passes + FLOPS_A_BYTE * BYTES_A_PARAMETER * part.num_params
 
@@ -103,23 +103,23 @@ def cost(
     batch_size: int = 64,
     **model_kwargs,
 ) -> Cost:
-    """What a network and its branches cost. Nothing is computed: everything is counted on the meta device.
+    """The cost of a network and its branches. Nothing is computed: everything is counted on the meta device.
 
     Args:
         model: A name known to timm (importing dkszoo makes ours known), a classifier, or a `DeeplySupervised`, whose
-            branches are then counted and `design` and `taps` not read; it is not changed.
+            branches are then counted and `design` and `taps` ignored; it is not changed.
         design: As for `attach_branches`; None or 'none': no branches.
         taps: As for `attach_branches`.
         img_size: Side of the images; default: what the network was made for.
-        batch_size: Images a training step.
-        **model_kwargs: As for `timm.create_model`, where `model` is a name.
+        batch_size: Images per training step.
+        **model_kwargs: As for `timm.create_model`, if `model` is a name.
 
     Raises:
-        ValueError: Unknown name, design or tap; a network that does not take such images, or none without values.
-        TypeError: Arguments of a model beside a network.
+        ValueError: Unknown name, design or tap; or the network does not take such images or cannot run without values.
+        TypeError: `model_kwargs` given with a network instead of a name.
     """
     if batch_size < 1 or (img_size is not None and img_size < 1):
-        raise ValueError(f'images and their sides are counted from 1, got batch {batch_size}, side {img_size}')
+        raise ValueError(f'batch_size and img_size must be at least 1, got {batch_size} and {img_size}')
     if model_kwargs and not isinstance(model, str):
         raise TypeError(f'cost() takes {", ".join(model_kwargs)} only with the name of a model')
     net = skeleton(empty_model(model, **model_kwargs) if isinstance(model, str) else model)
@@ -135,7 +135,7 @@ def cost(
         backbone, (_, maps) = measure(
             'backbone', net.backbone, lambda: plain.forward_stages(image, net.taps), batch_size
         )
-    except Exception as error:  # whatever a foreign forward raises
+    except Exception as error:  # a foreign forward can raise anything
         side = 'x'.join(map(str, input_size))
         raise ValueError(f'{type(net.backbone).__name__} does not take {side} images ({error})') from error
     names = [probe.info[tap]['module'] for tap in net.taps]
@@ -143,13 +143,13 @@ def cost(
         measure(name, branch, lambda branch=branch, tap=tap: branch(tap), batch_size)[0]
         for name, branch, tap in zip(names, net.branches, maps, strict=True)
     ]
-    name = net.design.get('name', "of the user's own") if isinstance(net.design, dict) else net.design
+    name = net.design.get('name', 'custom') if isinstance(net.design, dict) else net.design
     return Cost(backbone, tuple(branches), name, input_size, batch_size)
 
 
 @torch.no_grad()
 def measure(name: str, module: nn.Module, run, batch_size: int) -> tuple[Part, object]:
-    """Count what `run` does, for one image of a batch; returns the part and what `run` gave."""
+    """Count the cost per image of `run`, a pass over a batch; returns the part and the result of `run`."""
     with FlopCounterMode(display=False) as flops, Traffic() as traffic:
         result = run()
     num_params = sum(p.numel() for p in module.parameters())

@@ -1,4 +1,4 @@
-"""Branch designs as data: for every tap, which stages follow, how deep and how wide, and which head ends them."""
+"""Branch designs as data: for each tap, the stages that follow, their depths and widths, and the head."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class BranchSpec:
 
     Attributes:
         tap: Index into the backbone's `feature_info`.
-        kind: What the stages are made of, a name in `KINDS`.
+        kind: Kind of blocks in the stages, a name in `KINDS`.
         stages: (blocks, width factor) of each stage that follows; empty for the kinds that need none.
         head: 'fc', or '2fc' with as many hidden units as the tap has channels.
     """
@@ -26,19 +26,19 @@ class BranchSpec:
     head: str = 'fc'
 
 
-# What stages can be made of, and whether the path's down-samplings must then equal the main path's. Those without are
-# pooled heads; a mirror is the main path itself.
+# Kinds of stages, and whether the branch's down-samplings must be checked against the main path's. Pooled heads are
+# exempt; a mirror is the main path itself.
 KINDS = {
     'own': True,  # the backbone's own blocks, at any depth and width
-    'conv': True,  # residual 3x3 convolutions; one block a down-sampling at least
+    'conv': True,  # residual 3x3 convolutions; at least one block per down-sampling
     'sepconv': True,  # BYOT's: attention, then separable convolutions
-    'conv3x3': False,  # one 3x3 convolution a block, no down-sampling
-    'mirror': False,  # the rest of the main path itself, freshly initialised
+    'conv3x3': False,  # one 3x3 convolution per block, no down-sampling
+    'mirror': False,  # the rest of the main path, freshly initialised
     'none': False,  # straight to the head
 }
 HEADS = ('fc', '2fc')
 
-# Blocks (early, late) where DKS's networks differ from the rule in `dks_blocks`; by family and blocks of each stage.
+# Blocks (early, late) of DKS's networks that differ from the rule in `dks_blocks`, by family and blocks per stage.
 # WRN-28-10 and every CIFAR list equal DHM's released code, the stand-in for the DKS supplement.
 RESNETS = {
     (3, 4, 6, 3): ((3, 2), (3,)),
@@ -72,10 +72,10 @@ def _half(depth, down: bool):
 
 
 def dks_blocks(family: str, depths: tuple) -> tuple[tuple, tuple]:
-    """Blocks of DKS's early and late branch for a network of `family` with `depths` blocks a stage.
+    """Blocks of DKS's early and late branch for a network of `family` with `depths` blocks per stage.
 
-    The rule: early has n blocks of the last stage but one and half as many (rounded up; WRN: down) of the last; late
-    has n of the last. The exceptions are in `DKS_BLOCKS`.
+    The rule, with n the blocks of the repeated stage: early has n of the second-to-last stage and n/2 (rounded up; WRN:
+    down) of the last; late has n of the last. The exceptions are in `DKS_BLOCKS`.
     """
     if (family, depths) in DKS_BLOCKS:
         return DKS_BLOCKS[family, depths]
@@ -83,10 +83,10 @@ def dks_blocks(family: str, depths: tuple) -> tuple[tuple, tuple]:
 
 
 def dks_design(probe: Probe, taps: Sequence[int]) -> list[BranchSpec]:
-    """DKS's two branches, or those of the taps named (DKS, section 4.1; sizes from DHM's code).
+    """DKS's two branches, or those at the given taps (DKS, section 4.1; sizes from DHM's code).
 
-    Late leaves the last stage but one and repeats the last stage at double width (DenseNet: triple growth); early
-    leaves one stage before and repeats both. A shallower tap repeats the stages between with their own blocks first.
+    Late leaves the second-to-last stage and repeats the last at double width (DenseNet: triple growth); early leaves
+    one stage before and repeats the last two. A shallower tap first repeats the stages between with their own blocks.
     """
     own = probe.own
     early, late = dks_blocks(own.family, own.depths)
@@ -106,7 +106,7 @@ def stage_of(probe: Probe, own: OwnStages, tap: int) -> int:
     """The stage a tap follows.
 
     Raises:
-        ValueError: It lies before the first one.
+        ValueError: The tap lies before the first stage.
     """
     if tap < own.first:
         name, first = probe.info[tap]['module'], probe.info[own.first]['module']
@@ -123,7 +123,7 @@ def narrow_design(probe: Probe, taps: Sequence[int]) -> list[BranchSpec]:
 
 
 def shallow_design(probe: Probe, taps: Sequence[int]) -> list[BranchSpec]:
-    """DKS Table 3, shallow blocks: `dks` with one block a stage (one of each row, where a stage has several)."""
+    """DKS Table 3, shallow blocks: `dks` with one block per stage (one per row, if a stage has several)."""
     one = lambda blocks: tuple(1 for _ in blocks) if isinstance(blocks, tuple) else 1  # noqa: E731
     return [
         BranchSpec(s.tap, 'own', tuple((one(blocks), width) for blocks, width in s.stages))
@@ -138,18 +138,18 @@ def mirror_design(probe: Probe, taps: Sequence[int]) -> list[BranchSpec]:
 
 
 def falling(kind: str) -> Callable[[Probe, Sequence[int]], list[BranchSpec]]:
-    """One block of this kind a down-sampling, as wide as the main path is there."""
+    """One block of this kind per down-sampling, as wide as the main path at that resolution."""
 
     def design(probe: Probe, taps: Sequence[int]) -> list[BranchSpec]:
         if probe.halvings(0, len(probe.info) - 1) < 1:
-            raise ValueError('its stages all have one resolution')
+            raise ValueError('all its stages have one resolution')
         return [BranchSpec(tap, kind, tuple((max(1, down), 1.0) for _, down in probe.following(tap))) for tap in taps]
 
     return design
 
 
 def pooled(kind: str, stages: tuple, head: str) -> Callable[[Probe, Sequence[int]], list[BranchSpec]]:
-    """The same at every tap: nothing that follows the main path, a pool and a head."""
+    """The same stages, pool and head at every tap, whatever follows it in the main path."""
     return lambda probe, taps: [BranchSpec(tap, kind, stages, head) for tap in taps]
 
 
@@ -174,7 +174,7 @@ def named_design(name: str, probe: Probe, taps: Sequence[int | str] | int | str 
     """The branches of a design for a network.
 
     Raises:
-        ValueError: No such tap, or the design cannot work here; says why.
+        ValueError: No such tap, or the design cannot work here (with the reason).
     """
     found = default_taps(probe.backbone, NUM_TAPS.get(name, 2)) if taps is None else resolve_taps(probe.backbone, taps)
     try:

@@ -1,4 +1,4 @@
-"""Design `mirror`: the rest of the main path once more, freshly initialised (DSKD, section 3.1)."""
+"""Design `mirror`: a second, freshly initialised copy of the rest of the main path (DSKD, section 3.1)."""
 
 import copy
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from .probe import Probe, open_front, skeleton
 
 
 def build_mirror(probe: Probe, tap: int, num_classes: int) -> MirrorBranch:
-    """The rest of the backbone from a tap on, with weights of its own.
+    """Build the rest of the backbone after a tap, with weights of its own.
 
-    The branch is a copy of the backbone without what lies before the tap, settings (stochastic depth, dropout, ...)
-    included. Its values come from a second network of the same name, so that they start as the model's author wants:
-    zeroed last norms, layer scales, position tables. What that network lacks or has in another shape (a backbone built
-    with other arguments) starts by its module's own `reset_parameters`.
+    The branch is a copy of the backbone, settings (stochastic depth, dropout, ...) included, without the part before
+    the tap. Its values come from a second network of the same name, so that it is initialised as the model's author
+    intended: zeroed last norms, layer scales, position tables. Tensors that this network lacks or has in another shape
+    (a backbone built with other arguments) are initialised by their module's `reset_parameters`.
 
     Raises:
         ValueError: See `check_mirror`.
@@ -27,13 +27,13 @@ def build_mirror(probe: Probe, tap: int, num_classes: int) -> MirrorBranch:
     rerun = probe.rerun(tap)
     net = skeleton(backbone, device=None)
     open_front(net, probe.info[tap]['module'])
-    net = copy.deepcopy(net)  # only now do tensors get copied, and only those that are left
+    net = copy.deepcopy(net)  # copies tensors only now, and only the remaining ones
     with next(backbone.parameters()).device:
-        net = unfreeze_batch_norm_2d(net)  # frozen, fresh ones would normalise nothing
+        net = unfreeze_batch_norm_2d(net)  # fresh statistics, if frozen, would normalise nothing
     if num_classes != backbone.num_classes:
         net.reset_classifier(num_classes)
     start_afresh(net, donor(backbone, num_classes), rerun.touched)
-    # The branches of a frozen backbone train all the same; what takes no part must not, or DDP waits for its gradient.
+    # Branches of a frozen backbone still train. Unused parameters must not require gradients, or DDP waits for them.
     trained = {id(p) for head in classifiers(net) for p in head.parameters()}
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(name in rerun.touched or id(parameter) in trained)
@@ -41,10 +41,10 @@ def build_mirror(probe: Probe, tap: int, num_classes: int) -> MirrorBranch:
 
 
 def check_mirror(probe: Probe, taps: Sequence[int]) -> None:
-    """Look whether the rest of the backbone can be built again from these taps; draws no random number.
+    """Check that the rest of the backbone can be rebuilt from these taps; draws no random numbers.
 
     Raises:
-        ValueError: It cannot be run again from one, or a parameter of it cannot be started afresh.
+        ValueError: It cannot be run again from a tap, or a parameter cannot be re-initialised.
     """
     empty = skeleton(probe.backbone)
     reruns = {tap: probe.rerun(tap) for tap in taps}
@@ -58,7 +58,7 @@ def check_mirror(probe: Probe, taps: Sequence[int]) -> None:
 
 
 def donor(backbone: nn.Module, num_classes: int) -> nn.Module | None:
-    """A fresh network of the same name; None if there is none."""
+    """A fresh network of the same name; None if timm has no such name or makes another class under it."""
     name = (getattr(backbone, 'pretrained_cfg', None) or {}).get('architecture') or ''
     if not timm.is_model(name):
         return None
@@ -76,10 +76,10 @@ def donor(backbone: nn.Module, num_classes: int) -> nn.Module | None:
 
 @torch.no_grad()
 def start_afresh(net: nn.Module, source: nn.Module | None, touched: set[str]) -> None:
-    """Give every parameter and buffer of `net` that takes part (`touched`) a fresh value.
+    """Give the parameters and buffers of `net` fresh values.
 
     Raises:
-        ValueError: There is none to be had for one.
+        ValueError: One that is used (`touched`) cannot be re-initialised.
     """
     values = source.state_dict() if source is not None else {}
     stale: dict[str, list[str]] = {}
@@ -93,4 +93,4 @@ def start_afresh(net: nn.Module, source: nn.Module | None, touched: set[str]) ->
         if hasattr(part, 'reset_parameters'):
             part.reset_parameters()
         elif touched & set(names):
-            raise ValueError(f'{names[0]!r} cannot be started afresh: {type(part).__name__} has no reset_parameters')
+            raise ValueError(f'{names[0]!r} cannot be re-initialised: {type(part).__name__} has no reset_parameters')

@@ -25,11 +25,11 @@ class DeepOutput(NamedTuple):
 
 
 def to_map(final: torch.Tensor | list | tuple, tap: torch.Tensor | None, model: nn.Module) -> torch.Tensor:
-    """What a timm model hands to its head, as a map [B, C, H, W].
+    """Convert the input of a timm model's head to a map [B, C, H, W].
 
     Args:
         final: A map in either layout, tokens [B, N, C], pooled features [B, C], or several, of which one is taken.
-        tap: A stage's output [B, C, H, W], whose aspect ratio tokens take; None: tokens make a square.
+        tap: A stage's output [B, C, H, W], whose aspect ratio the tokens get; None: they form a square.
         model: The model, for its number of features and of prefix tokens, which are left out.
     """
     if isinstance(final, list | tuple):

@@ -1,4 +1,4 @@
-"""What branches are made of besides the backbone's own stages."""
+"""Modules of the branches that do not use the backbone's own stages."""
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +7,7 @@ from torch import nn
 
 
 class ResidualConv(nn.Module):
-    """Two 3x3 convolutions with batch norm around a projection or identity: design `conv`."""
+    """Two 3x3 convolutions with batch norm and a projection or identity shortcut: design `conv`."""
 
     def __init__(self, in_chs: int, out_chs: int, stride: int, dd: dict):
         super().__init__()
@@ -40,7 +40,7 @@ class ConvNormAct(nn.Sequential):
 
 
 class SepConv(nn.Sequential):
-    """BYOT's separable convolution: depthwise 3x3 and 1x1, twice; the first depthwise one takes the stride."""
+    """BYOT's separable convolution: depthwise 3x3 and 1x1, twice; the first depthwise one has the stride."""
 
     def __init__(self, in_chs: int, out_chs: int, stride: int, dd: dict):
         def half(chs: int, stride: int) -> list[nn.Module]:
@@ -55,7 +55,7 @@ class SepConv(nn.Sequential):
 
 
 class Attention(nn.Module):
-    """BYOT's attention: the map times a mask of its own, computed at half its size."""
+    """BYOT's attention: multiply a map by a mask computed from it at half its size."""
 
     def __init__(self, chs: int, dd: dict):
         super().__init__()
@@ -84,7 +84,7 @@ class TwoLayerHead(nn.Module):
 
 
 def init_convs(module: nn.Module) -> None:
-    """Convolutions normal with variance 2 / (k k out_chs); batch norms keep torch's 1 and 0."""
+    """Initialise convolutions: normal with variance 2 / (k k out_chs). Batch norms keep torch's 1 and 0."""
     for m in module.modules():
         if isinstance(m, nn.Conv2d):
             nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')

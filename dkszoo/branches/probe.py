@@ -1,8 +1,8 @@
-"""Looking at a backbone without touching it.
+"""Inspecting a backbone without touching it.
 
-All questions are put to a copy whose parameters and buffers are empty tensors on the meta device. So nothing of the
-backbone can change (parameters, running statistics, mode, hooks, random generators), no tensor value is read, and the
-answers are the same for a network that has no values yet.
+Everything is run on a copy whose parameters and buffers are empty tensors on the meta device. So nothing changes in the
+backbone (parameters, running statistics, mode, hooks, random generators), no tensor value is read, and the results are
+the same for a network that has no values yet.
 """
 
 import copy
@@ -22,11 +22,11 @@ HOOKS = ('_forward_pre_hooks', '_forward_hooks', '_backward_pre_hooks', '_backwa
 
 
 def skeleton(module: nn.Module, device: str | None = 'meta') -> nn.Module:
-    """A copy of a network's structure without its hooks.
+    """Copy a network's structure, without its hooks.
 
     Args:
         module: The network; not changed.
-        device: 'meta' for parameters and buffers without values, None for the very tensors of `module`.
+        device: 'meta' for parameters and buffers without values, None to share the tensors of `module`.
     """
     memo = {}
     for tensor in (*module.parameters(), *module.buffers()):
@@ -35,7 +35,7 @@ def skeleton(module: nn.Module, device: str | None = 'meta') -> nn.Module:
             memo[id(tensor)] = nn.Parameter(memo[id(tensor)], requires_grad=tensor.requires_grad)
     for m in module.modules():
         for cache in vars(m).values():
-            if isinstance(cache, dict):  # LeViT's attention keeps its biases in one; deepcopy refuses what has a graph
+            if isinstance(cache, dict):  # LeViT caches attention biases in one; deepcopy rejects non-leaf tensors
                 memo |= {id(t): t.detach() for t in cache.values() if isinstance(t, torch.Tensor) and not t.is_leaf}
     twin = copy.deepcopy(module, memo)
     for m in twin.modules():
@@ -45,7 +45,7 @@ def skeleton(module: nn.Module, device: str | None = 'meta') -> nn.Module:
 
 
 def front_modules(model: nn.Module, tap: str) -> list[str]:
-    """Names of the tap's module and of all modules registered before it on the way there: what a tap has behind it."""
+    """Names of the tap's module and of all modules registered before it: the part of the network up to the tap."""
     names, parent = [], model
     parts = tap.split('.')
     for depth, part in enumerate(parts):
@@ -58,22 +58,22 @@ def front_modules(model: nn.Module, tap: str) -> list[str]:
 
 
 class Passage(nn.Identity):
-    """Stands where a stage was."""
+    """Stands in for a removed stage."""
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Nothing to recompute; some of timm's networks ask their stages one by one."""
+        """Nothing to recompute; some timm networks call this on each of their stages."""
 
 
 def open_front(model: nn.Module, tap: str) -> None:
-    """Make a model start at a tap: what lies before passes its input on."""
+    """Make a model start at a tap: the modules up to it pass their input through."""
     for name in front_modules(model, tap):
-        # An empty Sequential, where there was one, can still be gone through block by block.
+        # An empty Sequential keeps code working that iterates over the blocks.
         empty = nn.Sequential if isinstance(model.get_submodule(name), nn.Sequential) else Passage
         model.set_submodule(name, empty())
 
 
 class Probe:
-    """What can be known of a backbone.
+    """What branches need to know about a backbone.
 
     Args:
         backbone: A timm-style classifier.
@@ -82,7 +82,7 @@ class Probe:
         info: Its stages, see `feature_list`.
 
     Raises:
-        ValueError: It has no stages, or none that are whole in training.
+        ValueError: It cannot carry branches (see `feature_list`), or drops patches in training.
     """
 
     def __init__(self, backbone: nn.Module):
@@ -95,11 +95,11 @@ class Probe:
 
     @cached_property
     def own(self) -> OwnStages:
-        """How to make stages of its own kind; raises as `own_stages` does."""
+        """How to make stages of the backbone's own kind; raises as `own_stages` does."""
         return own_stages(self.backbone)
 
     def input_sizes(self) -> Iterator[tuple[int, int, int]]:
-        """Input sizes (C, H, W) the network may accept, the likeliest first."""
+        """Input sizes (C, H, W) that the network may accept, likeliest first."""
         cfg = getattr(self.backbone, 'pretrained_cfg', None) or {}
         chans, *size = cfg.get('input_size') or (3, 224, 224)
         own = getattr(getattr(self.backbone, 'patch_embed', None), 'img_size', None)
@@ -113,27 +113,27 @@ class Probe:
         """One evaluation of the whole network.
 
         Raises:
-            ValueError: It cannot be run without values.
+            ValueError: The network cannot be run without values.
         """
         if self.failure is None:
             for size in self.input_sizes():
                 try:
                     return Record(skeleton(self.backbone).eval(), size, self.table)
-                except Exception as error:  # whatever a foreign forward raises
+                except Exception as error:  # a foreign forward can raise anything
                     self.failure = self.failure or error
-        raise ValueError(f'it cannot be looked at without values: {self.failure}')
+        raise ValueError(f'it cannot be run without values: {self.failure}')
 
     def sizes(self) -> list[tuple[int, int]]:
         """(H, W) of every stage, for the input size the network was made for."""
         return [tuple(tap.shape[-2:]) for tap in self.record.taps]
 
     def halvings(self, start: int, end: int) -> int:
-        """Down-samplings by 2 between two stages; rounding at the borders does not count."""
+        """Down-samplings by 2 between two stages, whatever the rounding of odd sizes."""
         sizes = self.sizes()
         return count_halvings(sizes[start], sizes[end])
 
     def following(self, tap: int) -> list[tuple[int, int]]:
-        """(channels, down-samplings that lead there) of each resolution after a tap; or else of the last stage."""
+        """(channels, down-samplings before it) of each resolution after a tap; without one, the last stage's, 0."""
         steps, at, last = [], tap, len(self.info) - 1
         for i in range(tap + 1, last + 1):
             deepest = i == last or self.halvings(i, i + 1) > 0
@@ -143,14 +143,14 @@ class Probe:
         return steps or [(self.info[last]['num_chs'], 0)]
 
     def rerun(self, tap: int) -> 'Rerun':
-        """How the rest of the network is run again from a tap.
+        """Find how the rest of the network can be run again from a tap.
 
-        A copy whose front is opened at the tap is run on it. It is accepted if the copy then does exactly what the
-        whole network does after the tap: the same operations on the same parameters in the same flow of data; and if it
-        leaves the tap as it is, for others look at it too.
+        A copy opened at the tap (see `open_front`) is run on it. It is accepted if it computes exactly what the whole
+        network computes after the tap (the same operations on the same parameters, with the same data flow) and does
+        not modify the tap, which others read too.
 
         Raises:
-            ValueError: It cannot be, for a reason named.
+            ValueError: The rest cannot be run from there.
         """
         name = self.info[tap]['module']
         source = self.record.sources[tap]
@@ -165,7 +165,7 @@ class Probe:
                 version = start._version
                 with torch.no_grad(), trace:
                     logits = twin.forward_head(twin.forward_features(start))
-            except Exception:  # whatever a foreign forward raises when fed with what it does not expect
+            except Exception:  # a foreign forward can raise anything on unexpected input
                 continue
             if (
                 isinstance(logits, torch.Tensor)
@@ -177,12 +177,12 @@ class Probe:
 
 
 class Record:
-    """One evaluation of a network without values: its taps, and where they come from.
+    """One evaluation of a network without values: its taps, and how they were computed.
 
     Args:
         model: A skeleton.
         size: (C, H, W) of the input.
-        table: Names of all that was ever computed.
+        table: Numbers of all computations so far, see `Trace`; grows.
     """
 
     def __init__(self, model: nn.Module, size: tuple[int, int, int], table: dict):
@@ -200,11 +200,11 @@ class Record:
 
 
 class Rerun(NamedTuple):
-    """How the rest of a network runs from a tap.
+    """How the rest of a network is run from a tap.
 
     Attributes:
-        layout: 'NCHW' or 'NHWC', what the stage after the tap takes.
-        touched: Names of the parameters and buffers that take part.
+        layout: 'NCHW' or 'NHWC', the input of the stage after the tap.
+        touched: Names of the parameters and buffers that are used.
     """
 
     layout: str

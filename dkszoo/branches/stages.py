@@ -1,4 +1,4 @@
-"""A network's own kind of stages, made anew in any depth and width."""
+"""New stages of a network's own kind, at any depth and width."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ class OwnStages:
     """How to make stages of a network's own kind.
 
     Attributes:
-        family: What its block lists are kept under.
-        depths: Blocks of each of its stages.
+        family: Key of its block lists in `designs.DKS_BLOCKS`.
+        depths: Blocks of each stage.
         first: `feature_info` index of the first stage.
         make_stage: (stage index, channels in, blocks, width factor) -> (module, channels out), initialised.
-        make_norm: (channels) -> (module, channels): what stands between the last stage and the pool.
+        make_norm: (channels in) -> (module, channels out), for between the last stage and the pool.
     """
 
     family: str
@@ -32,10 +32,10 @@ class OwnStages:
 
 
 def own_stages(backbone: nn.Module) -> OwnStages:
-    """The stages of one of dkszoo's networks or of a plain ResNet of timm's.
+    """How to make stages of one of dkszoo's networks or of a plain timm ResNet.
 
     Raises:
-        ValueError: The network is of another kind, or not plain; says what differs.
+        ValueError: The network is of another kind, or not plain (with the difference).
     """
     if hasattr(backbone, 'make_stage'):
         block = getattr(getattr(backbone, 'block', None), '__name__', '')
@@ -48,14 +48,14 @@ def own_stages(backbone: nn.Module) -> OwnStages:
 
 
 def resnet_stages(backbone: ResNet) -> OwnStages:
-    """The stages of timm's own ResNets, made by timm itself: a network of the same name in other sizes gives them.
+    """How to make stages of timm's own ResNets: timm creates a network of the same name in other sizes, for its stages.
 
     Raises:
-        ValueError: The network has other blocks, widths, strides, norms, ... than the plain one of its depth.
+        ValueError: The network's blocks, widths, strides, norms, ... differ from the plain one of its depth.
     """
     layers = [getattr(backbone, entry['module']) for entry in feature_list(backbone)[1:]]
     if not all(len(layer) for layer in layers):
-        raise ValueError('a stage of it has no blocks')
+        raise ValueError('one of its stages has no blocks')
     block = type(layers[0][0])
     if block not in (BasicBlock, Bottleneck):
         raise ValueError(f'its blocks are {block.__name__}, not those of the plain ResNet')
@@ -73,7 +73,7 @@ def resnet_stages(backbone: ResNet) -> OwnStages:
         sizes = list(channels)
         sizes[index - 1], sizes[index] = in_chs // block.expansion, max(1, int(channels[index] * width))
         depths = [depth if i == index else 1 for i in range(len(channels))]
-        with torch.device('meta' if weight.is_meta else 'cpu'):  # on meta nothing is drawn
+        with torch.device('meta' if weight.is_meta else 'cpu'):  # meta draws no random numbers
             donor = _create(backbone, layers=depths, channels=sizes, **plain)
         donor = donor.to(weight.device, weight.dtype)
         return getattr(donor, f'layer{index + 1}'), sizes[index] * block.expansion
@@ -83,11 +83,11 @@ def resnet_stages(backbone: ResNet) -> OwnStages:
 
 
 def _create(backbone: ResNet, **kwargs) -> ResNet:
-    """A fresh ResNet with the initialisation that belongs to the backbone's name."""
+    """A fresh ResNet, initialised as timm initialises the backbone's name."""
     name = (getattr(backbone, 'pretrained_cfg', None) or {}).get('architecture') or ''
     if timm.is_model(name):
         try:
             return timm.create_model(name, **kwargs)
-        except TypeError:  # a name of somebody else's that takes no sizes
+        except TypeError:  # a third-party name that takes no sizes
             pass
     return ResNet(**kwargs)

@@ -19,12 +19,12 @@ class DeeplySupervised(nn.Module):
 
     Args:
         backbone: A timm-style classifier; it is held, not copied, and keeps its own state keys.
-        branches: One module for each tap: its map [B, C, H, W] -> (features [B, C, H, W], logits [B, K]).
+        branches: One module per tap: map [B, C, H, W] -> (features [B, C, H, W], logits [B, K]).
         taps: `feature_info` indices where the branches leave, ascending.
-        design: The design the branches follow, a name or plain data, for records.
+        design: The design of the branches, a name or plain data, for records.
 
     Raises:
-        ValueError: Not one tap for each branch, or taps that do not ascend.
+        ValueError: Not one tap per branch, or taps that are not ascending.
     """
 
     def __init__(self, backbone: nn.Module, branches: Sequence[nn.Module] = (), taps: Sequence[int] = (), design=None):
@@ -43,14 +43,14 @@ class DeeplySupervised(nn.Module):
     def forward_stages(
         self, x: torch.Tensor, indices: Sequence[int] = ()
     ) -> tuple[DeepOutput, tuple[torch.Tensor, ...]]:
-        """`forward`, and the maps of the stages with these `feature_info` indices, tapped or not.
+        """As `forward`, with the maps of the stages `indices` (of `feature_info`), tapped or not.
 
         Raises:
-            ValueError: The backbone gives several logits.
+            ValueError: The backbone returns several logits.
         """
         wanted = sorted({*self.taps, *indices})
         if wanted:
-            # Hiera's default is to stop at the deepest stage asked for.
+            # Hiera stops at the deepest requested stage by default.
             final, maps = self.backbone.forward_intermediates(x, indices=wanted, stop_early=False)
         else:
             final, maps = self.backbone.forward_features(x), ()
@@ -59,7 +59,7 @@ class DeeplySupervised(nn.Module):
         logits = self.backbone.forward_head(final)
         if isinstance(logits, tuple | list):
             raise ValueError(
-                f'{type(self.backbone).__name__} gives several logits in training, the method needs one '
+                f'{type(self.backbone).__name__} returns several logits in training, the method needs one '
                 '(set_distilled_training(False))'
             )
         branch_outputs = [branch(stage) for branch, stage in zip(self.branches, stages, strict=True)]
@@ -81,7 +81,7 @@ class DeeplySupervised(nn.Module):
         return self.backbone.pretrained_cfg
 
     def no_weight_decay(self) -> set[str]:
-        """The exemptions of backbone and branches under this module's names."""
+        """Names of the parameters that backbone and branches exempt from weight decay."""
         names = self.backbone.no_weight_decay() if hasattr(self.backbone, 'no_weight_decay') else ()
         found = {f'backbone.{name}' for name in names}
         for i, branch in enumerate(self.branches):
@@ -90,13 +90,13 @@ class DeeplySupervised(nn.Module):
         return found
 
     def classifiers(self) -> list[nn.Module]:
-        """The last linear layers of all heads, the main one first."""
+        """The last linear layers of all heads, main head first."""
         return [head for model in (self.backbone, *self.branches) for head in classifiers(model)]
 
     def group_matcher(self, coarse: bool = False):
-        """The backbone's layer groups; branches belong to its last one, with the head.
+        """The backbone's layer groups; branches belong to the last, with the head.
 
-        The few backbones of timm's that name no groups are grouped as timm does it, by the order of their layers.
+        The few timm backbones that define no groups are grouped as timm does it, by the order of their layers.
         """
         if hasattr(self.backbone, 'group_matcher'):
             groups = group_parameters(self.backbone, self.backbone.group_matcher(coarse=coarse), reverse=True)
@@ -109,11 +109,11 @@ class DeeplySupervised(nn.Module):
         """Recompute the blocks of backbone and branches in the backward pass.
 
         Raises:
-            ValueError: The backbone cannot.
+            ValueError: The backbone does not support it.
         """
         try:
             self.backbone.set_grad_checkpointing(enable)
-        except (AssertionError, AttributeError) as error:  # timm's networks assert that they are not asked
+        except (AssertionError, AttributeError) as error:  # timm's networks without it assert
             raise ValueError(f'{type(self.backbone).__name__} has no gradient checkpointing (leave it out)') from error
         for branch in self.branches:
             if hasattr(branch, 'set_grad_checkpointing'):

@@ -1,4 +1,4 @@
-"""Taps: the stage outputs where branches leave, named by `feature_info` index or module name."""
+"""Taps: the stage outputs where branches leave, given by `feature_info` index or module name."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ def feature_list(backbone: nn.Module) -> list[dict]:
     if hasattr(backbone, '_orig_mod'):
         raise ValueError('the network is compiled (attach branches to the network itself, then compile the task)')
     if hasattr(backbone, 'branches') and hasattr(backbone, 'backbone'):
-        raise ValueError(f'the {type(backbone.backbone).__name__} has branches already (dkszoo.strip takes them off)')
+        raise ValueError(f'the {type(backbone.backbone).__name__} has branches already (dkszoo.strip removes them)')
     info = getattr(backbone, 'feature_info', None)
     if info is None or not hasattr(backbone, 'forward_intermediates') or not hasattr(backbone, 'forward_head'):
         raise ValueError(
@@ -29,14 +29,14 @@ def resolve_taps(backbone: nn.Module, taps: Sequence[int | str] | int | str) -> 
 
     Args:
         backbone: A timm-style classifier.
-        taps: Indices into `feature_info` (negative ones count from the end) or module names, or one of them.
+        taps: One or more indices into `feature_info` (negative ones count from the end) or module names.
 
     Raises:
-        ValueError: A tap that does not exist, stands twice, or is the last stage, which the main head has already.
+        ValueError: No taps, or one that does not exist, is given twice, or is the last stage, where the main head is.
     """
     info = feature_list(backbone)
     names = [f['module'] for f in info]
-    taps = taps.tolist() if hasattr(taps, 'tolist') else taps  # of arrays and tensors
+    taps = taps.tolist() if hasattr(taps, 'tolist') else taps  # arrays and tensors
     taps = [taps] if isinstance(taps, int | str) else list(taps)
     indices = []
     for tap in taps:
@@ -57,10 +57,10 @@ def resolve_taps(backbone: nn.Module, taps: Sequence[int | str] | int | str) -> 
 
 
 def default_taps(backbone: nn.Module, count: int = 2) -> tuple[int, ...]:
-    """Where branches leave unless told otherwise: the deepest stage of each of the `count` resolutions before the last.
+    """The default taps: the deepest stage of each of the `count` resolutions before the last.
 
-    Our own networks count stages instead, as their papers do (the last two of a DenseNet's share a resolution). Where
-    all resolutions are equal (ViT): after one and two thirds of the depth.
+    In dkszoo's networks they are the `count` stages before the last, as in the papers (a DenseNet's last two stages
+    share a resolution). If all resolutions are equal (ViT), they lie after one and two thirds of the depth.
 
     Raises:
         ValueError: The network has only one stage, or cannot carry branches (see `feature_list`).

@@ -1,4 +1,4 @@
-"""A record of what a network computes, in which two computations can be compared."""
+"""A record of what a network computes, for comparing two computations."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -6,23 +6,23 @@ from torch.utils._pytree import tree_flatten
 
 
 class Trace(TorchDispatchMode):
-    """Gives every tensor a number that says how it was computed; equal numbers mean equal computations.
+    """Give every tensor a number for how it was computed; equal numbers mean equal computations.
 
-    A number stands for the operation, its settings and the numbers of its inputs, down to named parameters and the
-    tensor the computation starts from. Traces that are to be compared share one table. Tensors that come from nowhere
-    (not registered with the network) get a number of their own, so that they equal nothing.
+    A number stands for an operation, its settings and the numbers of its inputs, down to named parameters and the
+    tensor the computation starts from. Traces to be compared share one table. Tensors of unknown origin (not registered
+    with the network) get a number of their own, so that they equal nothing.
 
     Args:
-        table: Numbers given so far; grows.
+        table: Numbers of all computations so far; grows.
         leaves: Parameters and buffers by name.
-        starts: Tensors whose number is known.
+        starts: Tensors whose number is known, by number.
     """
 
     def __init__(self, table: dict, leaves: dict[str, torch.Tensor], starts: dict[int, torch.Tensor]):
         super().__init__()
         self.table = table
         self.numbers: dict[int, int] = {}
-        self.kept: list[torch.Tensor] = []  # an id is only good while its tensor lives
+        self.kept: list[torch.Tensor] = []  # an id is valid only while its tensor lives
         self.read: set[int] = set()
         for name, tensor in leaves.items():
             self.note(tensor, self.number(('leaf', name)))
@@ -37,7 +37,7 @@ class Trace(TorchDispatchMode):
         self.kept.append(tensor)
 
     def key(self, tensor: torch.Tensor) -> int:
-        """The number of a tensor."""
+        """The number of a tensor; a new one if its origin is unknown."""
         if id(tensor) not in self.numbers:
             self.note(tensor, self.number(('from nowhere', len(self.table))))
         return self.numbers[id(tensor)]
@@ -60,13 +60,13 @@ class Trace(TorchDispatchMode):
         return result
 
     def touched(self, leaves: dict[str, torch.Tensor]) -> set[str]:
-        """Which of these tensors some operation has read."""
+        """Names of the tensors in `leaves` that some operation has read."""
         return {name for name, tensor in leaves.items() if id(tensor) in self.read}
 
     def sources(self, tap: torch.Tensor) -> dict[str, int]:
-        """The numbers under which a tap [B, C, H, W] is known to what follows, by layout.
+        """The numbers of the tensors that the layers after a tap [B, C, H, W] may read, by layout.
 
-        A network that works on [B, H, W, C] gives out a permuted copy; what follows takes the one before.
+        A network that works on [B, H, W, C] returns a permuted copy; its next layer reads the original.
         """
         number = self.key(tap)
         found = {'NCHW': number}

@@ -1,4 +1,4 @@
-"""A user's own design: a dict (in YAML, a file) instead of a name."""
+"""Custom designs: a dict, or a YAML file with one, instead of a name."""
 
 import difflib
 from collections.abc import Sequence
@@ -8,37 +8,37 @@ from .probe import Probe
 from .taps import resolve_taps
 
 KEYS = ('tap', 'kind', 'stages', 'head')
-MOST_BLOCKS = 10_000  # of a stage
+MOST_BLOCKS = 10_000  # per stage
 LARGEST_WIDTH = 100.0
 
 
 def read_specs(design: dict, probe: Probe, taps: Sequence[int | str] | int | str | None) -> list[BranchSpec]:
-    """The branches of a user's design for a network.
+    """The branches of a custom design for a network.
 
     Args:
         design: {'branches': [{'tap': 'layer2', 'kind': 'own', 'stages': [{'blocks': 3, 'width': 1.0}, ...],
-            'head': 'fc'}, ...]}, and a 'name' if wanted; shallow to deep. Only `tap` is required. A stage may also be a
-            number: its blocks, at width 1.
+            'head': 'fc'}, ...]}, and optionally a 'name'; shallow to deep. Only `tap` is required. A stage may also be
+            a number: its blocks, at width 1.
         probe: The network.
-        taps: Taps that take the place of the design's own, one a branch; None: its own.
+        taps: Taps that replace the design's own, one per branch; None: its own.
 
     Raises:
-        ValueError: An unknown key or value; says the nearest.
+        ValueError: An unknown key (names the nearest), or a missing, unknown or invalid value.
     """
     for key in design:
         nearest(key, ('name', 'branches'), 'key of a design')
     if not isinstance(design.get('name', ''), str):
-        raise ValueError(f'the name of a design is a text, got {design["name"]!r}')
+        raise ValueError(f'the name of a design must be a string, got {design["name"]!r}')
     entries = design.get('branches')
     if not isinstance(entries, list | tuple) or not entries or not all(isinstance(e, dict) for e in entries):
-        raise ValueError("a design needs 'branches', a list with one entry a branch, such as {tap: 1, stages: [3, 2]}")
+        raise ValueError("a design needs 'branches', a list, one entry per branch, such as {tap: 1, stages: [3, 2]}")
     if taps is None:
         own = [entry.get('tap') for entry in entries]
         if None in own:
             raise ValueError(f'branch {own.index(None) + 1} of the design has no tap (an index or a module name)')
         order = [resolve_taps(probe.backbone, [tap])[0] for tap in own]
         if order != sorted(set(order)):
-            raise ValueError(f'the branches of a design stand shallow to deep, each at a tap of its own; got {own}')
+            raise ValueError(f'the branches of a design must go shallow to deep, each with its own tap; got {own}')
     else:
         order = resolve_taps(probe.backbone, taps)
         if len(order) != len(entries):
@@ -52,7 +52,7 @@ def read_branch(entry: dict, tap: int) -> BranchSpec:
     stages = entry.get('stages', ())
     kind = nearest(entry.get('kind', 'own' if stages else 'none'), KINDS, 'kind of stages')
     if not isinstance(stages, list | tuple):
-        raise ValueError(f'the stages of a branch are a list, got {stages!r}')
+        raise ValueError(f'the stages of a branch must be a list, got {stages!r}')
     if bool(stages) == (kind in ('mirror', 'none')):
         raise ValueError(f'a branch of kind {kind!r} {"has no" if stages else "needs"} stages')
     head = nearest(entry.get('head', 'fc'), HEADS, 'head')
@@ -69,10 +69,10 @@ def read_stage(stage) -> tuple:
     blocks, width = stage.get('blocks'), stage.get('width', 1.0)
     rows = blocks if isinstance(blocks, list | tuple) else [blocks]
     if not rows or not all(type(row) is int and 1 <= row <= MOST_BLOCKS for row in rows):
-        text = f'blocks of a stage are a whole number of at least 1, at most {MOST_BLOCKS}, or one for each row'
+        text = f'blocks of a stage must be a whole number of at least 1, at most {MOST_BLOCKS}, or one per row'
         raise ValueError(f'{text}; got {blocks!r}')
     if type(width) not in (int, float) or not 0 < width <= LARGEST_WIDTH:
-        raise ValueError(f'the width of a stage is a positive factor, at most {LARGEST_WIDTH:g}, got {width!r}')
+        raise ValueError(f'the width of a stage must be a positive factor, at most {LARGEST_WIDTH:g}, got {width!r}')
     return tuple(rows) if isinstance(blocks, list | tuple) else blocks, float(width)
 
 
@@ -87,7 +87,7 @@ def write_specs(specs: Sequence[BranchSpec], name: str | None) -> dict:
 
 
 def nearest(value, valid, what: str):
-    """`value`, if it is valid; else an error with the nearest that is."""
+    """Return `value` if it is valid, else raise ValueError with the nearest valid one."""
     if not isinstance(value, str) or value not in valid:
         near = difflib.get_close_matches(str(value), valid, 1)
         raise ValueError(f'unknown {what} {value!r} (choose {" or ".join(near or valid)})')

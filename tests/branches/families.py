@@ -1,4 +1,4 @@
-"""The smallest model of every module of timm's."""
+"""The smallest model of each timm module."""
 
 SMALLEST = {
     'beit': 'beit_base_patch16_224',
@@ -101,7 +101,7 @@ SMALLEST = {
     'xcit': 'xcit_nano_12_p8_224',
 }
 
-# What cannot be trained on a CPU in seconds, by name.
+# Models that cannot be trained on a CPU in seconds.
 SKIPPED = {
     'deepseek_vit_412m': '412 million parameters',
     'gemma4_vit_167m': '167 million parameters at 768 pixels',

@@ -1,4 +1,4 @@
-"""Designs: blocks and widths as the papers have them, sizes to the parameter, refusals with a reason."""
+"""Designs: blocks and widths of the papers, exact parameter counts, and rejections with a reason."""
 
 import logging
 
@@ -30,7 +30,7 @@ def specs(name, design='dks', taps=None, **kwargs):
     return named_design(design, Probe(meta(name, **kwargs)), taps)
 
 
-# Parameters in training with the papers' branches, measured in the public implementations.
+# Training parameters with the papers' branches, measured in the public implementations.
 TRAINING_PARAMS = [
     ('cifar_wrn28_10', {}, 164_146_364),
     ('cifar_resnet32', {'shortcut': 'pad'}, 2_147_644),
@@ -58,7 +58,7 @@ def test_byot_parameters():
     assert num_params(attach_branches(backbone, 'bottleneck')) == 12_283_344
 
 
-# network -> blocks of the early and of the late branch, width of the late one (DESIGN, section 6)
+# network -> blocks of the early and the late branch, width of the late one (DESIGN, section 6)
 DKS = {
     'cifar_resnet8': ((1, 1), (1,), 2.0),
     'cifar_resnet20': ((3, 2), (3,), 2.0),
@@ -104,7 +104,7 @@ def test_dks_blocks(name):
     assert second.tap == first.tap + 1 == len(backbone.feature_info) - 2
 
 
-# One of every class and shape of stages.
+# One network per class and shape of stages.
 SMALL = ['cifar_resnet8', 'cifar_resnet8x4', 'cifar_resnet18', 'cifar_wrn16_2', 'cifar_densenet40_12', 'cifar_vgg8']
 SMALL += ['cifar_mobilenet_v1', 'cifar_mobilenet_v2_half', 'cifar_shufflenet_v2', 'resnet18']
 SMALL += [pytest.param('resnet50', marks=pytest.mark.slow)]
@@ -136,7 +136,7 @@ def test_shallower_and_single_taps():
 
 
 def test_table_3_heads():
-    """DKS Table 3: half the width, one block a stage, and the two heads without blocks."""
+    """DKS Table 3: half the width, one block per stage, and the two heads without blocks."""
     early, late = specs('cifar_resnet32', 'narrow')
     assert (early.stages, late.stages) == (((5, 0.5), (3, 0.5)), ((5, 1.0),))
     early, late = specs('cifar_mobilenet_v2_half', 'shallow')
@@ -214,7 +214,7 @@ def test_a_mirror_that_cannot_start_afresh_is_known_before_a_number_is_drawn():
     torch.manual_seed(3)
     chosen = attach_branches(net)
     torch.manual_seed(3)
-    with pytest.raises(ValueError, match=r"design 'mirror' cannot work .* cannot be started afresh"):
+    with pytest.raises(ValueError, match=r"design 'mirror' cannot work .* cannot be re-initialised"):
         attach_branches(net, 'mirror')
     named = attach_branches(net, 'conv')
     assert chosen.design == 'conv'
@@ -228,7 +228,7 @@ def test_a_frozen_network_of_other_widths_can_be_mirrored():
 
 
 def test_a_branch_alone_and_in_company_of_one_seed():
-    """DKS, Table 5: the backbone starts the same, and so does the early branch; the late one is drawn after it."""
+    """DKS, Table 5: backbone and early branch start the same with and without the late branch, which is drawn last."""
     nets = []
     for taps in (None, 0, 1):
         torch.manual_seed(0)
@@ -245,7 +245,7 @@ def test_list_designs():
     assert list_designs('cifar_resnet20') == list(DESIGNS) == list_designs(timm.create_model('cifar_resnet20'))
     assert list_designs('convnext_atto') == ['mirror', 'conv', 'linear', 'ap_conv_2fc', 'ap_2fc', 'bottleneck']
     assert list_designs('vit_tiny_patch16_224') == ['linear', 'ap_conv_2fc', 'ap_2fc']
-    assert 'conv' not in list_designs('crossvit_tiny_240')  # its path has other down-samplings
+    assert 'conv' not in list_designs('crossvit_tiny_240')  # its down-samplings differ
     assert dkszoo.list_designs is list_designs
     with pytest.raises(ValueError, match=r'did you mean .*cifar_resnet20'):
         list_designs('cifar_resnt20')

@@ -1,4 +1,4 @@
-"""Logits of the branches that `attach_branches` makes equal those of the public networks, for the same weights."""
+"""Logits of the branches of `attach_branches` equal those of the public networks for the same weights."""
 
 import importlib.util
 import json
@@ -25,7 +25,7 @@ PEERS = [
 
 
 def fill(module, keys):
-    """Give a module a peer's values, entry by entry; both list them in the order of the computation, bar `rank`."""
+    """Copy a peer's values to a module, entry by entry; both are in order of computation, except for `rank`."""
     state = module.state_dict()
     ours = [key for key in state if 'num_batches_tracked' not in key]
     theirs = [(key, shape) for key, shape in sorted(keys, key=rank(keys)) if 'num_batches_tracked' not in key]
@@ -36,7 +36,7 @@ def fill(module, keys):
 
 
 def rank(keys):
-    """The official DKS code lists the convolutions of a block before its norms; ours stand in order of use."""
+    """The official DKS code lists the convolutions of a block before its norms; ours are in order of use."""
     order = {'bn0': 0, 'conv0': 1, 'bn1': 2, 'conv1': 3, 'convdim': 4}
     position = {key: i for i, (key, _) in enumerate(keys)}
 

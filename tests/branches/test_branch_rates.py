@@ -1,4 +1,4 @@
-"""The branches' own learning rate: its factor, its warm-up, and timm's schedules and layer decay beside it."""
+"""The branches' own learning rate: factor, warm-up, and timm's schedules and layer decay together with it."""
 
 import dataclasses
 
@@ -77,7 +77,7 @@ def test_bad_values(setting):
 
 
 def test_an_update_obeys_it():
-    """One step of plain SGD: the branches move four times as far for the same gradient."""
+    """With one step of plain SGD, the branches move four times as far for the same gradient."""
     _, trainable, optimizer, scheduler = make(branch_lr_scale=4.0, opt='momentum', momentum=0.0, weight_decay=0.0)
     scheduler.step(0)
     before = {name: p.detach().clone() for name, p in trainable.named_parameters()}

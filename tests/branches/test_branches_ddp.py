@@ -1,4 +1,4 @@
-"""Two processes: every parameter of every design takes part in every step, with find_unused_parameters=False."""
+"""DDP on two processes: every parameter of every design is used in every step (find_unused_parameters=False)."""
 
 import pytest
 import timm
@@ -12,7 +12,7 @@ from dkszoo.branches import attach_branches
 CASES = [
     ('cifar_resnet8', 'dks', 'dks'),
     ('cifar_resnet8', 'bottleneck', 'ds'),
-    ('cifar_resnet8', 'dks', 'baseline'),  # the branches are in no term
+    ('cifar_resnet8', 'dks', 'baseline'),  # no term uses the branches
     ('test_convnext', 'mirror', 'ds'),
     ('test_mambaout', 'mirror', 'ds'),
     ('test_vit', 'linear', 'ds'),
@@ -31,7 +31,7 @@ def train(rank, address, results):
         optimizer = torch.optim.SGD(task.parameters(), lr=0.01)
         torch.manual_seed(1 + rank)
         size = 32 if name.startswith('cifar') else net.pretrained_cfg['input_size'][-1]
-        for _ in range(2):  # DDP complains of a missing gradient at the second step
+        for _ in range(2):  # DDP reports a missing gradient in the second step
             optimizer.zero_grad()
             task(torch.randn(2, 3, size, size), torch.randint(5, (2,)))['loss'].backward()
             optimizer.step()

@@ -1,4 +1,4 @@
-"""What `cost` says against what is built and counted."""
+"""`cost` against networks that are built and counted."""
 
 import copy
 
@@ -63,13 +63,13 @@ def test_a_network_in_hand_is_not_touched():
 
 
 def test_a_large_network_takes_no_memory():
-    """8 GB of weights, had they values."""
+    """With values, the weights would take 8 GB."""
     found = dkszoo.cost('resnet18', 'dks', batch_size=1, num_classes=10**6)
     assert found.num_params > 2e9
 
 
 def test_traffic():
-    """What is read and what is written, in float32; a view costs nothing."""
+    """Bytes read and written, in float32; a view costs nothing."""
     image = torch.empty(2, 3, device='meta')
     with Traffic() as traffic:
         image.view(6).relu()
@@ -79,7 +79,7 @@ def test_traffic():
 
 
 def test_step_ratio():
-    """Three passes and an update, by hand."""
+    """Three passes and an update, computed by hand."""
     main = Part('backbone', 100, 1000, 50.0)
     branch = Part('layer1', 10, 500, 25.0)
     assert Cost(main, (), None, (3, 8, 8), 2).step_ratio == 1.0
@@ -96,7 +96,7 @@ def test_without_branches():
 
 def test_a_design_of_ones_own():
     found = dkszoo.cost('cifar_resnet8', {'branches': [{'tap': 1}]})
-    assert found.lines()[0] == "cost of one 3x32x32 image, branches of the user's own:"
+    assert found.lines()[0] == 'cost of one 3x32x32 image, branches custom:'
     found = dkszoo.cost('cifar_resnet8', {'name': 'mine', 'branches': [{'tap': 1}]})
     assert found.lines()[0] == 'cost of one 3x32x32 image, branches mine:'
 
@@ -107,8 +107,8 @@ def test_a_design_of_ones_own():
         (dict(model='cifar_resnt8'), 'did you mean'),
         (dict(model='resnet18.a9_in1k'), "'resnet18' has no such tag"),
         (dict(model='cifar_resnet8', design='dsk'), "unknown design 'dsk'.*dks"),
-        (dict(model='cifar_resnet8', batch_size=0), 'counted from 1'),
-        (dict(model='cifar_resnet8', img_size=-1), 'counted from 1'),
+        (dict(model='cifar_resnet8', batch_size=0), 'must be at least 1'),
+        (dict(model='cifar_resnet8', img_size=-1), 'must be at least 1'),
         (dict(model='vit_tiny_patch16_224', img_size=64), 'does not take 3x64x64 images'),
     ],
 )

@@ -1,4 +1,4 @@
-"""Branches on the smallest model of every module of timm's: a dozen by default, all with `-m slow`."""
+"""Branches on the smallest model of each timm module: a dozen by default, all with `-m slow`."""
 
 import pytest
 import timm
@@ -9,7 +9,7 @@ from dkszoo.branches import attach_branches, strip
 
 DEFAULT = ['byobnet', 'convnext', 'dla', 'efficientnet', 'lcnetv2', 'mambaout', 'maxxvit', 'mobilenetv3', 'nfnet']
 DEFAULT += ['resnet', 'vision_transformer', 'vision_transformer_relpos']
-OWN_SIZE = {'halonet_h1'}  # its blocks divide the map of the size it was made for
+OWN_SIZE = {'halonet_h1'}  # its blocks divide the map of its native size
 
 
 def test_every_module_has_its_model():
@@ -42,7 +42,7 @@ def check(name):
     assert [z.shape for z in heads] == [(2, 5)] * (1 + len(net.taps))
     assert all(len(f) == 2 and f.ndim == 4 for f in (out.features, *out.branch_features, *out.stages))
     sum(z.logsumexp(1).sum() for z in heads).backward()
-    # DDP with find_unused_parameters=False waits for every one of these.
+    # DDP with find_unused_parameters=False waits for each of these.
     assert [n for n, p in net.named_parameters() if p.requires_grad and p.grad is None] == []
 
     assert strip(net) is model

@@ -1,4 +1,4 @@
-"""Any timm model on a folder of images: from a checkpoint with fresh branches, to a file plain timm loads."""
+"""Any timm model on a folder of images: from a checkpoint, with fresh branches, to a file that plain timm loads."""
 
 import json
 
@@ -32,7 +32,7 @@ def write_folder(root, classes=4, train=16, test=4):
 
 
 def finetune(run_cli, tmp_path, model, extra=(), **folder):
-    """Save a timm model, train on from it with branches, export; returns the export's card."""
+    """Save a timm model, fine-tune it with branches, export it; returns the export's card."""
     write_folder(tmp_path / 'data', **folder)
     arguments = {'img_size': 64} if model.startswith('vit') else {}
     torch.manual_seed(0)
@@ -62,11 +62,11 @@ def test_each_trains_and_exports(run_cli, tmp_path, model):
 
 
 def test_fine_tuning(run_cli, tmp_path, caplog):
-    """From a checkpoint of 1000 classes to 4 of one's own, branches with a rate and a warm-up of their own."""
+    """From a checkpoint of 1000 classes to 4 new ones; the branches have their own rate and warm-up."""
     extra = ['--initial-checkpoint', 'start.pth', '--branch-lr-scale', '10', '--branch-warmup-epochs', '1']
     card = finetune(run_cli, tmp_path, 'test_resnet', extra, train=8, test=2)
     loads_in_plain_timm(tmp_path, card)
     start = torch.load(tmp_path / 'start.pth', weights_only=True)['state_dict']
     end = safetensors.torch.load_file(tmp_path / 'out.safetensors')
     moved = {key: ((end[key] - start[key]).norm() / start[key].norm()).item() for key in end if end[key].ndim == 4}
-    assert 0 < max(moved.values()) < 0.5  # the backbone went on from the checkpoint
+    assert 0 < max(moved.values()) < 0.5  # the backbone started from the checkpoint

@@ -1,4 +1,4 @@
-"""A network with branches is treated by timm, and by torch, as the plain one is."""
+"""timm and torch treat a network with branches like the plain one."""
 
 import copy
 from types import SimpleNamespace
@@ -101,7 +101,7 @@ def test_maps_come_as_they_are_asked_for():
     [('cifar_resnet8', True), ('test_convnext', True), ('test_convnext', False), ('test_vit', True)],
 )
 def test_layer_decay(name, grouped, monkeypatch):
-    """The backbone's layers get what they get without branches; branches are the last layer, as the head."""
+    """Backbone layers get the same rates as without branches; branches count as the last layer, like the head."""
     net = make(name)
     if not grouped:
         monkeypatch.delattr(type(net.backbone), 'group_matcher')
@@ -152,7 +152,7 @@ def check_gradient_checkpointing(net):
     for enable in (False, True):
         net.set_grad_checkpointing(enable)
         net.zero_grad()
-        copy.deepcopy(net)(x)  # norms have momentum: both runs start from the same statistics
+        copy.deepcopy(net)(x)  # norms have momentum, so both runs must start from the same statistics
         twin = copy.deepcopy(net)
         loss(twin(x)).backward()
         grads.append([p.grad for p in twin.parameters()])
@@ -231,7 +231,7 @@ def test_stripping_leaves_the_plain_network(name):
 
 class TestMirror:
     def test_it_starts_as_the_model_does(self):
-        """Zeroed norms, layer scales and statistics like a fresh network's; weights that are nobody else's."""
+        """Zeroed norms, layer scales and statistics are a fresh network's; no weights are shared."""
         backbone = timm.create_model('resnetv2_18', num_classes=5)
         with torch.no_grad():
             for value in backbone.state_dict().values():
@@ -308,13 +308,13 @@ class TestMirror:
                 super().__init__()
                 self.gamma = nn.Parameter(torch.ones(3))
 
-        with pytest.raises(ValueError, match=r"'0.gamma' cannot be started afresh"):
+        with pytest.raises(ValueError, match=r"'0.gamma' cannot be re-initialised"):
             start_afresh(nn.Sequential(Scale()), None, {'0.gamma'})
         start_afresh(nn.Sequential(Scale()), None, set())
 
 
 def test_designs_differ_from_branch_to_branch():
-    """Every branch has weights of its own, also where two have the same shape."""
+    """Every branch has its own weights, even if two have the same shape."""
     net = make('test_convnext', 'mirror')
     first, second = (branch.net.state_dict() for branch in net.branches)
     key = 'stages.3.blocks.0.conv_dw.weight'
@@ -326,7 +326,7 @@ def test_tokens_make_a_map_of_the_taps_form():
     found = to_map(tokens, tap, SimpleNamespace(num_features=3, num_prefix_tokens=2))
     assert found.shape == (1, 3, 2, 4)
     assert torch.equal(found[0, :, 1, 0], tokens[0, 2 + 4])
-    assert to_map(tokens[:, 3:], None, SimpleNamespace(num_features=3)).shape == (1, 3, 7, 1)  # 7 make no rectangle
+    assert to_map(tokens[:, 3:], None, SimpleNamespace(num_features=3)).shape == (1, 3, 7, 1)  # 7 is prime
     net = attach_branches(timm.create_model('test_vit', img_size=(48, 96), num_classes=3))
     output = net(torch.randn(1, 3, 48, 96))
     assert output.features.shape[-2:] == output.stages[-1].shape[-2:] == (3, 6)
@@ -340,7 +340,7 @@ def test_maps_of_either_layout():
 
 
 def test_a_task_is_grouped_as_its_network():
-    """timm's optimizers are given the task as often as the network."""
+    """timm's optimizers can be given the task instead of the network."""
     net = make('swin_tiny_patch4_window7_224')
     task = DeepSupervisionTask(net, 'dks')
 

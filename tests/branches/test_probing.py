@@ -1,4 +1,4 @@
-"""Looking at a backbone changes nothing in it, needs no values, and is not fooled."""
+"""Probing a backbone changes nothing in it, needs no values, and is not fooled."""
 
 import pytest
 import timm
@@ -44,7 +44,7 @@ def test_nothing_changes_in_the_backbone(name, training):
 
 @pytest.mark.parametrize('name', ['cifar_densenet40_12', 'resnet18', 'test_convnext', 'test_vit', 'test_efficientnet'])
 def test_the_meta_device(name):
-    """The same designs, keys and shapes as on real numbers."""
+    """The same designs, keys and shapes as with real values."""
     with torch.device('meta'):
         empty = attach_branches(timm.create_model(name, num_classes=4))
     net = attach_branches(timm.create_model(name, num_classes=4))
@@ -56,7 +56,7 @@ def test_the_meta_device(name):
 
 
 class Chain(nn.Module):
-    """A classifier in timm's manner whose parts a test may bend."""
+    """A timm-style classifier whose parts a test can change."""
 
     def __init__(self, skip=False, hidden=False, inplace=False):
         super().__init__()
@@ -72,7 +72,7 @@ class Chain(nn.Module):
     def forward_intermediates(self, x, indices=None, stop_early=False):
         taps = [self.stem(x)]
         if self.hidden:
-            taps[0] = taps[0] + self.shift  # zero today
+            taps[0] = taps[0] + self.shift  # zero for now
         taps.append(self.stage1(taps[0]))
         final = self.stage2(taps[1])
         if self.skip:
@@ -116,13 +116,13 @@ def test_a_path_around_the_tap_is_seen():
 
 
 def test_a_parameter_that_does_nothing_yet_is_seen():
-    """At its value of zero the shift changes no number, so comparing numbers would not do."""
+    """The shift is zero and changes no value, so comparing values would not detect it."""
     with pytest.raises(ValueError, match='cannot be run again'):
         Probe(Chain(hidden=True)).rerun(0)
 
 
 def test_a_stage_that_overwrites_its_input():
-    """The main path has changed the tap already; the branch must not change it once more under its feet."""
+    """The main path has modified the tap in place already; the branch must not modify it again."""
     net = attach_branches(Chain(inplace=True))
     assert net.design == 'conv'
     out = net(torch.randn(2, 3, 64, 64))
@@ -163,7 +163,7 @@ def test_skeleton():
 
 def test_a_network_that_keeps_tensors_of_its_last_evaluation():
     model = timm.create_model('levit_128s', num_classes=3).eval()
-    model(torch.randn(1, 3, 224, 224))  # its attention keeps biases, here with their graph
+    model(torch.randn(1, 3, 224, 224))  # its attention caches biases, here with their graph
     cached = [m.attention_bias_cache for m in model.modules() if getattr(m, 'attention_bias_cache', None)]
     assert cached
     assert all(not t.is_leaf for cache in cached for t in cache.values())

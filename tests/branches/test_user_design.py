@@ -1,4 +1,4 @@
-"""A user's own design: read, refused, recorded and made again."""
+"""Custom designs: read, rejected, recorded and rebuilt."""
 
 import json
 import warnings
@@ -79,7 +79,7 @@ def test_rows_of_mobilenet():
         ({'tap': 0, 'stages': [{'blocks': 10**9}]}, 'at most 10000'),
         ({'tap': 0, 'stages': [{'blocks': 1, 'width': float('inf')}]}, 'at most 100'),
         ({'tap': 0, 'kind': ['own'], 'stages': [1]}, 'unknown kind'),
-        ({'tap': 0, 'stages': 3}, 'are a list'),
+        ({'tap': 0, 'stages': 3}, 'must be a list'),
         ({'tap': 0, 'kind': 'mirror', 'stages': [1]}, 'has no stages'),
         ({'tap': 0, 'kind': 'conv'}, 'needs stages'),
         ({'tap': 0, 'kind': 'conv', 'stages': [{'blocks': [1, 2]}]}, 'one number'),
@@ -139,7 +139,7 @@ def test_branches_stand_shallow_to_deep():
 
 @pytest.mark.parametrize('kind', ['own', 'conv', 'sepconv'])
 def test_equal_down_samplings(kind):
-    """DKS, section 4.1: as many down-samplings on the path to every classifier; pooled heads are exempt."""
+    """DKS, section 4.1: every path to a classifier has the same number of down-samplings; pooled heads are exempt."""
     design = {'branches': [{'tap': 0, 'kind': kind, 'stages': [1]}]}
     with pytest.raises(ValueError, match='has 1 down-samplings, the main one 2'):
         attach_branches(backbone(), design)
