@@ -1,8 +1,7 @@
 """Losses as pure functions on tensors: no model, no state, torch only.
 
 The losses average over the batch (`byot_feature_loss` is a norm over it) and return a scalar; `*_per_sample` return
-[B]. All promote half precision to float32 (float64 stays, whatever autocast says), return nothing in half precision,
-and give gradients in the dtype of each input.
+[B]. All compute and return float32 (float64 stays), even under autocast; gradients have the dtype of their input.
 """
 
 from .attention import attention_loss, match_size

@@ -1,7 +1,7 @@
-"""What every loss shares: the precision it computes in and the checks of its arguments.
+"""Shared by all losses: the precision they compute in and the checks of their arguments.
 
 No loss uses a matrix product. Autocast lowers only those (and convolutions), so tensors promoted here stay in float32
-or float64 whatever autocast says, and TF32 cannot touch them either.
+or float64 under autocast, and TF32 does not apply either.
 """
 
 import math
@@ -11,9 +11,9 @@ from torch import Tensor
 
 
 def promote(*tensors: Tensor) -> list[Tensor]:
-    """Bring tensors to one precision: float64 if any of them is float64, else float32.
+    """Cast tensors to one precision: float64 if any of them is float64, else float32.
 
-    The cast is part of the graph, so gradients come back in each input's own dtype.
+    The cast is part of the graph, so each input gets its gradient in its own dtype.
 
     Raises:
         ValueError: a tensor is not floating point.
@@ -32,7 +32,7 @@ def check_logits(logits: Tensor, name: str) -> None:
 
 
 def check_same_shape(got: Tensor, expected: Tensor, name: str) -> None:
-    """Raise ValueError unless both tensors have one shape (a silent broadcast would be a wrong loss)."""
+    """Raise ValueError unless both tensors have the same shape (a silent broadcast would give a wrong loss)."""
     if got.shape != expected.shape:
         raise ValueError(f'{name}: shapes differ, got {tuple(got.shape)}, expected {tuple(expected.shape)}')
 

@@ -19,21 +19,21 @@ def attention_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor
 
         sum_pairs 1/(B H W) sum_b sum_hw (a(F_S) - sg a(F_T))^2
 
-    where sg is the stop gradient. The paper has the L2 norm of the difference and no mean; this is the form of the
-    public implementations, whose weight of 1000 goes with it; they leave the modulus out, which only an even p allows
-    where maps have both signs.
+    where sg is the stop gradient. The paper takes the L2 norm of the difference, without a mean; this is the form of
+    the public implementations, and their weight of 1000 belongs to it. They omit the absolute value, which is
+    equivalent only for even p or maps without negative values.
 
     Args:
         student_maps: (B, C, H, W) each.
-        teacher_maps: as many maps of the same batch. Channels may differ; where sizes differ, the larger map is
-            averaged down to the smaller before the power is taken. No gradient reaches them.
+        teacher_maps: as many maps of the same batch. Channels may differ; if sizes differ, the larger map is
+            average-pooled to the smaller size before the power is taken. No gradient reaches them.
         p: exponent, at least 1.
 
     Returns:
         A scalar, float32 (float64 if a map is float64).
 
     Raises:
-        ValueError: no map, different numbers of maps, maps that are not 4-D or of different batches, p below 1.
+        ValueError: no maps, different numbers of maps, maps that are not 4-D or differ in batch size, or p below 1.
     """
     if not p >= 1:
         raise ValueError(f'p: expected an exponent of at least 1, got {p}')
@@ -49,7 +49,7 @@ def attention_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor
 
 
 def match_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Average-pool the larger of two maps to the size of the smaller, per dimension; equal sizes stay untouched.
+    """Average-pool the larger of two maps to the size of the smaller, per dimension; equal sizes are left as they are.
 
     Args:
         student: (B, C, H, W).
@@ -59,7 +59,7 @@ def match_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         Both maps at (min(H, H'), min(W, W')).
 
     Raises:
-        ValueError: a map is not 4-D, or the batches differ.
+        ValueError: a map is not 4-D, or the batch sizes differ.
     """
     if student.ndim != 4 or teacher.ndim != 4 or len(student) != len(teacher):
         raise ValueError(
@@ -73,5 +73,5 @@ def match_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _attention(maps: Tensor, p: float) -> Tensor:
-    """Return the normalised attention (B, H * W) of a map (B, C, H, W)."""
+    """Normalised attention (B, H * W) of a map (B, C, H, W)."""
     return F.normalize(maps.abs().pow(p).mean(1).flatten(1), dim=1, eps=1e-12)

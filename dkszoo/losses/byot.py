@@ -1,8 +1,8 @@
 """Self-distillation: the branches learn from the main head's predictions and features.
 
-Paper: Be Your Own Teacher (Zhang et al., ICCV 2019), loss sources 2 and 3, in the form of its authors' code,
-which is that of the journal version: a soft cross-entropy without tau^2 where the paper has a KL divergence, and a norm
-where it has a squared one.
+Paper: Be Your Own Teacher (Zhang et al., ICCV 2019), loss sources 2 and 3, in the form of its authors' code
+and of the journal version: a soft cross-entropy without tau^2 instead of the paper's KL divergence, and a norm instead
+of its square.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from ._common import check_logits, check_same_shape, check_tau, promote
 def byot_self_kd_loss(branch_logits: Sequence[Tensor], main_logits: Tensor, tau: float = 3.0) -> Tensor:
     """Soft cross-entropy of the branches against the main head, in nats: summed over branches, averaged over the batch.
 
-    sum_l (1/B) sum_b H(sg softmax(z_L / tau), softmax(z_l / tau)), with sg the stop gradient; no tau^2. At equal
+    sum_l (1/B) sum_b H(sg softmax(z_L / tau), softmax(z_l / tau)), with sg the stop gradient; no tau^2. For equal
     predictions this is their entropy, not 0.
 
     Args:
@@ -43,11 +43,11 @@ def byot_self_kd_loss(branch_logits: Sequence[Tensor], main_logits: Tensor, tau:
 
 
 def byot_feature_loss(branch_features: Sequence[Tensor], main_feature: Tensor) -> Tensor:
-    """Distance of the branches' features from the main head's: one Frobenius norm per branch, summed.
+    """Distance of the branches' features to the main head's: one Frobenius norm per branch, summed.
 
     sum_l ||f_l - sg f_L||, with sg the stop gradient and the norm over the whole (B, d) matrix: neither squared nor
     averaged, so it grows with the square root of the batch (the weight 0.03 was chosen at B = 128). Equal features
-    have gradient 0. The authors' code leaves the deepest branch out; so should the caller.
+    have gradient 0. The authors' code leaves out the deepest branch; so should the caller.
 
     Args:
         branch_features: one (B, d) tensor per branch, already projected to the main head's width.

@@ -35,7 +35,7 @@ def kd_loss(student: Tensor, teacher: Tensor, tau: float = 4.0, scale_tau2: bool
 
 
 def kd_loss_per_sample(student: Tensor, teacher: Tensor, tau: float = 4.0, scale_tau2: bool = True) -> Tensor:
-    """`kd_loss` of every sample (B,), with the same arguments and errors; for weights per sample (DSKD eq. 2)."""
+    """`kd_loss` of each sample (B,), with the same arguments and errors; for weights per sample (DSKD eq. 2)."""
     check_tau(tau)
     check_logits(student, 'student')
     check_same_shape(student, teacher, 'student and teacher logits')
@@ -47,9 +47,9 @@ def kd_loss_per_sample(student: Tensor, teacher: Tensor, tau: float = 4.0, scale
 
 
 def kl_terms(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """p log(p / q) - p + q of each class. They add up to KL(p, q), as p and q both add up to 1.
+    """p log(p / q) - p + q of each class; they sum to KL(p, q), since p and q both sum to 1.
 
-    None is below 0, unlike p log(p / q), whose sum cancels: distributions close to each other keep their digits.
+    Unlike p log(p / q), none is negative, so nothing cancels in the sum: the KL of close distributions stays precise.
     """
     p, log_ratio = log_p.exp(), log_p - log_q
     near = log_ratio.abs() < 1
@@ -60,14 +60,14 @@ def kl_terms(log_p: Tensor, log_q: Tensor) -> Tensor:
 def loss_weights(per_sample_losses: Tensor | Sequence[Tensor]) -> Tensor:
     """DSKD's weights of the branches, per sample: W_l = loss_l / sum_j loss_j (eq. 7 and 8).
 
-    No gradient passes through the weights (the paper does not say). Rounding noise below 0 counts as 0.
+    No gradient passes through the weights (the paper leaves it open). Rounding noise below 0 counts as 0.
 
     Args:
         per_sample_losses: (L-1, B), the losses of the L-1 branches, >= 0, or a sequence of L-1 tensors (B,).
 
     Returns:
-        (L-1, B), float32 (float64 for float64 losses): from 0 to 1, each column sums to 1, and is 1/(L-1) throughout
-        where all its losses are 0.
+        (L-1, B), float32 (float64 for float64 losses): from 0 to 1; each column sums to 1, and is all 1/(L-1) if
+        its losses are all 0.
 
     Raises:
         ValueError: no branch, or losses that are not (L-1, B).
@@ -81,7 +81,7 @@ def loss_weights(per_sample_losses: Tensor | Sequence[Tensor]) -> Tensor:
     (losses,) = promote(per_sample_losses.detach())
     losses = losses.clamp_min(0)
     largest = losses.amax(0)
-    # Relative to the largest, the sum can neither overflow nor be 0.
+    # Relative to the largest loss, the sum can neither overflow nor be 0.
     relative = torch.where(largest > 0, losses / largest, torch.ones_like(losses))
     return relative / relative.sum(0)
 
@@ -89,7 +89,7 @@ def loss_weights(per_sample_losses: Tensor | Sequence[Tensor]) -> Tensor:
 def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference of two maps, over the batch and all positions and channels (DSKD eq. 4).
 
-    MSE(sg F_T, r(F_S)), with sg the stop gradient; the caller has applied r, which brings the student's map to the
+    MSE(sg F_T, r(F_S)), with sg the stop gradient; the caller applies r, which maps the student's map to the
     teacher's shape.
 
     Args:
@@ -108,7 +108,7 @@ def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def feature_loss_per_sample(student: Tensor, teacher: Tensor) -> Tensor:
-    """`feature_loss` of every sample (B,), with the same arguments and errors; for weights per sample (DSKD eq. 5)."""
+    """`feature_loss` of each sample (B,), with the same arguments and errors; for weights per sample (DSKD eq. 5)."""
     check_same_shape(student, teacher, 'student and teacher maps')
     student, teacher = promote(student, teacher.detach())
     return (student - teacher).square().flatten(1).mean(1)
@@ -117,7 +117,7 @@ def feature_loss_per_sample(student: Tensor, teacher: Tensor) -> Tensor:
 def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """FitNets' hint: mean squared difference of the regressed student map and the teacher's map.
 
-    The public implementations' form, which is that of `feature_loss`, with the same arguments and errors; the FitNets
-    paper (eq. 3) has half the squared norm instead of the mean.
+    As in the public implementations, this is `feature_loss`, with the same arguments and errors; the FitNets paper
+    (eq. 3) has half the squared norm instead of the mean.
     """
     return feature_loss(student, teacher)

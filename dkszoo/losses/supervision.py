@@ -17,18 +17,18 @@ def deep_supervision_loss(
 ) -> Tensor:
     """Cross-entropy of the branches, in nats: summed over the branches, averaged over the batch.
 
-    sum_l alpha_l (1/B) sum_b -sum_k y_k log p_l,k, with p_l = softmax(z_l); the main head is not among them.
+    sum_l alpha_l (1/B) sum_b -sum_k y_k log p_l,k, with p_l = softmax(z_l); the main head is not included.
 
     Args:
         branch_logits: one (B, K) tensor per branch, shallow to deep.
-        target: class indices (B,), or probabilities (B, K) as mixup and label smoothing give.
+        target: class indices (B,), or probabilities (B, K), as from mixup or label smoothing.
         alpha: None (1, the papers' value), one weight for all branches, or one weight per branch.
 
     Returns:
         A scalar, float32 (float64 if the branches' logits are).
 
     Raises:
-        ValueError: no branch, a target that fits neither shape, or another number of weights than branches.
+        ValueError: no branch, a target of neither shape, or a number of weights that differs from that of branches.
     """
     if len(branch_logits) == 0:
         raise ValueError('branch_logits: expected at least one branch, got none')
@@ -46,12 +46,12 @@ def _branch_weights(alpha, num_branches: int) -> Sequence[float] | Tensor:
     if alpha is None or (hasattr(alpha, '__float__') and getattr(alpha, 'ndim', 0) == 0):
         return [1.0 if alpha is None else alpha] * num_branches
     if len(alpha) != num_branches:
-        raise ValueError(f'alpha: expected {num_branches} weights, one a branch, got {len(alpha)}')
+        raise ValueError(f'alpha: expected {num_branches} weights, one per branch, got {len(alpha)}')
     return alpha
 
 
 def _fit_target(target: Tensor, logits: Tensor) -> Tensor:
-    """Bring a target to the type that cross-entropy wants: int64 indices, or probabilities in the logits' precision."""
+    """Cast a target as cross-entropy needs it: int64 indices, or probabilities in the dtype of the logits."""
     if target.is_floating_point():
         check_same_shape(target, logits, 'target (probabilities)')
         return target.to(logits.dtype)

@@ -32,20 +32,20 @@ def synergy_loss(
 
     m teaches n. Both forms have the gradient d/dz_n = 1/B (sum_m beta[m][n] p_n - sum_m beta[m][n] p_m); they differ
     by the entropy of the teaching heads, which the paper's H includes and the official code subtracts. The paper
-    has beta = 1 everywhere and all ordered pairs. 0 log 0 is 0. A single head has no pair: the loss is 0.
+    uses beta = 1 and all ordered pairs. 0 log 0 is 0. A single head has no pair: the loss is 0.
 
-    The work is linear in the number of heads (a matrix adds one multiply-add per pair), the memory is
-    O(heads x batch x classes): a head meets the sum of its teachers, never each of them. First derivatives only.
+    Time is linear in the number of heads (a matrix adds one multiply-add per pair), memory is O(heads x batch x
+    classes): a head is compared with the sum of its teachers, not with each of them. First derivatives only.
 
     Args:
         logits: one (B, K) tensor per head, shallow to deep, the main head last.
         pairs: 'bidirectional' (all ordered pairs), 'top-down' (the deeper teaches the shallower) or 'bottom-up'.
         beta: None (1), one weight for all pairs, or a matrix beta[m][n] >= 0 (row teaches column). A matrix weights
-            the pairs that `pairs` names; its other entries are not used, though those of nested numbers, the
-            diagonal aside, are checked. A tensor's values are not, which would make the host wait for the device.
+            the pairs of the preset `pairs`; its other entries are ignored. All values of a nested sequence except the
+            diagonal are checked; those of a tensor are not, as that would make the host wait for the device.
         form: 'kl' or 'ce'.
-        eps: smoothing of both distributions, (p + eps) / (1 + K eps), value and gradient; the official DKS code
-            has 1e-8, 0 is the exact loss.
+        eps: smoothing of both distributions, (p + eps) / (1 + K eps), in value and gradient; the official DKS
+            code uses 1e-8, 0 is the exact loss.
 
     Returns:
         A scalar, float32 (float64 if a head is float64).
@@ -70,7 +70,7 @@ def synergy_loss(
 
 
 class _Synergy(torch.autograd.Function):
-    """The closed form: value and gradient of all heads in one pass, in O(heads x batch x classes).
+    """Closed form: value and gradients of all heads in one pass, in O(heads x batch x classes).
 
     With T_n = sum_m beta[m][n] p_m, c the column sums (how much a head is taught) and r the row sums of beta (how much
     it teaches), the gradient of head h is its pull G_h = c_h p_h - T_h, and the values follow from the pulls::
@@ -78,8 +78,7 @@ class _Synergy(torch.autograd.Function):
         kl = sum_h (r_h p_h - T_h) . log p_h = sum_h G_h . log p_h + sum_h (r_h - c_h) p_h . log p_h
         ce = sum_h -T_h . log p_h            = sum_h G_h . log p_h - sum_h c_h p_h . log p_h
 
-    On a CPU the loss is bound by memory traffic and by touching fresh pages, so heads are not stacked and are updated
-    in place.
+    On a CPU, memory traffic and page faults dominate the cost, so heads are not stacked and are updated in place.
     """
 
     @staticmethod
@@ -105,8 +104,8 @@ class _Synergy(torch.autograd.Function):
         for pull, log_q in zip(pulls, log_probs, strict=True):
             value = value + log_q.mul_(pull).sum()
         if eps:
-            # d log(p + eps) / dp = 1 / (p + eps): a pull counts less where eps outweighs p, and what is then left of
-            # its sum over the classes goes back through the softmax. Without eps that sum is 0.
+            # d log(p + eps) / dp = 1 / (p + eps): a pull is damped where eps outweighs p. Its sum over the classes,
+            # which is 0 without eps, then has to go back through the softmax.
             pulls = [pull.mul_(p / (p + eps)) for pull, p in zip(pulls, probs, strict=True)]
             pulls = [pull - p * pull.sum(-1, keepdim=True) for pull, p in zip(pulls, probs, strict=True)]
         ctx.save_for_backward(*pulls)
@@ -114,17 +113,17 @@ class _Synergy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple:
-        if torch.is_grad_enabled():  # only where second derivatives are asked for; they would be wrong without a word
+        if torch.is_grad_enabled():  # second derivatives, which would be silently wrong
             raise RuntimeError('synergy_loss has first derivatives only (leave create_graph=True out)')
         scale = grad / ctx.saved_tensors[0].shape[0]
         return None, None, None, None, *(pull * scale for pull in ctx.saved_tensors)
 
 
 def _centre(log_probs: list[Tensor]) -> None:
-    """Take the largest log-probability over the heads off each, in place.
+    """Subtract the largest log-probability over the heads from each, in place.
 
-    r_h p_h - T_h adds up to 0 over the heads, so any reference leaves the value as it is. This one makes equal heads
-    give 0 instead of rounding noise of either sign and, unlike one head's own, is never far below a head with mass.
+    r_h p_h - T_h sums to 0 over the heads, so any common reference leaves the value unchanged. With this one, equal
+    heads give exactly 0 instead of rounding noise; unlike one head's, it is never far below a head with mass.
     """
     reference = log_probs[0].clone()
     for log_p in log_probs[1:]:
@@ -145,7 +144,7 @@ def _sums(num_heads: int, pairs: str, matrix: Tensor | None) -> tuple[list, list
 
 
 def _pulls(probs: list[Tensor], pairs: str, matrix: Tensor | None) -> list[Tensor]:
-    """Pull c_h p_h - T_h of every head. Uses up probs."""
+    """Pull c_h p_h - T_h of each head. May overwrite probs."""
     if matrix is not None:
         stacked = torch.stack(probs)
         pull = stacked * matrix.sum(0)[:, None, None]
@@ -158,7 +157,7 @@ def _pulls(probs: list[Tensor], pairs: str, matrix: Tensor | None) -> list[Tenso
         for p in probs:
             total.add_(p)
         return [p.mul_(len(probs)).sub_(total) for p in probs]
-    # Teachers come first. The running sum includes the head itself, hence one p more than it has teachers.
+    # Teachers come first. The running sum includes the head itself, hence num_teachers + 1.
     for num_teachers, p in enumerate(probs[::-1] if pairs == 'top-down' else probs):
         total.add_(p)
         p.mul_(num_teachers + 1).sub_(total)
@@ -170,7 +169,7 @@ def _split_beta(beta, pairs: str, heads: list[Tensor]) -> tuple[float | Tensor |
     num_heads = len(heads)
     if beta is None:
         return None, None
-    if not isinstance(beta, Tensor) and hasattr(beta, 'tolist'):  # numbers and arrays of NumPy
+    if not isinstance(beta, Tensor) and hasattr(beta, 'tolist'):  # NumPy numbers and arrays
         beta = beta.tolist()
     if isinstance(beta, int | float):
         if not 0 <= beta < float('inf'):
@@ -184,8 +183,8 @@ def _split_beta(beta, pairs: str, heads: list[Tensor]) -> tuple[float | Tensor |
         matrix = torch.tensor(_check_rows(beta, num_heads), dtype=heads[0].dtype)
         shape = tuple(matrix.shape)
     if shape != (num_heads, num_heads):
-        raise ValueError(f'beta: expected a {num_heads} x {num_heads} matrix, one row a head, got shape {shape}')
-    # non_blocking: a plain copy to a GPU would wait for all its queued work.
+        raise ValueError(f'beta: expected a {num_heads} x {num_heads} matrix, one row per head, got shape {shape}')
+    # A blocking copy to a GPU would wait for all its queued work.
     matrix = matrix.to(heads[0].device, heads[0].dtype, non_blocking=True)
     lower, upper = matrix.tril(-1), matrix.triu(1)
     return None, {'bidirectional': lower + upper, 'top-down': lower, 'bottom-up': upper}[pairs]
@@ -194,11 +193,11 @@ def _split_beta(beta, pairs: str, heads: list[Tensor]) -> tuple[float | Tensor |
 def _check_rows(beta: Sequence[Sequence[float]], num_heads: int) -> list[list[float]]:
     """Check a matrix of nested numbers and return it as lists of floats."""
     if any(isinstance(row, int | float) or getattr(row, 'ndim', 1) == 0 for row in beta):
-        raise ValueError(f'beta: expected a {num_heads} x {num_heads} matrix, one row a head, got one row of numbers')
+        raise ValueError(f'beta: expected a {num_heads} x {num_heads} matrix, one row per head, got one row of numbers')
     rows = [[float(weight) for weight in row] for row in beta]
     lengths = [len(row) for row in rows]
     if lengths != [num_heads] * num_heads:
-        raise ValueError(f'beta: expected a {num_heads} x {num_heads} matrix, one row a head, got rows of {lengths}')
+        raise ValueError(f'beta: expected a {num_heads} x {num_heads} matrix, one row per head, got rows of {lengths}')
     for m, row in enumerate(rows):
         for n, weight in enumerate(row):
             if m != n and not 0 <= weight < float('inf'):

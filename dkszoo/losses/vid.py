@@ -1,7 +1,7 @@
 """Variational information distillation.
 
-Paper: Variational Information Distillation for Knowledge Transfer (Ahn et al., CVPR 2019), the
-Gaussian model with one trained variance per channel.
+Paper: Variational Information Distillation for Knowledge Transfer (Ahn et al., CVPR 2019), with the Gaussian model of
+one trained variance per channel.
 """
 
 import torch.nn.functional as F
@@ -17,9 +17,9 @@ def vid_loss(mean: Tensor, target: Tensor, log_scale: Tensor, eps: float = 1e-5)
     constant 1/2 log(2 pi) is left out, so the loss may be negative.
 
     Args:
-        mean: (B, C, H, W) or (B, C), the regressor's prediction from the student's map.
+        mean: (B, C, H, W) or (B, C), the teacher's map as predicted from the student's.
         target: the teacher's map, same shape; no gradient reaches it.
-        log_scale: (C,), trained; the variance of each channel before the softplus.
+        log_scale: (C,), trained; the variance per channel before the softplus.
         eps: smallest variance, above 0.
 
     Returns:
@@ -33,7 +33,7 @@ def vid_loss(mean: Tensor, target: Tensor, log_scale: Tensor, eps: float = 1e-5)
     check_same_shape(mean, target, 'mean and target')
     if mean.ndim < 2 or log_scale.shape != mean.shape[1:2]:
         raise ValueError(
-            f'log_scale: expected one value a channel of maps {tuple(mean.shape)}, got {tuple(log_scale.shape)}'
+            f'log_scale: expected one value per channel of maps {tuple(mean.shape)}, got {tuple(log_scale.shape)}'
         )
     mean, target, log_scale = promote(mean, target.detach(), log_scale)
     variance = (F.softplus(log_scale) + eps).view(-1, *[1] * (mean.ndim - 2))

@@ -1,4 +1,4 @@
-"""The losses again, straight from their formulas (float64 NumPy, one pair at a time), and inputs for the tests."""
+"""Reference losses straight from their formulas (float64 NumPy, one pair at a time), and inputs for the tests."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ FIXTURES = json.loads((Path(__file__).parents[1] / 'fixtures' / 'losses.json').r
 
 
 def fixture_input(seed, shape, scale=1.0, loc=0.0, **_):
-    # The legacy generator is what the recorded values were made with.
+    # The recorded values were made with the legacy generator.
     values = np.random.RandomState(seed).normal(size=shape) * scale + loc
     return torch.from_numpy(values.astype(np.float32))
 
@@ -54,7 +54,7 @@ def cross_entropy(p, q):
 
 
 def preset_matrix(pairs, num_heads):
-    """beta[m][n] of a preset, by its words: m teaches n."""
+    """beta[m][n] of a preset by its definition: m teaches n."""
     teaches = {'bidirectional': lambda m, n: m != n, 'top-down': lambda m, n: m > n, 'bottom-up': lambda m, n: m < n}
     return [[float(teaches[pairs](m, n)) for n in range(num_heads)] for m in range(num_heads)]
 
@@ -77,6 +77,6 @@ def attention(a, p):
 
 
 def block_mean(a, factor):
-    """Average pooling by a whole factor."""
+    """Average pooling by an integer factor."""
     b, c, h, w = a.shape
     return a.reshape(b, c, h // factor, factor, w // factor, factor).mean((3, 5))

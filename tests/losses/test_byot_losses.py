@@ -30,7 +30,7 @@ def test_self_kd_by_hand():
     # At tau 3, the main head's logits (3 ln 3, 0) give (3/4, 1/4); both branches are uniform: H = ln 2 each, no tau^2.
     main = torch.tensor([[3 * math.log(3.0), 0.0]])
     assert byot_self_kd_loss([torch.zeros(1, 2)] * 2, main).item() == pytest.approx(2 * math.log(2), rel=1e-6)
-    # Of the main head with itself: its entropy, ln 4 - 3/4 ln 3 = 0.562335.
+    # The main head against itself gives its entropy, ln 4 - 3/4 ln 3 = 0.562335.
     assert byot_self_kd_loss([main], main).item() == pytest.approx(0.562335, abs=1e-6)
 
 

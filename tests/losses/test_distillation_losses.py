@@ -98,7 +98,7 @@ def test_loss_weights():
 
 
 def test_loss_weights_by_hand():
-    # Columns: 1 against 3; nothing to weigh; one branch done; noise below 0 counts as 0.
+    # Columns: 1 against 3; all 0; one branch at 0; noise below 0 counts as 0.
     losses = torch.tensor([[1.0, 0.0, 0.0, -1e-9], [3.0, 0.0, 2.0, 1e-9]])
     assert loss_weights(losses).tolist() == [[0.25, 0.5, 0.0, 0.0], [0.75, 0.5, 1.0, 1.0]]
     assert loss_weights(losses[:1]).tolist() == [[1.0] * 4]

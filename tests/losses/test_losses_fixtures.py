@@ -6,7 +6,7 @@ from numpy_losses import FIXTURES, fixture_input, fixture_labels
 
 from dkszoo.losses import attention_loss, deep_supervision_loss, kd_loss, synergy_loss
 
-# The recorded numbers have seven digits; float32 runs also carry their own rounding.
+# The recorded numbers have seven digits; float32 adds rounding of its own.
 TOLERANCES = {torch.float64: {'rel': 2e-6, 'abs': 1e-12}, torch.float32: {'rel': 2e-5, 'abs': 1e-8}}
 DTYPES = pytest.mark.parametrize('dtype', TOLERANCES, ids=str)
 
@@ -30,7 +30,7 @@ def test_official_dks_total(case, dtype):
     inputs = leaves(case, dtype)
     logits = list(inputs.values())
     total = deep_supervision_loss(logits, fixture_labels(**case['labels'])) + synergy_loss(logits, eps=1e-8)
-    # Where eps is active, float32 differences of equal size cancel in the smallest entries.
+    # With eps, nearly equal float32 numbers cancel in the smallest entries.
     tolerance = TOLERANCES[dtype] | ({'abs': 1e-6} if dtype == torch.float32 else {})
     check(total, case['total'], inputs, case['grad'], tolerance)
 

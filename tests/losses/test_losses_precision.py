@@ -1,4 +1,4 @@
-"""What every loss promises: precision, autocast, extreme inputs, degenerate sizes, one graph."""
+"""Properties of all losses: precision, autocast, extreme inputs, degenerate sizes, one graph."""
 
 import inspect
 
@@ -104,7 +104,7 @@ def test_distillation_of_nearly_equal_predictions(scale):
     student, teacher = (z.detach() for z in pair((64, 10), torch.float32, scale))
     value = L.kd_loss_per_sample(student, teacher, tau=20.0)
     log_q, log_p = ((z.double() / 20).log_softmax(-1) for z in (student, teacher))
-    exact = 400 * (log_p.exp() * (log_p - log_q)).sum(-1)  # KL as it is written; in float32 it would cancel
+    exact = 400 * (log_p.exp() * (log_p - log_q)).sum(-1)  # KL by its definition; in float32 it would cancel
     assert (value >= 0).all()
     assert_close(value.double(), exact, rtol=1e-3, atol=0)
 

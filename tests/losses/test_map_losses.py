@@ -19,7 +19,7 @@ def test_attention(p):
     squares = [
         (attention(array(student[0]), p) - attention(array(teacher[0]), p)) ** 2,
         (attention(array(student[1]), p) - attention(block_mean(array(teacher[1]), 2), p)) ** 2,
-        # One dimension alone is larger: averages of neighbours along it.
+        # Only one dimension is larger: neighbours are averaged along it.
         (attention(array(student[2]).reshape(3, 2, 4, 4, 2).mean(-1), p) - attention(array(teacher[2]), p)) ** 2,
     ]
     loss = attention_loss(student, teacher, p)

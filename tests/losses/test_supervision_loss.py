@@ -61,7 +61,7 @@ def test_kinds_of_target():
         ([], TARGET, None, 'at least one branch'),
         ([torch.zeros(5, 7)], TARGET[:4], None, r'class indices of shape \(5,\), got \(4,\)'),
         ([torch.zeros(5, 7)], torch.zeros(5, 8), None, r'got \(5, 8\), expected \(5, 7\)'),
-        ([torch.zeros(5, 7)], TARGET, [1, 2], 'alpha: expected 1 weights, one a branch, got 2'),
+        ([torch.zeros(5, 7)], TARGET, [1, 2], 'alpha: expected 1 weights, one per branch, got 2'),
         ([torch.zeros(5, 7, 1)], TARGET, None, r'expected logits of shape \(B, K\)'),
     ],
 )

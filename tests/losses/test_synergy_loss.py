@@ -152,7 +152,7 @@ def test_equal_and_nearly_equal_heads(pairs, classes):
     loss = synergy_loss(equal, **settings)
     assert loss.item() == 0
     assert all(grad.abs().max() < 1e-6 for grad in torch.autograd.grad(loss, equal))
-    # One direction alone is as exact as float32 log-probabilities are; both together lose no digit to them.
+    # One direction alone is limited by the precision of float32 log-probabilities; both together are not.
     exact = pairs == 'bidirectional'
     noise = heads(4, batch=8, classes=classes, scale=1, dtype=torch.float32)
     for size in (1e-6, 1e-4, 1e-2):
