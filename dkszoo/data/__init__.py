@@ -1,4 +1,4 @@
-"""Data sets, splits and the sample stream."""
+"""Data sets, splits, augmentation and the sample stream."""
 
 from .augment import Augmentation
 from .datasets import (

@@ -1,7 +1,7 @@
-"""Augmentation of a whole batch at once, on the device the images are on.
+"""Augmentation of a whole batch at once, on the device of the images.
 
-Each function does exactly what its torchvision or timm counterpart does to one image, for the same random choices;
-`draw_choices` draws those for a whole epoch, with the same probabilities.
+For the same random choices, each function does exactly what its torchvision or timm counterpart does to one image.
+`draw_choices` draws the choices for a whole epoch, with the same probabilities.
 """
 
 import math
@@ -15,14 +15,14 @@ MIN_AREA, MAX_AREA, MIN_ASPECT, ATTEMPTS = 0.02, 1 / 3, 0.3, 10  # timm's Random
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to a training image, at random.
+    """Random augmentation of training images.
 
     Attributes:
         pad: Pixels added on every side before the random crop.
-        pad_mode: What they hold: 'constant' (black) or 'reflect'.
+        pad_mode: Content of the padding: 'constant' (black) or 'reflect'.
         hflip: Probability of a horizontal flip.
         re_prob: Probability of random erasing.
-        cutout: Side of the square that is hidden; 0: none.
+        cutout: Side of the hidden square; 0: none.
     """
 
     pad: int = 0
@@ -40,7 +40,7 @@ class Choices:
         top: [N] first row of the crop in the padded image.
         left: [N] first column.
         flip: [N] uint8, 1 where the crop is mirrored.
-        boxes: Rectangles to hide, each four [N] tensors: first row, row after the last, and the same for columns.
+        boxes: Rectangles to hide, each four [N] tensors: first row, end row (exclusive), first column, end column.
     """
 
     top: torch.Tensor
@@ -62,7 +62,7 @@ class Choices:
 
 
 def draw_choices(total: int, size: int, augmentation: Augmentation, seed: int) -> Choices:
-    """The choices for `total` samples of size x size pixels; a sample gets what `seed`, `total` and its index say."""
+    """Draw choices for `total` samples of size x size pixels; a sample's depend on `seed`, `total` and its index."""
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(*shape: int) -> torch.Tensor:
@@ -81,7 +81,7 @@ def draw_choices(total: int, size: int, augmentation: Augmentation, seed: int) -
 
 
 def draw_erasing(uniform, total: int, size: int, probability: float) -> tuple[torch.Tensor, ...]:
-    """Rectangles of random erasing (Zhong et al., arXiv:1708.04896) as timm draws them: the first of ten that fits."""
+    """Rectangles of random erasing (Zhong et al., arXiv:1708.04896), as timm draws them: the first of ten that fits."""
     area = (MIN_AREA + uniform(ATTEMPTS, total) * (MAX_AREA - MIN_AREA)) * size * size
     aspect = torch.exp((2 * uniform(ATTEMPTS, total) - 1) * math.log(1 / MIN_ASPECT))
     height, width = torch.sqrt(area * aspect).round(), torch.sqrt(area / aspect).round()
@@ -94,10 +94,10 @@ def draw_erasing(uniform, total: int, size: int, probability: float) -> tuple[to
 
 
 def pad_images(images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
-    """Images [N, C, H, W] with the padding of the random crop around them.
+    """Pad images [N, C, H, W] for the random crop.
 
     Raises:
-        ValueError: A reflection wider than the image.
+        ValueError: The reflection would be wider than the image.
     """
     if not augmentation.pad:
         return images
@@ -105,17 +105,17 @@ def pad_images(images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor
         return functional.pad(images, (augmentation.pad,) * 4)
     side = images.shape[-1]
     if augmentation.pad >= side:
-        raise ValueError(f'images of {side} px cannot be reflected by {augmentation.pad} (choose a smaller --pad)')
+        raise ValueError(f'images of {side} px are too small to reflect {augmentation.pad} (choose a smaller --pad)')
     inner = torch.arange(-augmentation.pad, side + augmentation.pad, device=images.device).abs()
-    nearest = (side - 1) - ((side - 1) - inner).abs()  # ... 2 1 [0 1 2 ...] and back: the edge is not repeated
+    nearest = (side - 1) - ((side - 1) - inner).abs()  # ... 2 1 [0 1 2 ...]: the edge is not repeated
     return images[:, :, nearest][..., nearest]
 
 
 def crop(padded: torch.Tensor, index: torch.Tensor, top: torch.Tensor, left: torch.Tensor, size: int) -> torch.Tensor:
-    """Crops [B, C, size, size] of the images `index` [B] of `padded` [N, C, H, W], which is contiguous."""
+    """Crops [B, C, size, size] of the images `index` [B] of `padded` [N, C, H, W], which must be contiguous."""
     _, chans, height, width = padded.shape
     device = padded.device
-    # Every run of `size` bytes is a row to choose, wherever it starts: one gather of rows does image and crop.
+    # Every run of `size` bytes is a possible row of a crop: one gather of rows selects images and crops.
     runs = padded.view(-1).unfold(0, size, 1)
     plane = torch.arange(chans, device=device)[:, None] * (height * width)
     row = torch.arange(size, device=device) * width
@@ -126,18 +126,18 @@ def crop(padded: torch.Tensor, index: torch.Tensor, top: torch.Tensor, left: tor
 
 def flip(images: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
     """Images [B, C, H, W] uint8, mirrored left to right where `where` [B] is 1."""
-    # A choice by arithmetic: on CPU several times as fast as torch.where with a mask [B, 1, 1, 1].
+    # On CPU this is several times as fast as torch.where with a mask [B, 1, 1, 1].
     difference = images ^ images.flip(-1)
     return images ^ difference.mul_(where.view(-1, 1, 1, 1))
 
 
 def normalise(images: torch.Tensor, scale: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-    """(images / scale - mean) / std in float32, bit for bit as ToTensor and Normalize do it; mean and std [C, 1, 1]."""
+    """(images / scale - mean) / std in float32, bit-identical to ToTensor and Normalize; mean and std [C, 1, 1]."""
     return images.float().div_(scale).sub_(mean).div_(std)
 
 
 def hide(images: torch.Tensor, box: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """Images [B, C, H, W] with 0 in the box of each; in place."""
+    """Set the box of each image of [B, C, H, W] to 0, in place."""
     top, bottom, left, right = (edge[:, None] for edge in box)
     rows = torch.arange(images.shape[-2], device=images.device)
     columns = torch.arange(images.shape[-1], device=images.device)

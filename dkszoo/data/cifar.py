@@ -1,4 +1,4 @@
-"""Reading CIFAR's pickles without running what is in them."""
+"""Reading CIFAR's pickles without executing them."""
 
 import io
 import pickle
@@ -12,15 +12,15 @@ from .images import ArrayImages
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a CIFAR data set keeps what.
+    """File layout of a CIFAR data set.
 
     Attributes:
         folder: Its folder in torchvision's root.
-        train: The files of the training images.
-        test: The files of the test images.
-        labels: The key of the labels.
-        meta: The file with the names of the classes.
-        names: Their key in it.
+        train: Files of the training images.
+        test: Files of the test images.
+        labels: Key of the labels.
+        meta: File with the class names.
+        names: Key of the class names.
     """
 
     folder: str
@@ -45,7 +45,7 @@ LAYOUTS = {
 
 
 def whole_numbers(*args) -> np.dtype:
-    """The type of an array, where it is one of integers: an array of objects could hold anything."""
+    """The dtype of an array, if of integers: an array of objects could hold anything."""
     dtype = np.dtype(*args)
     if dtype.kind not in 'ui':
         raise pickle.UnpicklingError(f'an array of {dtype}')
@@ -53,12 +53,12 @@ def whole_numbers(*args) -> np.dtype:
 
 
 def empty_array(*_) -> np.ndarray:
-    """The array that a pickle then fills; NumPy always asks for an empty one."""
+    """An array for the pickle to fill; NumPy always requests an empty one."""
     return np.ndarray((0,), np.uint8)
 
 
 def filled_array(data: bytes, dtype: np.dtype, shape: tuple, order: str) -> np.ndarray:
-    """The array of a pickle of protocol 5."""
+    """An array in a pickle of protocol 5."""
     return np.frombuffer(data, dtype).reshape(shape, order=order)
 
 
@@ -68,11 +68,11 @@ def number(dtype: np.dtype, data: bytes) -> int:
 
 
 def to_bytes(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes for Python 2."""
+    """Bytes as Python 3 pickles them for Python 2."""
     return text.encode(encoding)
 
 
-# All that a pickle may name: what arrays of integers are made of, each built by a function of ours.
+# All names a pickle may use: the parts of integer arrays, each mapped to a safe replacement.
 ALLOWED = {
     ('numpy', 'ndarray'): np.ndarray,
     ('numpy', 'dtype'): whole_numbers,
@@ -94,11 +94,11 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 def read_cifar_pickle(path: Path) -> dict:
-    """The dict in one of CIFAR's files, its keys as texts.
+    """Read the dict in a CIFAR file; its keys become strings.
 
     Raises:
-        ValueError: The file is missing, truncated, or holds anything but containers, texts, numbers and arrays of
-            integers; nothing in it was run.
+        ValueError: The file is missing, truncated, or holds anything but containers, strings, numbers and arrays
+            of integers; nothing in it is executed.
     """
     if not path.is_file():
         raise ValueError(
@@ -108,9 +108,9 @@ def read_cifar_pickle(path: Path) -> dict:
         contents = ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding='latin1').load()
     except Exception as error:  # a damaged pickle can raise anything
         reason = str(error) or type(error).__name__
-        raise ValueError(f'{str(path)!r} is damaged or no CIFAR file: {reason} (download it again)') from error
+        raise ValueError(f'{str(path)!r} is damaged or not a CIFAR file: {reason} (download it again)') from error
     if not isinstance(contents, dict):
-        raise ValueError(f'{str(path)!r} is no CIFAR file: it holds a {type(contents).__name__} (download it again)')
+        raise ValueError(f'{str(path)!r} is not a CIFAR file: it holds a {type(contents).__name__} (download it again)')
     return {key.decode('latin1') if isinstance(key, bytes) else key: value for key, value in contents.items()}
 
 
@@ -121,7 +121,7 @@ def read_batch(path: Path, key: str, num_classes: int) -> tuple[np.ndarray, list
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         raise ValueError(f'{str(path)!r} has no images of 3 x 32 x 32 bytes under "data" (download it again)')
     if not isinstance(labels, list | np.ndarray) or len(labels) != len(data) or not len(data):
-        raise ValueError(f'{str(path)!r} has not one label an image under "{key}" (download it again)')
+        raise ValueError(f'{str(path)!r} does not have one label per image under "{key}" (download it again)')
     if not all(isinstance(label, int | np.integer) and 0 <= label < num_classes for label in labels):
         raise ValueError(f'{str(path)!r} has labels that are not 0 to {num_classes - 1} (download it again)')
     return data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), list(labels)
@@ -136,7 +136,7 @@ def open_cifar(name: str, data_dir: str, train: bool) -> ArrayImages:
         train: The training split, else the test split.
 
     Raises:
-        ValueError: A file is missing or not what it should be.
+        ValueError: A file is missing, damaged or of another format.
     """
     layout = LAYOUTS[name]
     folder = Path(data_dir) / layout.folder

@@ -20,8 +20,8 @@ _logger = logging.getLogger(__name__)
 TRAIN = ('train', 'training')
 SMALL_SETS = ('digits', *FOLDERS, *LAYOUTS)
 IMAGE_FOLDERS = ('', 'torch/image_folder', 'torch/folder')
-# What timm knows before a slash besides torch and hfds, and after `torch/` besides the small ones.
-SEQUENCES = ('hfids', 'tfds', 'wds')  # no random access, which the sample stream takes
+# timm's prefixes besides torch and hfds, and its names after `torch/` besides the small sets.
+SEQUENCES = ('hfids', 'tfds', 'wds')  # no random access, which the sample stream needs
 TORCH = ('qmnist', 'imagenet', 'places365', 'inaturalist', 'inat', 'image_folder', 'folder')
 TEST = ('test', 'val', 'valid', 'validation', 'eval', 'evaluation')
 
@@ -29,8 +29,8 @@ TEST = ('test', 'val', 'valid', 'validation', 'eval', 'evaluation')
 class View(Dataset):
     """Some samples of a data set, seen through a transform.
 
-    timm's loader sets `transform`; `(index)` gives (transformed image, class). `targets`, one a sample, replaces the
-    classes the data set has.
+    `view[index]` is (transformed image, class). timm's loader sets `transform`. `targets`, one per sample, overrides
+    the classes of the data set.
     """
 
     def __init__(self, base: Dataset, indices: Sequence[int] | None = None, mode: str = 'RGB'):
@@ -53,20 +53,20 @@ class View(Dataset):
 
 
 class UnreadableImage(ValueError):
-    """An image file is damaged. Says which, also where a loading process met it."""
+    """An image file is damaged. The message names the file, also when raised in a worker process."""
 
     def __init__(self, text: str):
-        super().__init__(text.rpartition(f'{type(self).__name__}: ')[2].strip())  # behind the process's traceback
+        super().__init__(text.rpartition(f'{type(self).__name__}: ')[2].strip())  # drop the worker's traceback
 
 
 def read_sample(base: Dataset, index: int) -> tuple[Image.Image, int]:
     """Image and class of one sample.
 
-    timm's data sets of files put the next image in the place of one they cannot read: another class may be its own,
-    and it may belong to another part of a split.
+    timm's data sets of files substitute the next image for one they cannot read, which may be of another class or in
+    another part of a split.
 
     Raises:
-        UnreadableImage: The file is no image, or is damaged.
+        UnreadableImage: The file is not an image, or is damaged.
     """
     reader = getattr(base, 'reader', None)
     if reader is None:
@@ -75,20 +75,20 @@ def read_sample(base: Dataset, index: int) -> tuple[Image.Image, int]:
     try:
         file, target, *_ = reader[index]
         with file, Image.open(file) as opened:
-            if opened.mode.startswith(('I', 'F')):  # Pillow would make white of all above 255
-                raise ValueError(f'it has more than 8 bits a channel (mode {opened.mode})')
+            if opened.mode.startswith(('I', 'F')):  # Pillow would turn all values above 255 white
+                raise ValueError(f'it has more than 8 bits per channel (mode {opened.mode})')
             image = opened.convert(mode) if mode else opened.copy()
-    except Exception as error:  # whatever Pillow makes of a damaged file
+    except Exception as error:  # Pillow can raise anything on a damaged file
         name = base.filename(index, absolute=True)
-        raise UnreadableImage(f'cannot read image {name!r}: {first_line(error)} (mend or remove it)') from error
+        raise UnreadableImage(f'cannot read image {name!r}: {first_line(error)} (repair or remove it)') from error
     return image, -1 if target is None else target
 
 
 def check_dataset(name: str) -> None:
-    """Refuse names of data sets that neither we nor timm know; timm would take most of them for an image folder.
+    """Reject names of data sets that neither dkszoo nor timm knows; timm would read most of them as an image folder.
 
     Raises:
-        ValueError: The name is unknown, says the nearest; or the data set has no random access.
+        ValueError: The name is unknown (names the nearest), or the data set has no random access.
     """
     kind, slash, rest = name.lower().partition('/')
     is_torch = kind == 'torch' and (name.lower() in SMALL_SETS or rest in TORCH)
@@ -108,13 +108,13 @@ def check_dataset(name: str) -> None:
 
 
 def open_dataset(name: str, data_dir: str | None, split: str, in_chans: int = 3) -> Dataset:
-    """One split of a data set, giving (PIL image, class) by index.
+    """Open one split of a data set, which returns (PIL image, class) by index.
 
     Args:
-        name: 'digits', or any name timm's `create_dataset` knows ('torch/cifar100', 'hfds/...'; '' is a folder).
-        data_dir: Root folder; 'digits' has none.
-        split: 'train', 'test' (or timm's other words for them), or a name the data set itself has for a split.
-        in_chans: 1 opens folders as gray images.
+        name: 'digits', or a name known to timm's `create_dataset` ('torch/cifar100', 'hfds/...', '' for a folder).
+        data_dir: Root folder; None for 'digits'.
+        split: 'train', 'test' (or timm's synonyms), or a split name of the data set itself.
+        in_chans: For the image folder '' only: 3 opens its images as RGB, any other value as gray.
 
     Raises:
         ValueError: Unknown name, a folder that is missing, empty or unreadable, or a data set without random access.
@@ -134,7 +134,7 @@ def open_dataset(name: str, data_dir: str | None, split: str, in_chans: int = 3)
     if name.lower() in IMAGE_FOLDERS:
         splits = [folder_split(data_dir, split)]
         kwargs = {} if name else dict(input_img_mode='RGB' if in_chans == 3 else 'L')
-    else:  # often the labels of `test` are kept back
+    else:  # the labels of `test` are often not public
         splits, kwargs = ['validation', 'test'] if split == 'test' else [split], {}
     failed, what = [], f'data set {name!r}' + (f' in {data_dir!r}' if data_dir else '')
     for part in splits:
@@ -151,7 +151,7 @@ def open_dataset(name: str, data_dir: str | None, split: str, in_chans: int = 3)
 
 
 def open_small(name: str, data_dir: str | None, split: str) -> ArrayImages:
-    """One split of a data set of small images, whole in memory."""
+    """Open one split of a data set of small images, held in memory."""
     if split not in TRAIN + TEST:
         raise ValueError(f'data set {name!r} has no split {split!r} (choose train or test)')
     train = split in TRAIN
@@ -172,13 +172,13 @@ def folder_split(data_dir: str, split: str) -> str:
             check_files(folder)
             return name
     next(os.walk(data_dir, onerror=refuse_folder), None)
-    raise ValueError(f'no folder {" or ".join(names[:3])} in {data_dir!r} (one sub-folder a split, one in it a class)')
+    raise ValueError(f'no folder {" or ".join(names[:3])} in {data_dir!r} (one folder per split, with one per class)')
 
 
 def check_files(folder: str) -> None:
-    """Refuse what timm passes over without a word: folders that cannot be listed, or have only images it does not read.
+    """Reject what timm silently skips: folders that cannot be listed, or hold only images it does not read.
 
-    A warning tells of such images beside others.
+    Skipped images in a folder with readable ones or sub-folders only give a warning.
 
     Raises:
         ValueError: There is such a folder.
@@ -194,7 +194,7 @@ def check_files(folder: str) -> None:
             )
         passed_over += len(others)
     if passed_over:
-        _logger.warning('%s: %d images are passed over, for only %s are read', folder, passed_over, ', '.join(read))
+        _logger.warning('%s: %d images are skipped, as only %s files are read', folder, passed_over, ', '.join(read))
 
 
 def refuse_folder(error: OSError) -> None:
@@ -206,7 +206,7 @@ def first_line(error: BaseException) -> str:
 
 
 def class_names(dataset: Dataset) -> list[str] | None:
-    """The names of the classes in order of their index, where the data set knows them."""
+    """Class names in order of index, if the data set knows them."""
     names = getattr(dataset, 'classes', None)
     reader = getattr(dataset, 'reader', None)
     if names is None and reader is not None and getattr(reader, 'class_to_idx', None):
@@ -215,7 +215,7 @@ def class_names(dataset: Dataset) -> list[str] | None:
 
 
 def compare_classes(trained: Sequence[str], found: Sequence[str], words=('in training', 'here')) -> str:
-    """What each of two lists of classes has that the other lacks; `words` say where they are from."""
+    """Describe the difference of two lists of classes; `words` name their origins."""
     parts = []
     for where, names, others in zip(words, (trained, found), (set(found), set(trained)), strict=True):
         only = [name for name in names if name not in others]
@@ -225,11 +225,11 @@ def compare_classes(trained: Sequence[str], found: Sequence[str], words=('in tra
 
 
 def class_targets(dataset: Dataset) -> list[int] | None:
-    """The class of every sample, where the data set can tell without opening the images."""
+    """The class of every sample, if known without opening the images."""
     targets = getattr(dataset, 'targets', None)
     reader = getattr(dataset, 'reader', None)
     if targets is None and reader is not None and isinstance(getattr(reader, 'samples', None), list | tuple):
         targets = [sample[1] for sample in reader.samples]
-    if getattr(targets, 'ndim', 1) > 1:  # QMNIST's, whose first column is the class
+    if getattr(targets, 'ndim', 1) > 1:  # QMNIST: the first column is the class
         targets = targets[:, 0]
     return [int(t) for t in targets] if targets is not None else None

@@ -10,9 +10,9 @@ from .splits import split_indices
 
 
 def open_digits(train: bool) -> ArrayImages:
-    """The digits of the UCI repository's optical recognition set, 8x8 with 17 gray levels, resized to 32x32.
+    """Handwritten digits of the UCI repository (optical recognition), 8x8 with 17 gray levels, resized to 32x32.
 
-    The test split is fixed: a fifth of the images, with the classes in proportion.
+    The test split is fixed: a fifth of the images, stratified by class.
 
     Args:
         train: The training split (1,438 images), else the test split (359).

@@ -1,4 +1,4 @@
-"""Reading MNIST's idx files, plain or gzipped, believing nothing they say that does not add up."""
+"""Reading MNIST's idx files, plain or gzipped, without trusting their headers."""
 
 import gzip
 import math
@@ -12,17 +12,17 @@ from torchvision import datasets
 from .images import ArrayImages
 
 UINT8 = 0x08
-MOST_DEFLATED = 1032  # deflate packs no more bytes than this into one
+MOST_DEFLATED = 1032  # the largest compression ratio of deflate
 
 FOLDERS = {'torch/mnist': 'MNIST', 'torch/fashion_mnist': 'FashionMNIST', 'torch/kmnist': 'KMNIST'}
 
 
 def read_idx(path: Path, ndim: int) -> np.ndarray:
-    """The array of bytes in an idx file.
+    """Read the array of bytes in an idx file.
 
     Args:
         path: The file; gzipped if its name ends in .gz.
-        ndim: Dimensions it must have.
+        ndim: Required number of dimensions.
 
     Returns:
         uint8 array with `ndim` dimensions.
@@ -35,7 +35,7 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
         with gzip.open(path) if packed else open(path, 'rb') as file:
             header = file.read(4 + 4 * ndim)
             if header[:4] != bytes((0, 0, UINT8, ndim)):
-                raise ValueError(f'{str(path)!r} is no idx file of bytes in {ndim} dimensions (download it again)')
+                raise ValueError(f'{str(path)!r} is not an idx file of bytes in {ndim} dimensions (download it again)')
             if len(header) < 4 + 4 * ndim:
                 raise EOFError
             shape = struct.unpack(f'>{ndim}I', header[4:])
@@ -62,7 +62,7 @@ def open_idx(name: str, data_dir: str, train: bool) -> ArrayImages:
         train: The training split, else the test split.
 
     Raises:
-        ValueError: A file is missing or not what it should be.
+        ValueError: A file is missing, damaged or of another format.
     """
     folder = Path(data_dir) / FOLDERS[name] / 'raw'
     folder = folder if folder.is_dir() else Path(data_dir)
@@ -73,7 +73,7 @@ def open_idx(name: str, data_dir: str, train: bool) -> ArrayImages:
     if len(images) != len(labels):
         raise ValueError(f'{len(images)} images in {str(files[0])!r} but {len(labels)} labels (download both again)')
     if labels.max() >= len(classes):
-        raise ValueError(f'{str(files[1])!r} has the label {labels.max()}, data set {name!r} {len(classes)} classes')
+        raise ValueError(f'{str(files[1])!r} has the label {labels.max()}, but {name!r} has {len(classes)} classes')
     return ArrayImages(images, labels, classes)
 
 

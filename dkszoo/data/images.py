@@ -8,12 +8,12 @@ from torch.utils.data import Dataset
 
 
 class ArrayImages(Dataset):
-    """A data set of equal images in memory; `(index)` gives (PIL image, class).
+    """A data set of images of the same size in memory; `data_set[index]` is (PIL image, class).
 
     Args:
         images: uint8, [N, H, W] gray or [N, H, W, 3].
-        targets: The class of each.
-        classes: The names of the classes.
+        targets: Class of each image.
+        classes: Class names.
     """
 
     def __init__(self, images: np.ndarray, targets: Sequence[int], classes: Sequence[str]):

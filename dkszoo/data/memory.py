@@ -1,4 +1,4 @@
-"""Loaders that keep all images as bytes on the device and transform a batch at a time."""
+"""Loaders that keep all images as bytes on the device and transform them batch by batch."""
 
 import copy
 import logging
@@ -14,16 +14,16 @@ from .transforms import SMALL
 
 _logger = logging.getLogger(__name__)
 
-LIMIT = 2 * 2**30  # bytes of images `auto` keeps in memory
-CHOICES = 2**32  # sets the epoch's random choices apart from its order and its samples' seeds
+LIMIT = 2 * 2**30  # most bytes of images that `auto` keeps in memory
+CHOICES = 2**32  # separates the seed of the epoch's random choices from those of its order and samples
 
 
 def read_pixels(view: View, transform: Callable) -> tuple[torch.Tensor, torch.Tensor]:
-    """All images of a view as bytes [N, C, H, W], and their classes [N].
+    """Read all images of a view as bytes [N, C, H, W], and their classes [N].
 
     Args:
         view: The samples.
-        transform: PIL image -> bytes [C, H, W], always the same for the same image.
+        transform: PIL image -> bytes [C, H, W], deterministic.
     """
     view = copy.copy(view)
     view.transform = transform
@@ -35,7 +35,7 @@ def read_pixels(view: View, transform: Callable) -> tuple[torch.Tensor, torch.Te
 
 
 def is_small(view: View, img_size: int, in_chans: int, pad: int = 0) -> bool:
-    """Whether the images are known to be small and to fit in memory, by facts that are the same on every machine."""
+    """Whether the images are small and fit in memory; the answer is the same on every machine."""
     return (
         isinstance(view.base, ArrayImages)
         and img_size <= SMALL
@@ -44,10 +44,10 @@ def is_small(view: View, img_size: int, in_chans: int, pad: int = 0) -> bool:
 
 
 def choose_loader(asked: str, view: View, img_size: int, in_chans: int, pad: int, auto_augment: str | None) -> str:
-    """'memory' or 'timm', where `asked` may be 'auto'.
+    """Choose the loader: 'memory' or 'timm'; `asked` may also be 'auto'.
 
     Raises:
-        ValueError: The loader in memory was asked for and cannot do what the settings ask.
+        ValueError: The in-memory loader was requested but does not support the settings.
     """
     reason = None
     if img_size > SMALL:
@@ -63,14 +63,14 @@ def choose_loader(asked: str, view: View, img_size: int, in_chans: int, pad: int
 
 
 class PixelLoader:
-    """Batches from images that are kept as bytes on a device.
+    """Base of the loaders of images kept as bytes on a device.
 
     Args:
         images: [N, C, H, W] uint8.
         targets: [N].
         mean: Channel means in [0, 1].
         std: Channel standard deviations.
-        device: Where images and targets are kept, and batches are made.
+        device: Device of images, targets and batches.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class PixelLoader:
         device: torch.device,
     ):
         self.images, self.targets = images.to(device), targets.to(device)
-        # Tensors on the device: dividing by a Python number would multiply by its reciprocal on CUDA.
+        # A tensor, because CUDA divides by a Python number by multiplying with its reciprocal.
         self.scale = torch.tensor(255.0, device=device)
         self.mean, self.std = (torch.tensor(v, dtype=torch.float32, device=device)[:, None, None] for v in (mean, std))
 
@@ -93,13 +93,13 @@ class PixelLoader:
 class MemoryLoader(PixelLoader):
     """The stream's training batches (images [B, C, S, S], targets [B]), from images in memory.
 
-    What is drawn for a sample depends on (seed, epoch, index, N). The loader never waits for the device.
+    A sample's random choices depend on (seed, epoch, index, N). The loader never waits for the device.
 
     Args:
         images: [N, C, S, S] uint8, before augmentation.
         targets: [N].
         sampler: The order of the samples.
-        augmentation: What is done to them.
+        augmentation: Their augmentation.
         mean: Channel means in [0, 1].
         std: Channel standard deviations.
         device: Where everything happens.
@@ -142,12 +142,12 @@ class MemoryLoader(PixelLoader):
 
 
 class MemoryEvalLoader(PixelLoader):
-    """Batches of all images in order, (images [B, C, H, W], targets [B]), from images in memory.
+    """Evaluation batches (images [B, C, H, W], targets [B]) of all images in order, from images in memory.
 
     Args:
-        images: [N, C, H, W] uint8, as large as the network gets them.
+        images: [N, C, H, W] uint8, at the input size of the network.
         targets: [N].
-        batch_size: Samples a batch.
+        batch_size: Samples per batch.
         mean: Channel means in [0, 1].
         std: Channel standard deviations.
         device: Where everything happens.

@@ -1,4 +1,4 @@
-"""Wrong labels on purpose."""
+"""Label noise: wrong labels on purpose."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 
 
 class Flip(NamedTuple):
-    """One label that was replaced: the sample's index in the data set, its class, and the class it has now."""
+    """A replaced label: the sample's index in the data set, its true class, and the new one."""
 
     index: int
     old: int
@@ -17,20 +17,21 @@ class Flip(NamedTuple):
 def corrupt_labels(
     targets: Sequence[int], share: float, num_classes: int, seed: int = 0, indices: Sequence[int] | None = None
 ) -> tuple[list[int], list[Flip]]:
-    """Replace a share of the labels by wrong ones (DKS, section 4.3, "DKS on Noisy Data").
+    """Replace a share of the labels with wrong ones (DKS, section 4.3, "DKS on Noisy Data").
 
-    Exactly round(share * N) samples, drawn without replacement, get another class, each of the others as likely. Two
-    shares of the same seed are nested: what the smaller replaces, the larger replaces too, by the same class.
+    Exactly round(share * N) samples, drawn without replacement, get another class, each of the others equally likely.
+    Shares are nested for the same seed: labels replaced at a smaller share are replaced at a larger one, by the same
+    class.
 
     Args:
         targets: The classes of N samples.
         share: 0 to 1.
         num_classes: Number of classes.
-        seed: The choice depends on it and on the targets alone.
+        seed: Together with the targets, it determines the result.
         indices: The samples' indices in the data set; default 0 to N-1.
 
     Returns:
-        The labels to train on, and what was replaced, in ascending order of index.
+        The labels to train on, and the replaced ones in ascending order of index.
 
     Raises:
         ValueError: A share outside [0, 1], or fewer than two classes.

@@ -6,17 +6,17 @@ import numpy as np
 
 
 def split_indices(total: int, targets: Sequence[int] | None, fraction: float) -> tuple[list[int], list[int]]:
-    """Indices of the larger and of the smaller part.
+    """Split the indices of a data set into a part to keep and a held-out part.
 
-    The split depends on nothing else.
+    The split depends on the arguments alone.
 
     Args:
         total: Number of samples.
-        targets: Their classes, to keep each class in proportion; None: at random.
-        fraction: Share of the second part, 0 to below 1.
+        targets: Their classes, to stratify by; None: split at random.
+        fraction: Share to hold out, 0 to below 1.
 
     Returns:
-        Two ascending lists that together hold every index once.
+        Two ascending lists that together hold every index once: kept and held out.
 
     Raises:
         ValueError: The fraction is outside [0, 1) or leaves one part without samples.
@@ -40,14 +40,14 @@ def split_indices(total: int, targets: Sequence[int] | None, fraction: float) ->
 
 
 def balanced_subset(indices: Sequence[int], targets: Sequence[int] | None, count: int) -> list[int]:
-    """`count` of the indices, as many of each class as there are to be had.
+    """Choose `count` of the indices, with the classes as balanced as possible.
 
-    The choice depends on nothing else, and a larger subset holds every smaller one.
+    The choice depends on the arguments alone, and a larger subset contains every smaller one.
 
     Args:
-        indices: To choose from.
-        targets: The classes of all samples, by index; None: at random.
-        count: How many.
+        indices: Indices to choose from.
+        targets: The classes of all samples, by index; None: choose at random.
+        count: Size of the subset.
 
     Returns:
         An ascending list.
@@ -60,12 +60,12 @@ def balanced_subset(indices: Sequence[int], targets: Sequence[int] | None, count
     order = np.random.default_rng(0).permutation(np.asarray(indices))
     if targets is not None:
         rank = ranks(np.asarray(targets)[order])
-        order = order[np.argsort(rank, kind='stable')]  # the first of every class, then the second of every class, ...
+        order = order[np.argsort(rank, kind='stable')]  # the first of each class, then the second of each, ...
     return sorted(order[:count].tolist())
 
 
 def ranks(classes: np.ndarray) -> np.ndarray:
-    """Of every sample: how many of its class stand before it."""
+    """For each sample, the number of earlier samples of its class."""
     order = np.argsort(classes, kind='stable')
     ascending = classes[order]
     rank = np.empty(len(classes), dtype=np.int64)

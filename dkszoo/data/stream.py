@@ -1,8 +1,8 @@
-"""The sample stream: what comes when depends on (seed, epoch, index of the sample, number of samples) alone.
+"""The sample stream: order and randomness depend only on (seed, epoch, sample index, number of samples).
 
-The order of an epoch is a permutation drawn from (seed, epoch); the randomness of a sample's transform from (seed,
-epoch, index), in memory from the number of samples, too. Neither depends on the number of workers or processes, nor on
-where a run was resumed.
+The order of an epoch is a permutation drawn from (seed, epoch); the randomness of a sample's transform is drawn from
+(seed, epoch, index), and in the in-memory loader also from the number of samples. Neither depends on the number of
+workers or processes, nor on where a run was resumed.
 """
 
 import random
@@ -17,7 +17,7 @@ MASK = 2**64 - 1
 
 
 def mixed_seed(*numbers: int) -> int:
-    """A 63-bit seed from some integers (splitmix64's finaliser, folded over them)."""
+    """Hash integers to a 63-bit seed (splitmix64's finaliser, folded over them)."""
     state = 0
     for number in numbers:
         state = (state ^ (number & MASK)) + 0x9E3779B97F4A7C15 & MASK
@@ -28,17 +28,17 @@ def mixed_seed(*numbers: int) -> int:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python's, NumPy's and torch's CPU generator."""
+    """Seed the global generators of Python, NumPy and torch (CPU)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - transforms use the global generator
     torch.default_generator.manual_seed(seed)
 
 
 class Stream(Dataset):
-    """A data set whose samples are asked for as (epoch, index), each with randomness of its own.
+    """A data set whose samples are requested as (epoch, index), each with its own randomness.
 
     Args:
-        dataset: Gives (image, target) by index, drawing from the global generators.
+        dataset: Returns (image, target) by index; may draw from the global generators.
         seed: The run's seed.
     """
 
@@ -62,14 +62,14 @@ class Stream(Dataset):
 
 
 class StreamSampler(BatchSampler):
-    """Batches of (epoch, index) keys for one epoch, from any step on.
+    """Batches of (epoch, index) keys for one epoch, from any step.
 
     Args:
         total: Samples in the data set.
-        batch_size: Samples a step and process.
+        batch_size: Samples per step and process.
         seed: The run's seed.
-        rank: This process.
-        world_size: Processes; each takes its part of every global batch.
+        rank: Index of this process.
+        world_size: Number of processes; each takes its part of every global batch.
     """
 
     def __init__(self, total: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1):
@@ -79,21 +79,21 @@ class StreamSampler(BatchSampler):
 
     @property
     def steps(self) -> int:
-        """Steps of a whole epoch; a last batch with one sample or none for some process is dropped."""
+        """Steps of a whole epoch; a last batch with fewer than two samples per process is dropped."""
         full, rest = divmod(self.total, self.global_batch)
         return full + (rest // self.world_size > 1)
 
     def set_position(self, epoch: int, start: int = 0) -> None:
-        """The next iteration gives the batches of `epoch` from step `start` on."""
+        """Make the next iteration start at step `start` of `epoch`."""
         self.epoch, self.start = epoch, start
 
     def order(self, epoch: int) -> torch.Tensor:
-        """The permutation [total] of all samples in which an epoch goes through them."""
+        """The order of all samples in an epoch, a permutation [total]."""
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch))
         return torch.randperm(self.total, generator=generator)
 
     def part(self, step: int) -> slice:
-        """This process's part of the order in one step."""
+        """The slice of the order that this process takes in one step."""
         first = step * self.global_batch
         share = min(self.global_batch, self.total - first) // self.world_size
         return slice(first + self.rank * share, first + (self.rank + 1) * share)
@@ -112,9 +112,9 @@ class StreamSampler(BatchSampler):
 
 
 def ignore_signals(_: int) -> None:
-    """Workers leave signals to the main process, which ends the step and saves."""
+    """Leave signals to the main process, which ends the step and saves."""
     for name in ('SIGINT', 'SIGTERM', 'SIGUSR1'):
-        if hasattr(signal, name):  # not every system has all
+        if hasattr(signal, name):  # some systems lack SIGUSR1
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
@@ -128,5 +128,5 @@ def stream_loader(dataset: Dataset, sampler: StreamSampler, workers: int, pin_me
         pin_memory=pin_memory,
         worker_init_fn=ignore_signals,
         persistent_workers=workers > 0,
-        generator=torch.Generator(),  # a generator of its own: iterating draws nothing from the global one
+        generator=torch.Generator(),  # its own, so that iterating does not draw from the global one
     )

@@ -1,4 +1,4 @@
-"""Transforms of training images, one at a time; evaluation uses timm's own."""
+"""Transforms of training images, one image at a time; evaluation uses timm's own."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,9 +15,9 @@ POLICIES = 'such as rand-m9-mstd0.5, augmix-m3-w3, 3a, original or v0'
 
 
 class Cutout:
-    """Hides a square around a random pixel of a normalised image [C, H, W] behind 0, the mean colour.
+    """Set a square around a random pixel of a normalised image [C, H, W] to 0, the mean colour.
 
-    DeVries and Taylor, arXiv:1708.04552; the square may stand out over the border.
+    DeVries and Taylor, arXiv:1708.04552; the square may extend beyond the border.
 
     Args:
         side: Side of the square in pixels.
@@ -35,7 +35,7 @@ class Cutout:
 
 
 def resize(img_size: int, interpolation: str) -> list[Callable]:
-    """PIL image -> PIL image of img_size x img_size, the same every time: what comes before all augmentation."""
+    """PIL image -> PIL image of img_size x img_size, deterministic; applied before augmentation."""
     return [
         transforms.Resize(img_size, transforms.InterpolationMode(interpolation)),
         transforms.CenterCrop(img_size),
@@ -67,10 +67,10 @@ def train_transform(
 ) -> Callable:
     """PIL image -> normalised tensor [C, img_size, img_size].
 
-    Up to 64 px: resize where needed, pad, random crop, flip, as every CIFAR paper does. Above: timm's training crop
+    Up to 64 px: resize if needed, pad, random crop, flip, as in every CIFAR paper. Above: timm's training crop
     `crop_mode` and, without `auto_augment`, its colour jitter. The crop 'squash' (above 64 px) is DKS's for ImageNet
-    (section 4.2): resize to a square of img_size / crop_pct whatever the aspect ratio, random crop, flip. At any size
-    timm's policy `auto_augment` follows. `no_aug` leaves only resizing and normalising.
+    (section 4.2): resize to a square of img_size / crop_pct whatever the aspect ratio, random crop, flip. At any size,
+    timm's policy `auto_augment` follows. `no_aug` leaves only resize, centre crop and normalisation.
 
     Raises:
         ValueError: timm has no such policy.
@@ -102,14 +102,14 @@ def train_transform(
 
 
 def timms_transform(size: tuple[int, int, int], auto_augment: str | None, **how):
-    """timm's own transform of training images; with `separate` its crop, policy and end, each for itself.
+    """timm's own transform of training images; with `separate=True` its three parts: crop, policy, normalisation.
 
     Raises:
-        ValueError: It has no such policy.
+        ValueError: timm has no such policy.
     """
     try:
         return create_transform(size, is_training=True, auto_augment=auto_augment, **how)
     except (AssertionError, ValueError, LookupError, TypeError) as error:
         if not auto_augment:
             raise
-        raise ValueError(f'--aa {auto_augment!r} is no policy of timm: {error} ({POLICIES})') from error
+        raise ValueError(f'--aa {auto_augment!r} is not a timm policy: {error} ({POLICIES})') from error

@@ -73,7 +73,7 @@ def refused(run_cli, tmp_path, *argv: str) -> str:
         (('--model', 'dla34', '--method', 'baseline', '--grad-checkpointing'), 'DLA has no gradient checkpointing'),
         (('--model-kwargs', 'layers=[1,1]'), 'expected 3 or 4 stages, got layers (1, 1)'),
         (('--amp-dtype', 'float64'), 'choose float16 or bfloat16'),
-        (('--aa', 'nosuch'), "--aa 'nosuch' is no policy of timm"),
+        (('--aa', 'nosuch'), "--aa 'nosuch' is not a timm policy"),
         (('--torchcompile', 'eagr'), "--torchcompile 'eagr' is unknown"),
         (('--torchcompile-mode', 'default'), '--torchcompile-mode without --torchcompile'),
         (

@@ -1,4 +1,4 @@
-"""Augmentation by the batch: for the same choices the same pixels as torchvision, and the same choices on average."""
+"""Batch augmentation: the same pixels as torchvision for the same choices, and choices of the same distribution."""
 
 import numpy as np
 import pytest
@@ -77,7 +77,7 @@ def test_choices_are_uniform():
         counts = torch.bincount(edge, minlength=9)
         assert len(counts) == 9
         chi2 = ((counts - total / 9) ** 2 / (total / 9)).sum()
-        assert chi2 < 26.1  # 99.9 % point, 8 degrees of freedom
+        assert chi2 < 26.1  # 99.9 % quantile, 8 degrees of freedom
     assert abs(choices.flip.float().mean() - 0.3) < 0.006
     together = torch.stack([choices.top, choices.left, choices.flip.long()]).double()
     off_diagonal = torch.corrcoef(together) - torch.eye(3)
@@ -95,7 +95,7 @@ def test_choices_belong_to_seed_and_sample():
 
 
 def hidden(images: torch.Tensor) -> np.ndarray:
-    """Per image: share of hidden pixels, and per pixel: share of images in which it is hidden."""
+    """Share of hidden pixels per image, and share of images in which each pixel is hidden."""
     mask = (images[:, 0] == 0).double()
     return mask.mean(dim=(1, 2)).numpy(), mask.mean(dim=0).numpy()
 
@@ -123,7 +123,7 @@ def test_hides_as_much_as_one_image_at_a_time(augmentation, one_image):
 
 
 def test_the_same_distribution_as_one_image_at_a_time():
-    """Mean and spread of every pixel over many draws of the same image, by both ways."""
+    """Mean and spread of every pixel over many draws of the same image, in a batch and one by one."""
     image, total = images(1), 3000
     augmentation = Augmentation(4, 'reflect', 0.5)
     transform = train_transform(32, MEAN, STD, augmentation)
@@ -208,7 +208,7 @@ def test_large_images_are_augmented_as_asked():
 
 
 def test_erasing_goes_up_to_a_third_and_to_every_border():
-    values = iter((1 - 1e-9, 0.5, 0.0, 1 - 1e-9, 1 - 1e-9))  # area, aspect, whether, row, column
+    values = iter((1 - 1e-9, 0.5, 0.0, 1 - 1e-9, 1 - 1e-9))  # area, aspect, whether to erase, row, column
     uniform = lambda *shape: torch.full(shape, next(values), dtype=torch.float64)  # noqa: E731
     assert [int(edge) for edge in draw_erasing(uniform, 1, 32, 0.5)] == [14, 32, 14, 32]
 

@@ -1,4 +1,4 @@
-"""Folders of images as people have them: damaged files, classes that differ, a folder level forgotten."""
+"""Image folders as users have them: damaged files, different classes, a missing folder level."""
 
 import json
 import multiprocessing
@@ -21,7 +21,7 @@ TRAIN = (
 
 
 def make(folder, total: int, classes=('a', 'b'), splits=('train', 'test')):
-    """Gray images, each of a level of its own."""
+    """Gray images, each of a different level."""
     for split in splits:
         for i, name in enumerate(classes):
             (folder / split / name).mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def test_a_test_folder_goes_before_a_validation_folder(tmp_path):
 
 @pytest.mark.parametrize('place', ['', 'train', 'train/b'])
 def test_folders_that_cannot_be_listed_are_named(tmp_path, monkeypatch, place):
-    """timm would pass over the classes in them."""
+    """timm would skip the classes in them."""
     make(tmp_path, 2)
     hidden, scandir, isdir = str(tmp_path / place).rstrip('/'), os.scandir, os.path.isdir
 
@@ -61,13 +61,13 @@ def test_classes_that_are_numbers_stand_in_their_order(tmp_path):
 
 
 def test_images_of_other_kinds_are_missed(tmp_path, caplog):
-    """timm passes over them, and over a class that has no others."""
+    """timm skips them, and a class without any others."""
     make(tmp_path, 2)
     image = Image.new('L', (32, 32))
     for place in ('train/cover.webp', 'train/a/x.tif', 'train/a/x.txt', 'train/a/y.BMP'):
         image.save(tmp_path / place, 'png')
     assert len(open_dataset('', str(tmp_path), 'train')) == 4
-    assert f'{tmp_path}/train: 3 images are passed over, for only .png, .jpg, .jpeg are read' in caplog.text
+    assert f'{tmp_path}/train: 3 images are skipped, as only .png, .jpg, .jpeg files are read' in caplog.text
     (tmp_path / 'train/c').mkdir()
     image.save(tmp_path / 'train/c/x.txt', 'png')
     assert len(open_dataset('', str(tmp_path), 'train')) == 4
@@ -81,7 +81,7 @@ def test_images_of_more_than_eight_bits_are_not_cut_off(tmp_path, mode):
     make(tmp_path, 1)
     values = np.full((32, 32), 300, {'I;16': np.uint16, 'I': np.int32, 'F': np.float32}[mode])
     Image.fromarray(values).save(tmp_path / 'train/a/000.png', 'png' if mode == 'I;16' else 'tiff')
-    with pytest.raises(UnreadableImage, match=r"a/000\.png': it has more than 8 bits a channel \(mode [IF]"):
+    with pytest.raises(UnreadableImage, match=r"a/000\.png': it has more than 8 bits per channel \(mode [IF]"):
         read_sample(open_dataset('', str(tmp_path), 'train', 1), 0)
 
 
@@ -123,13 +123,13 @@ def test_a_damaged_image_is_no_other_one(tmp_path):
 @pytest.mark.parametrize('workers', [0, 2])
 def test_training_ends_with_one_line_that_names_it(run_cli, tmp_path, workers):
     make(tmp_path, 90)
-    damage(tmp_path / 'train/b/001.png')  # not among those that are looked at first
+    damage(tmp_path / 'train/b/001.png')  # not among those inspected first
     code, _, err = run_cli(*TRAIN, '--val-split', '0', '--best-on', 'test', '--workers', str(workers))
     assert code == 1
     (line,) = [line for line in err.splitlines() if 'error' in line]
     assert line.startswith("dkszoo: error: cannot read image './train/b/001.png'")
     assert 'Traceback' not in err
-    assert not multiprocessing.active_children()  # Python would wait for them at its exit
+    assert not multiprocessing.active_children()  # Python would wait for them at exit
 
 
 def test_validate_ends_too(run_cli, tmp_path, environment):
@@ -191,7 +191,7 @@ def test_validate_looks_at_the_classes(run_cli, tmp_path):
 
 
 def test_measuring_more_changes_no_training(run_cli, tmp_path):
-    """The augmentation of folders draws from the global generators, which evaluation leaves as they were."""
+    """Augmentation of folders draws from the global generators, which evaluation must not advance."""
     make(tmp_path, 24)
     found = []
     for name, more in (('one', ()), ('two', ('--eval-test-every-epoch',))):

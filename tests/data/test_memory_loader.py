@@ -1,4 +1,4 @@
-"""The loader in memory: the same stream for everybody, the same pixels as timm's, evaluation to the bit."""
+"""The in-memory loader: the same stream everywhere, the same pixels as timm's, bit-identical evaluation."""
 
 import random
 
@@ -97,7 +97,7 @@ def test_targets_come_through_the_view():
     assert torch.equal(images[1], torch.from_numpy(base.base.images[2]).permute(2, 0, 1))
     read_pixels(base, pixel_transform(32, 'bilinear'))
     assert base.transform is None
-    base.targets = list(range(70))  # as label noise does it
+    base.targets = list(range(70))  # as label noise does
     assert read_pixels(base, pixel_transform(32, 'bilinear'))[1].tolist() == base.targets
 
 
@@ -237,7 +237,7 @@ def test_every_epoch_has_an_order_and_an_augmentation_of_its_own():
 
 
 class Draws(torch.utils.data.Dataset):
-    """Samples that show what the global generators give."""
+    """Samples that show the next values of the global generators."""
 
     def __getitem__(self, index):
         return torch.rand(()).item(), np.random.rand(), random.random()  # noqa: NPY002

@@ -1,4 +1,4 @@
-"""Names of data sets: what timm knows is opened, anything else is refused and never read as an image folder."""
+"""Names of data sets: those timm knows are opened; all others are rejected, never read as an image folder."""
 
 from types import SimpleNamespace
 
@@ -43,7 +43,7 @@ def test_known_names(name):
 def test_unknown_names(name, hint):
     with pytest.raises(ValueError, match=hint):
         check_dataset(name)
-    with pytest.raises(ValueError, match=hint):  # before a grid starts a run, too
+    with pytest.raises(ValueError, match=hint):  # also before a grid starts a run
         TrainConfig(dataset=name, data_dir='.')
 
 
@@ -70,6 +70,6 @@ def test_a_data_set_without_samples(monkeypatch):
 
 
 def test_targets_in_a_table():
-    """QMNIST's: the class is the first column."""
+    """QMNIST: the class is the first column."""
     dataset = SimpleNamespace(targets=torch.tensor([[3, 0, 7], [5, 1, 7]]))
     assert class_targets(dataset) == [3, 5]

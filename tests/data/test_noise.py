@@ -1,4 +1,4 @@
-"""Wrong labels: as many as asked for, each wrong, all as likely, and only where they belong."""
+"""Wrong labels: the requested number, all wrong, equally likely, at the given indices."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_every_wrong_class_is_as_likely():
         counts[old, new] += 1
     off = counts[~np.eye(10, dtype=bool)]
     expected = len(flips) / 90
-    # Chi-squared with 80 degrees of freedom (each row's sum is given): above 125 once in a thousand.
+    # Chi-squared with 80 degrees of freedom (row sums are fixed): above 125 once in a thousand.
     assert ((off - expected) ** 2 / expected).sum() < 150
     assert not counts.diagonal().any()
 

@@ -1,4 +1,4 @@
-"""Data sets of small images: what is read is what was written, and damaged or hostile files end in a ValueError."""
+"""Data sets of small images: files are read as they were written; damaged or hostile ones raise a ValueError."""
 
 import gzip
 import os
@@ -71,11 +71,11 @@ def damage(path, change):
 
 IDX_DAMAGE = {
     'missing': (IMAGES, os.remove, 'no file train-images-idx3-ubyte'),
-    'no bytes': (IMAGES, lambda p: p.write_bytes(b''), 'no idx file'),
+    'no bytes': (IMAGES, lambda p: p.write_bytes(b''), 'not an idx'),
     'short header': (IMAGES, lambda p: damage(p, lambda b: b[:10]), 'truncated'),
-    'magic': (IMAGES, lambda p: damage(p, lambda b: b'\x1f' + b[1:]), 'no idx file'),
-    'floats': (IMAGES, lambda p: p.write_bytes(idx_bytes(np.zeros((2, 28, 28), 'uint8'), kind=0x0D)), 'no idx file'),
-    'dimensions': (IMAGES, lambda p: p.write_bytes(idx_bytes(np.zeros(4, 'uint8'))), 'no idx file'),
+    'magic': (IMAGES, lambda p: damage(p, lambda b: b'\x1f' + b[1:]), 'not an idx'),
+    'floats': (IMAGES, lambda p: p.write_bytes(idx_bytes(np.zeros((2, 28, 28), 'uint8'), kind=0x0D)), 'not an idx'),
+    'dimensions': (IMAGES, lambda p: p.write_bytes(idx_bytes(np.zeros(4, 'uint8'))), 'not an idx'),
     'no images': (IMAGES, lambda p: p.write_bytes(idx_bytes(np.zeros((0, 28, 28), 'uint8'))), 'empty'),
     'truncated': (IMAGES, lambda p: damage(p, lambda b: b[:-1]), 'truncated'),
     'too long': (IMAGES, lambda p: damage(p, lambda b: b + b'\0'), 'too long'),
@@ -214,7 +214,7 @@ def test_facts_agree_with_fashion_mnist():
 
 
 @pytest.mark.parametrize(
-    ('name', 'expected'),  # channels, side, padding, share of flips, classes, images
+    ('name', 'expected'),  # channels, side, padding, flip probability, classes, images
     [
         ('digits', (1, 32, 2, 0.0, 10, 1438, 359)),
         ('torch/cifar10', (3, 32, 4, 0.5, 10, 50_000, 10_000)),

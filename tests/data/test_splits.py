@@ -1,4 +1,4 @@
-"""Splits of which one part would be empty are refused."""
+"""Splits with an empty part are rejected."""
 
 import pytest
 
