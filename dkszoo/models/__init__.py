@@ -1,4 +1,4 @@
-"""Backbones timm lacks. Importing this package registers them with timm."""
+"""Backbones that timm lacks. Importing this package registers them with timm."""
 
 from . import (
     cifar_densenet,

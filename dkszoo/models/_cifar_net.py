@@ -1,7 +1,7 @@
-"""What every CIFAR-size network here shares: the classifier, the taps and the rest of timm's model interface.
+"""Base class of the CIFAR-size networks: classifier, taps and the rest of timm's model interface.
 
-A family derives from `CifarNet`, makes its stem, calls `_init_stages`, makes its last norm if it has one, calls
-`_init_head` and writes the pieces below.
+A family derives from `CifarNet`. Its constructor makes the stem, calls `_init_stages`, makes the last norm, if any, and
+calls `_init_head`; the methods to implement are marked below.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ CIFAR100_STD = (0.2675, 0.2565, 0.2761)
 
 
 def cifar_cfg(**kwargs) -> dict:
-    """The pretrained configuration of an untagged CIFAR-size network: 3x32x32, 100 classes, RepDistiller's mean/std."""
+    """The pretrained_cfg of an untagged CIFAR-size network: 3x32x32, 100 classes, RepDistiller's mean and std."""
     return {
         'url': '',
         'num_classes': 100,
@@ -35,7 +35,7 @@ def cifar_cfg(**kwargs) -> dict:
 
 
 def init_convs(module: nn.Module) -> None:
-    """Convolutions normal with variance 2 / (k k out_chs), biases 0: the rule of most public CIFAR code."""
+    """Initialise convolutions as most public CIFAR code does: normal with variance 2 / (k k out_chs), biases 0."""
     for m in module.modules():
         if isinstance(m, nn.Conv2d):
             nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
@@ -44,23 +44,23 @@ def init_convs(module: nn.Module) -> None:
 
 
 class CifarNet(nn.Module):
-    """Base of the CIFAR-size networks of three to five stages, `layer1` to `layer5`, of which the missing are None.
+    """Base of CIFAR-size networks with three to five stages, `layer1` to `layer5`; missing ones are None.
 
-    `feature_info` lists the stages and nothing else, shallow to deep, so `stage_j(tap_{j-1}) == tap_j` holds for any
-    two neighbours; `stage_depths` holds the number of blocks of each (a tuple for a stage made of several rows).
+    `feature_info` lists exactly the stages, shallow to deep, so `stage_j(tap_{j-1}) == tap_j` holds for any two
+    neighbours. `stage_depths` holds the number of blocks of each (a tuple for a stage of several rows).
     """
 
-    # Keys of the stem and of what `forward_norm` runs (None where it runs nothing), for `group_matcher`.
+    # Patterns of the parameters of stem and `forward_norm` (None if it has none), for `group_matcher`.
     _stem_keys = r'^conv1|^bn1'
     _norm_keys = None
 
     def _dd(self) -> dict:
-        """Device and type of the parameters, for whatever is made next."""
+        """Device and dtype of the parameters, for new modules."""
         parameter = next(self.parameters())
         return dict(device=parameter.device, dtype=parameter.dtype)
 
     def _init_stages(self, in_chs: int, reductions: Sequence[int]) -> int:
-        """Make the stages of `stage_depths` and their `feature_info`; returns the channels that go out."""
+        """Make the stages of `stage_depths` and their `feature_info`; returns the output channels."""
         self.feature_info = []
         for i, (depth, reduction) in enumerate(zip(self.stage_depths, reductions, strict=True)):
             stage, in_chs = self.make_stage(i, in_chs, depth)
@@ -76,11 +76,11 @@ class CifarNet(nn.Module):
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
         if num_features != self.feature_info[-1]['num_chs']:
-            self.feature_info[-1]['num_chs_norm'] = num_features  # what timm's feature getter gives with norm=True
+            self.feature_info[-1]['num_chs_norm'] = num_features  # of timm's features with norm=True
         self.global_pool, self.fc = create_classifier(num_features, num_classes, pool_type=global_pool, **self._dd())
         self.head_hidden_size = num_features * self.global_pool.feat_mult()
 
-    # -- pieces a family provides ----------------------------------------------------------------------------------
+    # -- to be implemented by a family -----------------------------------------------------------------------------
 
     def forward_stem(self, x: torch.Tensor) -> torch.Tensor:
         """Everything before the first stage."""
@@ -91,21 +91,21 @@ class CifarNet(nn.Module):
         return x
 
     def make_stage(self, index: int, in_chs: int, depth, width: float = 1.0) -> tuple[nn.Module, int]:
-        """A fresh stage like number `index` of this network.
+        """Make a new stage like number `index` of this network.
 
         Args:
-            index: Which stage to repeat, 0 is the shallowest.
-            in_chs: Channels that come in.
-            depth: Blocks, in the form `stage_depths` has for this stage.
+            index: The stage to repeat; 0 is the shallowest.
+            in_chs: Input channels.
+            depth: Number of blocks, as in `stage_depths` (a tuple for a stage of several rows).
             width: Factor on the stage's own width (for DenseNets: on the growth rate).
 
         Returns:
-            The initialised module and the channels that go out.
+            The initialised module and its output channels.
         """
         raise NotImplementedError
 
     def make_norm(self, in_chs: int) -> tuple[nn.Module, int]:
-        """A fresh copy of what `forward_norm` does, for `in_chs` channels, and the channels that go out."""
+        """Make a new module like `forward_norm` for `in_chs` channels; returns it and its output channels."""
         return nn.Identity(), in_chs
 
     def _take_indices(self, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
@@ -125,12 +125,12 @@ class CifarNet(nn.Module):
         """Parameter groups for layer-wise learning-rate decay: the stem, then each stage or block."""
         blocks = [(r'^layer(\d+)' if coarse else r'^layer(\d+)\.(\d+)', None)]
         if self._norm_keys is not None:
-            blocks.append((self._norm_keys, (99999,)))  # timm's mark for "with the group before"
+            blocks.append((self._norm_keys, (99999,)))  # timm's MATCH_PREV_GROUP
         return dict(stem=self._stem_keys, blocks=blocks)
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade time for memory: recompute each block in the backward pass."""
+        """Save memory by recomputing each block in the backward pass."""
         self.grad_checkpointing = enable
 
     @torch.jit.ignore
@@ -139,7 +139,7 @@ class CifarNet(nn.Module):
         return 'fc' if name_only else self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the head by a fresh one for `num_classes` (0: none), with another pooling if named."""
+        """Replace the head with a new one for `num_classes` (0: none) and, if given, another pooling."""
         pool_type = self.global_pool.pool_type if global_pool is None else global_pool
         self.num_classes = num_classes
         self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=pool_type, **self._dd())
@@ -161,13 +161,14 @@ class CifarNet(nn.Module):
         Args:
             x: Images [B, C, H, W].
             indices: Stages to return: the last n if an int, all if None.
-            norm: Apply the network's last norm to the deepest stage, where it has one.
-            stop_early: Do not run past the deepest stage asked for.
+            norm: Apply the network's last norm, if any, to the output of the last stage.
+            stop_early: Do not run past the deepest requested stage.
             output_fmt: 'NCHW'.
             intermediates_only: Return only the list.
 
         Returns:
-            The final map before pooling and the list of stage outputs, shallow to deep, or only the list.
+            The final map before pooling (with `stop_early`, the last map computed) and the list of stage outputs, from
+            shallow to deep; or only the list.
         """
         if output_fmt != 'NCHW':
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
@@ -191,7 +192,7 @@ class CifarNet(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the stages and the head that the intermediates named do not need (see timm)."""
+        """Drop the stages and the head that the given intermediates do not need (see timm)."""
         take, deepest = self._take_indices(indices)
         for info in self.feature_info[deepest + 1 :]:
             setattr(self, info['module'], nn.Sequential())
@@ -205,10 +206,10 @@ class CifarNet(nn.Module):
         return take
 
     def _drop_norm(self) -> None:
-        """Remove what `forward_norm` runs; a family that has something there overrides this."""
+        """Remove the modules of `forward_norm`; overridden by families that have some."""
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Images [B, C, H, W] -> final map; written out, so that TorchScript can read it."""
+        """Images [B, C, H, W] -> final map; without a loop over the stages, for TorchScript."""
         x = self.forward_stem(x)
         if self.grad_checkpointing and not torch.jit.is_scripting():
             x = checkpoint_seq([getattr(self, info['module']) for info in self.feature_info], x, flatten=True)

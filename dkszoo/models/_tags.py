@@ -1,7 +1,7 @@
-"""Tags follow from files: weights packaged in dkszoo/weights/files are tags of the models they name.
+"""Tags from files: weights packaged in dkszoo/weights/files are tags of the models in their names.
 
-`<arch>.<tag>.safetensors` and its card, `<arch>.<tag>.json`, are all there is to a tag. timm has to know it when the
-model is registered, so the folder is read here; what the files hold is checked when they are loaded.
+A tag consists of `<arch>.<tag>.safetensors` and its card, `<arch>.<tag>.json`. timm must know it when the model is
+registered, so the folder is listed here; the contents of the files are checked when they are loaded.
 """
 
 import json
@@ -15,10 +15,10 @@ FILES = Path(__file__).parents[1] / 'weights' / 'files'
 def default_cfgs_with_tags(cfgs: dict[str, dict]) -> dict:
     """timm's `generate_default_cfgs`, with a tag for every packaged weight of these models.
 
-    Weighted tags stand first and the weightless 'arch.*' last: so a name without tag keeps its own configuration.
+    Tags with weights come first and the weightless 'arch.*' last, so a name without a tag keeps its configuration.
 
     Args:
-        cfgs: Configurations by 'arch.tag'; 'arch.*' is what the packaged tags of a model start from.
+        cfgs: Configurations by 'arch.tag'; 'arch.*' is the base of a model's packaged tags.
     """
     tagged = {}
     for key, cfg in cfgs.items():
@@ -31,7 +31,7 @@ def default_cfgs_with_tags(cfgs: dict[str, dict]) -> dict:
 
 
 def read_cfg(path: Path) -> dict:
-    """What a card says of its weights' data; nothing if it is damaged: loading them then says so."""
+    """The data settings in a card; empty if it is damaged, which loading the weights then reports."""
     try:
         return card_cfg(json.loads(path.read_text(encoding='utf-8')))
     except (ValueError, KeyError, TypeError):
@@ -39,7 +39,7 @@ def read_cfg(path: Path) -> dict:
 
 
 def card_cfg(card: dict) -> dict:
-    """What the card of an export says of its data, as entries of timm's pretrained_cfg."""
+    """The data settings in the card of an export, as entries of timm's pretrained_cfg."""
     data = card['data']
     sizes = {key: tuple(data[key]) for key in ('input_size', 'mean', 'std')}
     classes = {'num_classes': card['model_args']['num_classes']} if 'num_classes' in card['model_args'] else {}

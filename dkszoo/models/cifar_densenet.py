@@ -2,14 +2,14 @@
 
 `Densely Connected Convolutional Networks` - https://arxiv.org/abs/1608.06993. Depth 3n + 4 (6n + 4 with bottlenecks), a
 3x3 stem without norm (16 channels; twice the growth rate for BC), transitions of a 1x1 convolution and 2x2 average
-pooling, halving the channels for BC only. Function, parameters and the order of keys are those of the
-Deeply-supervised Knowledge Synergy line of code (DHM).
+pooling, halving the channels for BC only. Function, parameters and order of keys are those of DHM, in the
+Deeply-supervised Knowledge Synergy line of code.
 
-A stage is a dense block and the transition after it; the last stage has none. So the taps lie after the transitions,
-where DHM's branches start, at a 2nd, a 4th and a 4th of the input's resolution.
+A stage is a dense block and the transition after it; the last stage has no transition. So the taps lie after the
+transitions, where DHM's branches start. The stages end at 1/2, 1/4 and 1/4 of the input resolution.
 
 Initialisation: convolutions normal with variance 2 / (k k out_chs), batch norms 1 and 0, classifier torch's default, as
-DHM has it (RepDistiller has no DenseNet). No dropout, as in DHM's recipes for augmented data.
+in DHM (RepDistiller has no DenseNet). No dropout, as in DHM's recipes for augmented data.
 """
 
 import torch
@@ -66,7 +66,7 @@ class CifarDenseNet(CifarNet):
 
     Args:
         depth: Convolutional and linear layers, 3n + 4, or 6n + 4 with bottlenecks.
-        growth_rate: Channels every layer adds.
+        growth_rate: Channels added by each layer.
         bottleneck: DenseNet-BC: a 1x1 convolution before every 3x3 one, and transitions that halve the channels.
         num_classes: Classes; 0 leaves the classifier out.
         in_chans: Image channels.

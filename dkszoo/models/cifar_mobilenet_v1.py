@@ -2,8 +2,8 @@
 
 `MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications` - https://arxiv.org/abs/1704.04861.
 DKS trains it on CIFAR-100 "as used in Deep Mutual Learning", which published no code, so this layout is ours: the
-paper's 13 depthwise-separable layers with a stem of stride 1 and the first down-sampling of those layers kept, which
-gives reductions of 1, 2, 4, 8 and 16 and a 2x2 final map at 32x32. There are no public weights to be equal to.
+paper's 13 depthwise-separable layers with all their down-samplings, behind a stem of stride 1. This gives reductions of
+1, 2, 4, 8 and 16 and a 2x2 final map at 32x32. There are no public weights to compare with.
 
 Initialisation: convolutions normal with variance 2 / (k k out_chs), where out_chs counts one group (1 for the depthwise
 ones; timm's rule, while RepDistiller's MobileNetV2 counts all groups), batch norms 1 and 0, classifier torch's default.

@@ -1,15 +1,15 @@
 """CIFAR MobileNetV2.
 
-`MobileNetV2: Inverted Residuals and Linear Bottlenecks` - https://arxiv.org/abs/1801.04381, as RepDistiller and
-mdistiller have it (`mobile_half`, T = 6 and width 0.5): a stem of stride 2, row strides 1, 1, 2, 2, 1, 2, 1 (the second
-row keeps the resolution), channels cut off to integers, ReLU instead of ReLU6, the 1x1 expansion also in the row that
-does not expand, and 1280 channels at the end whatever the width. HSAKD's network is another: its stem has stride 1,
-which costs 51 instead of 13 MFLOPs and gives 73.5 % instead of 64.6 %.
+`MobileNetV2: Inverted Residuals and Linear Bottlenecks` - https://arxiv.org/abs/1801.04381, as in RepDistiller and
+mdistiller (`mobile_half`, T = 6 and width 0.5): a stem of stride 2, row strides 1, 1, 2, 2, 1, 2, 1 (the second row
+keeps the resolution), channels truncated to integers, ReLU instead of ReLU6, a 1x1 expansion even in the row that does
+not expand, and at least 1280 channels at the end. HSAKD's network differs: its stem has stride 1, which costs 51
+instead of 13 MFLOPs and gives 73.5 % instead of 64.6 %.
 
-A stage is all rows of one resolution, so `stage_depths` holds a tuple where it has several.
+A stage is all rows of one resolution, so `stage_depths` holds a tuple for a stage of several rows.
 
 Initialisation: convolutions normal with variance 2 / (k k out_chs), batch norms 1 and 0, classifier normal with
-deviation 0.01 and bias 0, as RepDistiller has it.
+standard deviation 0.01 and bias 0, as in RepDistiller.
 """
 
 import torch
@@ -47,8 +47,8 @@ class CifarMobileNetV2(CifarNet):
     """MobileNetV2 for 32x32 images.
 
     Args:
-        expand_ratio: Expansion inside the blocks of every row but the first, which has none.
-        width_mult: Factor on all channels but the last ones.
+        expand_ratio: Expansion inside the blocks of every row except the first, which has none.
+        width_mult: Factor on all channels; on the last 1280 only if above 1.
         num_classes: Classes; 0 leaves the classifier out.
         in_chans: Image channels.
         global_pool: timm's pooling name.
@@ -58,7 +58,7 @@ class CifarMobileNetV2(CifarNet):
     """
 
     _norm_keys = r'^conv2|^bn2'
-    # The rows of each stage, as (channels at width 1, blocks); the first row of all stages but the first has stride 2.
+    # The rows of each stage, as (channels at width 1, blocks); the first row of every stage but the first has stride 2.
     rows = (((16, 1), (24, 2)), ((32, 3),), ((64, 4), (96, 3)), ((160, 3), (320, 1)))
 
     def __init__(

@@ -2,14 +2,15 @@
 
 `Deep Residual Learning for Image Recognition` - https://arxiv.org/abs/1512.03385, section 4.2, in the two public
 variants of their shortcut: a 1x1 projection wherever the shape changes (RepDistiller, our default) or 2x2 average
-pooling with zero channels appended (`shortcut='pad'`, as the Deeply-supervised Knowledge Synergy line of code has it).
+pooling with zero channels appended (`shortcut='pad'`, as in the Deeply-supervised Knowledge Synergy line of code, DHM).
 The `x4` networks are RepDistiller's: a stem of 32 channels and stages of 64, 128, 256. `cifar_resnet18` and
-`cifar_resnet50` have the stages of the ImageNet networks behind a 3x3 stem of stride 1 and no max-pool (RepDistiller's
-`ResNet50`; BYOT's ResNet-18 is the same network). SemCKD's `ResNet18` and `ResNet50` are others: 7x7 stem, max-pool.
+`cifar_resnet50` have the stages of the ImageNet networks behind a 3x3 stem of stride 1 without max-pool (RepDistiller's
+`ResNet50`; BYOT's ResNet-18 is the same network). SemCKD's `ResNet18` and `ResNet50` differ: 7x7 stem, max-pool.
 
-Initialisation: convolutions kaiming normal (fan out), batch norms 1 and 0, classifier torch's default, as RepDistiller
-and DHM have it. The exception is `cifar_resnet1202`: the last norm of each of its blocks starts at 0, without which the
-untrained network overflows in eval mode (600 blocks double the variance each). Keys are those of torchvision's ResNet.
+Initialisation: convolutions kaiming normal (fan out), batch norms 1 and 0, classifier torch's default, as in
+RepDistiller and DHM. The exception is `cifar_resnet1202`: the last norm of each of its blocks starts at 0; otherwise
+the untrained network overflows in eval mode (each of 600 blocks doubles the variance). Keys are those of torchvision's
+ResNet.
 """
 
 import torch
@@ -33,7 +34,7 @@ class PadShortcut(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.stride > 1:
-            x = F.avg_pool2d(x, self.stride, ceil_mode=True)  # odd sizes round up, as the 3x3 convolution does
+            x = F.avg_pool2d(x, self.stride, ceil_mode=True)  # round odd sizes up, like the 3x3 convolution
         return F.pad(x, (0, 0, 0, 0, 0, self.pad_chs))
 
 
@@ -188,7 +189,7 @@ default_cfgs = default_cfgs_with_tags(
 
 
 def _basic(depth: int, **kwargs) -> dict:
-    """Arguments of the (6n + 2)-layer network; whoever calls may override them."""
+    """Arguments of the (6n + 2)-layer network; `kwargs` adds to them."""
     return dict(block=BasicBlock, layers=((depth - 2) // 6,) * 3, **kwargs)
 
 

@@ -1,12 +1,12 @@
 """CIFAR ShuffleNetV2.
 
 `ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design` - https://arxiv.org/abs/1807.11164, at width
-1 as RepDistiller and mdistiller have it (`ShuffleV2`): a 1x1 stem of stride 1 instead of the paper's 3x3 one and
-max-pool, three stages of one down-sampling and 3, 7, 3 ordinary units, and a 1x1 convolution to 1024 channels after
-them. Units join their halves as [untouched, transformed] and then shuffle two groups. (The paper's ImageNet network,
-torchvision's, shuffles the same way but has another stem.)
+1, as in RepDistiller and mdistiller (`ShuffleV2`): a 1x1 stem of stride 1 instead of the paper's 3x3 stem and max-pool,
+three stages of one down-sampling unit and 3, 7, 3 basic units, then a 1x1 convolution to 1024 channels. Basic units
+concatenate their halves as [untouched, transformed] and shuffle the two groups. (torchvision's ImageNet network
+shuffles the same way but has another stem.)
 
-Initialisation: torch's defaults, as RepDistiller leaves them.
+Initialisation: torch's defaults, as in RepDistiller.
 """
 
 import torch
@@ -33,7 +33,7 @@ class ConvNorm(nn.Module):
 
 
 def shuffle_two(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Join two maps [B, C, H, W] and shuffle two groups: channels x0, y0, x1, y1, ..."""
+    """Concatenate two maps [B, C, H, W] and shuffle them as two groups: channels x0, y0, x1, y1, ..."""
     return torch.stack([x, y], 2).flatten(1, 2)
 
 

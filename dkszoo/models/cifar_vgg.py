@@ -1,16 +1,16 @@
 """CIFAR VGGs with batch norm.
 
-`Very Deep Convolutional Networks for Large-Scale Image Recognition` - https://arxiv.org/abs/1409.1556, as RepDistiller
-and mdistiller have them (their `vggN` is `vggN_bn`): convolutions with biases before the batch norm, global average
+`Very Deep Convolutional Networks for Large-Scale Image Recognition` - https://arxiv.org/abs/1409.1556, as in
+RepDistiller and mdistiller (their `vggN` is `vggN_bn`): convolutions with biases before the batch norm, global average
 pooling and one linear layer instead of three.
 
-The five blocks of the paper make four stages: the fourth and the fifth are one, because the public code leaves out the
-pooling between them at 32x32. It applies it only when the image is exactly 64 pixels high; here it is never applied, so
-that a stage is one function at every size (64x64 images therefore give an 8x8 final map here and a 4x4 one there). The
-max-pool belongs to the start of the stage it leads into, so that a tap is what the next stage takes.
+The paper's five blocks make four stages: the fourth and fifth are one, because the public code omits the pooling
+between them at 32x32. It pools there only if images are exactly 64 pixels high; here it never does, so that a stage is
+the same function at every size (64x64 images therefore give an 8x8 final map here and 4x4 there). A max-pool belongs to
+the start of the stage after it, so that a tap is the input of the next stage.
 
 Initialisation: convolutions normal with variance 2 / (k k out_chs), their biases 0, batch norms 1 and 0, classifier
-normal with deviation 0.01 and bias 0, as RepDistiller has it.
+normal with standard deviation 0.01 and bias 0, as in RepDistiller.
 """
 
 import torch
@@ -39,7 +39,7 @@ class CifarVGG(CifarNet):
 
     Args:
         layers: Convolutions of each of the four stages.
-        channels: Their widths.
+        channels: Channels of each stage.
         num_classes: Classes; 0 leaves the classifier out.
         in_chans: Image channels.
         global_pool: timm's pooling name.
@@ -74,7 +74,7 @@ class CifarVGG(CifarNet):
             nn.init.zeros_(self.fc.bias)
 
     def _dd(self) -> dict:
-        # There is no stem, so the first stage is made before there is a parameter to look at.
+        # There is no stem, so the first stage is made before any parameter exists.
         return self._asked if next(self.parameters(), None) is None else super()._dd()
 
     def make_stage(self, index: int, in_chs: int, depth: int, width: float = 1.0) -> tuple[nn.Sequential, int]:

@@ -1,7 +1,7 @@
 """CIFAR Wide ResNets.
 
 `Wide Residual Networks` - https://arxiv.org/abs/1605.07146. Pre-activation blocks; a projection shortcut starts from
-relu(bn(x)), the identity one from x. Function and parameters are those of the official DKS code, of DHM and of
+relu(bn(x)), the identity one from x. Function and parameters are those of the official DKS code, DHM and
 RepDistiller, which agree bit for bit. Stage outputs are raw block outputs, before the next norm.
 
 Initialisation is RepDistiller's: convolutions normal with variance 2 / (k k out_chs), batch norms 1 and 0, classifier
@@ -30,7 +30,7 @@ class PreActBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(out_chs, **dd)
         self.act2 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(out_chs, out_chs, 3, 1, 1, bias=False, **dd)
-        # The stride alone never changes in these networks, but it does in their branches of other widths.
+        # In the networks a stride always comes with a change of width, but not in branches of other widths.
         changes = in_chs != out_chs or stride != 1
         self.shortcut = nn.Conv2d(in_chs, out_chs, 1, stride, bias=False, **dd) if changes else None
 
@@ -48,7 +48,7 @@ class CifarWRN(CifarNet):
 
     Args:
         depth: Convolutional layers, 6n + 4.
-        widen_factor: Width of the three stages in units of 16, 32, 64 channels.
+        widen_factor: Factor on the 16, 32, 64 channels of the three stages.
         block_drop_rate: Dropout between the two convolutions of every block.
         num_classes: Classes; 0 leaves the classifier out.
         in_chans: Image channels.

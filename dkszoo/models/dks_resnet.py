@@ -1,14 +1,15 @@
-"""ImageNet ResNets under names that own DKS weights.
+"""ImageNet ResNets under names of their own, for weights trained with DKS.
 
 `Deep Residual Learning for Image Recognition` - https://arxiv.org/abs/1512.03385, trained with deeply-supervised
-knowledge synergy - https://arxiv.org/abs/1906.00675. The networks are timm's own (torchvision's and the published DKS
-weights' keys and function); timm gives no public way to add a tag to its own names, and its `resnet*` names carry other
-evaluation settings. Here images are squashed to 256x256, whatever their aspect ratio, with bicubic interpolation, and
-their centre 224x224 is taken, as in the official DKS evaluation. The tags `sun2019_in1k` are the weights the authors of
-DKS published, as torchvision's networks on Google Drive; dkszoo.weights downloads and converts them.
+knowledge synergy - https://arxiv.org/abs/1906.00675. The networks are timm's own, equal in keys and function to
+torchvision's and the published DKS weights. They have names of their own because timm offers no public way to add a tag
+to its names, and its `resnet*` names carry other evaluation settings. Here images are resized to 256x256, whatever
+their aspect ratio, with bicubic interpolation and centre-cropped to 224x224, as in the official DKS evaluation. The
+tags `sun2019_in1k` are the weights published by the authors of DKS, in torchvision's format on Google Drive;
+dkszoo.weights downloads and converts them.
 
-Initialisation: convolutions kaiming normal (fan out), batch norms 1 and 0, classifier torch's default, as torchvision
-and DHM have it; timm's `resnet*` names start the last norm of every block at 0 (`zero_init_last=True` here).
+Initialisation: convolutions kaiming normal (fan out), batch norms 1 and 0, classifier torch's default, as in
+torchvision and DHM; timm's `resnet*` names start the last norm of every block at 0 (`zero_init_last=True` here).
 """
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -43,7 +44,7 @@ def _cfg(**kwargs) -> dict:
 
 
 def _sun2019_cfg(file_id: str) -> dict:
-    # Not the address itself: timm would keep all of Drive's files under one name, and load them unconverted.
+    # Not the URL itself: timm would cache all Google Drive files under one name, and load them unconverted.
     origin = dict(origin_url='https://github.com/sundw2014/DKS', paper_ids='arXiv:1906.00675', license=None)
     return _cfg(url=f'gdrive:{file_id}', **origin)
 

@@ -1,4 +1,4 @@
-"""Parameters and logits equal the public implementations', with the entries of their state dicts in their order."""
+"""Parameters and logits equal those of the public implementations, state dict entries in the same order."""
 
 import importlib.util
 import json
@@ -42,7 +42,7 @@ def load(reference):
 
 
 def fill(module, keys):
-    """Give a module the reference's values, entry by entry in order; a missing num_batches_tracked stays 0."""
+    """Copy the reference's values to a module, entry by entry in order; a missing num_batches_tracked stays 0."""
     state = module.state_dict()
     ours = list(state)
     if not any('num_batches_tracked' in key for key, _ in keys):
@@ -54,7 +54,7 @@ def fill(module, keys):
 
 
 def in_module_order(keys):
-    """The official DKS code lists the convolutions of a block first: put them where ours register them."""
+    """The official DKS code lists the convolutions of a block first: reorder them as ours."""
     place = {'bn0': 0, 'conv0': 1, 'bn1': 2, 'conv1': 3, 'convdim': 4}
 
     def rank(item):
@@ -69,7 +69,7 @@ def in_module_order(keys):
 
 
 def built(reference):
-    """The data of a fixture, our network filled with it, and its input."""
+    """The data of a fixture, our network with its values, and its input."""
     data = load(reference)
     name, kwargs = REFERENCES[reference]
     model = timm.create_model(name, **kwargs)
@@ -94,7 +94,7 @@ def test_logits(reference):
     zoo.assert_near(model.train()(x), torch.tensor(data['logits_train']), TRAIN)
 
 
-# fixture, its branch, the tap it leaves, blocks and width of the stages that follow, its keys
+# fixture, its branch, its tap, blocks and width of its stages, its keys
 BRANCHES = [
     ('DHM__densenet_40_12', 'x2', 0, (12, 6), 1.0, r'_head2'),
     ('DHM__densenet_40_12', 'x1', 1, (12,), 3.0, r'_head1'),
@@ -108,7 +108,7 @@ BRANCHES = [
 @pytest.mark.parametrize(('reference', 'branch', 'tap', 'depths', 'width', 'pattern'), BRANCHES)
 @torch.no_grad()
 def test_branch_logits(reference, branch, tap, depths, width, pattern):
-    """Successive stages made by the network, its norm, pool and a linear layer are the public branches."""
+    """Stages made by the network, its norm, a pool and a linear layer equal the public branches."""
     data, keys, model, x = built(reference)
     modules, chs = [], model.feature_info[tap]['num_chs']
     for i, depth in enumerate(depths):
@@ -136,7 +136,7 @@ def test_torchvision_keys(depth):
 @pytest.mark.parametrize('depth', [18, 50])
 @torch.no_grad()
 def test_torchvision_function(depth):
-    """The ImageNet network is torchvision's, and the CIFAR one has its stages behind another stem."""
+    """The ImageNet network equals torchvision's; the CIFAR one has the same stages behind another stem."""
     theirs = getattr(torchvision.models, f'resnet{depth}')()
     state = {k: torch.from_numpy(recipe.fill(k, v.shape)) for k, v in theirs.state_dict().items()}
     theirs.load_state_dict(state)
@@ -159,7 +159,7 @@ def test_torchvision_function(depth):
 
 @torch.no_grad()
 def test_mobilenet_v1_by_hand():
-    """It has no fixture: here is its formula."""
+    """It has no fixture, so it is compared with its formula."""
     model = zoo.fresh('cifar_mobilenet_v1').eval()
     for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
         norm.weight.uniform_(0.5, 1.5)

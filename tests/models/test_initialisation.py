@@ -1,4 +1,4 @@
-"""Fresh weights are spread as the files of `dkszoo/models` say: the network's own, and those of stages made later."""
+"""Initial weights are distributed as documented in `dkszoo/models`, also in stages made later."""
 
 import pytest
 import zoo

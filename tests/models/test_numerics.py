@@ -1,4 +1,4 @@
-"""Registered names below the size caps of `zoo`, on real numbers."""
+"""Numerical tests of registered models below the size caps of `zoo`."""
 
 import copy
 
@@ -164,7 +164,7 @@ def test_prune_intermediate_layers(name):
         kept.prune_intermediate_layers([last], prune_head=False)
         assert torch.equal(kept(x), logits)
         kept.prune_intermediate_layers([last], prune_norm=True, prune_head=False)
-        assert len(kept(x)) == 2  # with the head only where it still fits
+        assert len(kept(x)) == 2  # with the head only if it still fits
     for i in (1, last):
         pruned = copy.deepcopy(model)
         assert pruned.prune_intermediate_layers([i], prune_norm=True) == [i]

@@ -1,4 +1,4 @@
-"""Every registered name of ours is a full timm model: structure, on the meta device, for all of them."""
+"""Every registered model of dkszoo is a complete timm model: its structure, on the meta device."""
 
 import math
 
@@ -74,7 +74,7 @@ def test_default_cfg(name):
     cfg = model.default_cfg
     keys = model.state_dict().keys()
     assert get_pretrained_cfg(name).architecture == name
-    assert not get_pretrained_cfg(name).has_weights  # a name without a tag never brings weights
+    assert not get_pretrained_cfg(name).has_weights  # a name without a tag never has weights
     assert f'{cfg["first_conv"]}.weight' in keys
     assert f'{cfg["classifier"]}.weight' in keys
     first_conv = model.get_submodule(cfg['first_conv'])
@@ -155,7 +155,7 @@ def test_features_only(name, feature_cls):
         model = timm.create_model(name, features_only=True, device='meta', **out_indices, **kwargs).eval()
         assert isinstance(model, FeatureListNet) == (feature_cls is None)
         x = torch.empty(1, *zoo.meta(name).default_cfg['input_size'], device='meta')
-        # timm's ResNet leaves its stem out unless asked; every stage of ours is there
+        # timm's ResNet omits its stem by default; ours lists every stage
         chosen = infos if indices is None else [infos[i] for i in indices]
         assert [tuple(f.shape) for f in model(x)] == expected_shapes(model, x, chosen)
         assert model.feature_info.channels() == [i['num_chs'] for i in chosen]
@@ -233,7 +233,7 @@ def test_device_and_dtype(name):
 
 @pytest.mark.parametrize('name', zoo.smaller_by_default([n for n in zoo.RUNNABLE if n in zoo.CIFAR_NAMES]))
 def test_make_stage(name):
-    """Stages made later are like the network's own, in another width too, on the network's device and in its type."""
+    """Stages made later are like the network's own, also at another width, with its device and dtype."""
     model = zoo.meta(name).to(torch.float64)
     x = meta_images(model).double()
     taps = model.forward_intermediates(x, intermediates_only=True)

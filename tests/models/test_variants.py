@@ -1,4 +1,4 @@
-"""Arguments of the networks: what they change, and what is refused."""
+"""Arguments of the networks: their effects, and rejected values."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The project's own models as the tests see them: names from the registry, size caps, cached small builds."""
+"""The project's own models for the tests: names from the registry, size caps, cached small builds."""
 
 import copy
 import functools
@@ -15,7 +15,7 @@ import dkszoo.models
 MAX_META_CONVS = 300
 MAX_CONVS = 100
 MAX_PARAMS = 12e6
-# What is only deeper or wider than another; tests of structure and numbers are slow with them.
+# Models that are only deeper or wider than another; slow in tests of structure and numbers.
 LARGER = (
     *('cifar_densenet100_12', 'cifar_resnet32', 'cifar_resnet44', 'cifar_resnet56', 'cifar_resnet110'),
     *('cifar_resnet1202', 'cifar_resnet32x4', 'cifar_vgg13', 'cifar_vgg16', 'cifar_vgg19', 'cifar_wrn28_4'),
@@ -51,12 +51,12 @@ SMALLEST = [min(names, key=num_convs) for names in FAMILIES.values()]
 
 
 def smaller_by_default(names):
-    """All names as parameters of a test, those of LARGER as slow ones."""
+    """All names as parameters of a test; those in LARGER are marked slow."""
     return some_by_default(names, *(name for name in names if name not in LARGER))
 
 
 def some_by_default(names, *default):
-    """All names as parameters of a test, those that are not named again as slow ones."""
+    """All names as parameters of a test; all but the given ones are marked slow."""
     assert set(default) <= set(names)
     return [name if name in default else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
@@ -72,7 +72,7 @@ def images(name, batch=2, chans=3, seed=0):
 
 
 def fresh(name, **kwargs):
-    """The network with the weights it starts with."""
+    """The network with its initial weights."""
     torch.manual_seed(0)
     return timm.create_model(name, **kwargs)
 
@@ -82,7 +82,7 @@ def _real(name):
     model = fresh(name)
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     for m in norms:
-        m.momentum = None  # so that one forward leaves the batch's own statistics, and eval mode is well scaled
+        m.momentum = None  # one forward then sets the running statistics to the batch's, and eval mode is well scaled
     with torch.no_grad():
         model.train()(images(name, batch=4, seed=1))
     for m in norms:
@@ -96,7 +96,7 @@ def real(name):
 
 
 def assert_near(actual, expected, tolerance):
-    """max|actual - expected| <= tolerance * max|expected|, and there is something to compare."""
+    """max|actual - expected| <= tolerance * max|expected|, which is finite and above 0."""
     actual, expected = actual.detach().float(), expected.detach().float()
     assert actual.shape == expected.shape
     scale = expected.abs().max()
