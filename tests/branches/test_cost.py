@@ -157,7 +157,7 @@ def test_command_for_other_classes_and_channels(run_cli):
         (['resnet18', '-b', '0'], '--batch-size must be'),
         (['resnet18', '--branches', 'none', '--taps', '1'], '--taps without branches'),
         (['resnet18', '--model-kwargs', 'widht=3'], 'cannot make model'),
-        (['resnet18', '--model-kwargs', 'layers=[0,0,0,0]'], 'it cannot be looked at'),
+        (['resnet18', '--model-kwargs', 'layers=[0,0,0,0]'], 'it cannot be run without values'),
         (['resnet18', '--branches', 'nofile.yaml'], 'cannot read branch design'),
     ],
 )
