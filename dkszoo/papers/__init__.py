@@ -1,4 +1,4 @@
-"""Recipes: YAML files with all settings of one result."""
+"""Recipes: YAML files with all settings of a result."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ RECIPES = Path(__file__).parent / 'recipes'
 
 
 def list_recipes() -> list[str]:
-    """The names `--config` knows."""
+    """The names that `--config` accepts."""
     return sorted(path.stem for path in RECIPES.glob('*.yaml'))
 
 
 def read_recipe(name: str) -> dict:
-    """The settings of a recipe, by name or by the path of a YAML file; its name is the run folder's by default.
+    """The settings of a recipe, by name or path of a YAML file; 'experiment' defaults to the file's name.
 
     Raises:
         ValueError: No such recipe (names all), or a file that is not a mapping or sets `overwrite`.
@@ -29,7 +29,7 @@ def read_recipe(name: str) -> dict:
     except ValueError as error:
         raise ValueError(f'recipe {str(path)!r} cannot be read: {error}') from error
     if not isinstance(settings, dict):
-        raise ValueError(f'recipe {str(path)!r} is no mapping of settings to values')
+        raise ValueError(f'recipe {str(path)!r} is not a mapping of settings to values')
     if settings.get('overwrite'):
         raise ValueError(f'recipe {str(path)!r} would overwrite a run (only the flag --overwrite can)')
     return {'experiment': path.stem, **settings}

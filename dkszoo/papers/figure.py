@@ -1,4 +1,4 @@
-"""The curves of a reproduction: one panel a group of rows."""
+"""The curves of a reproduction, one panel per group of rows."""
 
 import csv
 import math
@@ -15,13 +15,13 @@ COLUMNS = 4
 
 
 def draw_groups(plans: list[Plan], results: dict[str, Result], path: Path) -> None:
-    """Draw the error that each row is about over the epochs, in percent, the mean over the seeds.
+    """Draw each row's error in percent against the epochs, the mean over the seeds.
 
-    It is that of the images that the best epoch is chosen on; of several temperatures that of the report is drawn, and
-    teachers are not. Does nothing without matplotlib.
+    The error is that on the images the best epoch is chosen on. Of several temperatures, the one in the report is
+    drawn; teachers are left out. Does nothing without matplotlib.
 
     Args:
-        plans: The rows, of which those with finished runs are drawn.
+        plans: The rows; those without finished runs are left out.
         results: The finished runs, by name.
         path: The PNG file to write.
     """
@@ -53,7 +53,7 @@ def draw_groups(plans: list[Plan], results: dict[str, Result], path: Path) -> No
             label = row.replace('-top5', '').removeprefix(f'{name.removesuffix("-top5")}-')
             axes.plot(range(1, len(errors) + 1), errors, label=label, marker='.')
         if all(error > 0 for _, errors in lines for error in errors):
-            axes.set_yscale('log')  # what the lines differ by in the end is little beside where they begin
+            axes.set_yscale('log')  # the final differences are small beside the initial errors
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6, 8)))
             axes.yaxis.set_major_formatter('{x:g}')
             axes.yaxis.set_minor_locator(NullLocator())
@@ -65,7 +65,7 @@ def draw_groups(plans: list[Plan], results: dict[str, Result], path: Path) -> No
 
 
 def mean_errors(folders: list[Path], metric: str) -> list[float]:
-    """Error (100 minus the metric) after each epoch, the mean over finished runs of one length; empty without any."""
+    """Error (100 minus the metric) after each epoch, averaged over finished runs of equal length; empty without any."""
     runs = []
     for folder in folders:
         with open(folder / 'summary.csv', newline='', encoding='utf-8') as file:

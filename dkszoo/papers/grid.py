@@ -1,4 +1,4 @@
-"""A grid of ordinary `train.py` runs: resumable, because every run is."""
+"""A grid of ordinary `train.py` runs, resumable because every run is."""
 
 import concurrent.futures
 import json
@@ -25,8 +25,8 @@ class Cell:
     """One run of a grid.
 
     Attributes:
-        name: Its run folder below the grid's.
-        settings: What makes the result, by the names of `TrainConfig`.
+        name: Its run folder within the grid's folder.
+        settings: The settings that determine the result, by the names of `TrainConfig`.
         needs: Cells that must be finished first (teachers).
     """
 
@@ -35,7 +35,7 @@ class Cell:
     needs: tuple['Cell', ...] = ()
 
     def command(self, output: Path) -> list[str]:
-        """The arguments of train.py; a teacher's checkpoint is where its own run leaves it."""
+        """The arguments of train.py; a teacher's checkpoint is that of its own run."""
         settings = dict(self.settings)
         if self.needs:
             settings['kd_checkpoint'] = str(output / self.needs[0].name / 'model_best.pth.tar')
@@ -44,11 +44,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run says.
+    """The result of a finished run.
 
     Attributes:
-        record: Its run.json.
-        seconds: Training and evaluation, summed over the epochs.
+        record: Contents of its run.json.
+        seconds: Time of training and evaluation, summed over the epochs.
         folder: Its run folder.
     """
 
@@ -57,7 +57,11 @@ class Result:
     folder: Path
 
     def metric(self, name: str, which: str) -> float:
-        """A test figure in percent: 'top1', 'top1_err' (100 minus it), 'branch0_top1', ... of 'last' or 'best'."""
+        """A test figure in percent: 'top1', 'top1_err' (100 - top1), 'branch0_top1', ... of 'last' or 'best'.
+
+        Raises:
+            ValueError: The run has no such figure.
+        """
         if name.endswith('_err'):
             return 100 - self.metric(name.removesuffix('_err'), which)
         figures = self.record['result'][which]
@@ -101,15 +105,15 @@ def read_result(folder: Path) -> Result | None:
 
 
 def again(folder: Path) -> str:
-    """What to do about a damaged run of a grid."""
+    """Advice on a damaged run of a grid."""
     return f'delete {str(folder)!r} to have it run again'
 
 
 def read_seconds(path: Path) -> float:
-    """The times in a log.jsonl, summed.
+    """Sum of the times in a log.jsonl.
 
     Raises:
-        ValueError: It is missing, or a line is no epoch's.
+        ValueError: It is missing, or a line is not that of an epoch.
     """
     total, advice = 0.0, again(path.parent)
     try:
@@ -127,16 +131,20 @@ def read_seconds(path: Path) -> float:
 
 
 def check_settings(cell: Cell, folder: Path) -> bool:
-    """Whether the run of a cell is finished; refuses one with other settings than the cell's."""
+    """Whether the run of a cell is finished.
+
+    Raises:
+        ValueError: The finished run has settings other than the cell's.
+    """
     result = read_result(folder)
-    if result is None:  # train.py looks itself
+    if result is None:  # train.py checks unfinished runs itself
         return False
     default = TrainConfig().to_dict()
     asked, stored = TrainConfig.from_dict(cell.settings).fixed(), {**default, **result.record['settings']}
     asked['branches'] = read_design(asked['branches'])
     for key in ('mean', 'std'):
         asked[key] = asked[key] and list(fit_channels(asked[key], len(stored[key] or asked[key])))
-    given = {word.partition('=')[0] for word in result.record.get('argv', ())}  # not filled in
+    given = {word.partition('=')[0] for word in result.record.get('argv', ())}  # not filled in by train.py
     own = {key for key in FILLED_IN if key in cell.settings or flag(key) not in given}
     filled_in = {key for key in own if asked[key] == default[key]} | ({'kd_checkpoint'} if cell.needs else set())
     for key, value in asked.items():
@@ -149,7 +157,7 @@ def check_settings(cell: Cell, folder: Path) -> bool:
 
 
 def check_runs(cells: Sequence[Cell]) -> None:
-    """Look at data sets, models and branches of the runs to come: what they would fail for is said before the first."""
+    """Check data sets, models and branches of all runs to do, so that errors show before the first run starts."""
     configs = [TrainConfig.from_dict(cell.settings) for cell in cells]
     for dataset, data_dir in dict.fromkeys((config.dataset, config.data_dir) for config in configs):
         open_dataset(dataset, data_dir, 'train')
@@ -164,20 +172,20 @@ def check_runs(cells: Sequence[Cell]) -> None:
 
 
 def run_grid(cells: Sequence[Cell], output: Path, jobs: int, say: Callable[[str], None]) -> dict[str, Result]:
-    """Run every cell that is not finished; a killed grid goes on where it was.
+    """Run every cell that is not finished; a killed grid resumes where it was.
 
     Args:
-        cells: What to run, teachers included only as `needs`; the pupils of one that fails are not started.
+        cells: What to run, with teachers only as `needs`; students of a failed teacher are not started.
         output: Folder of the run folders; each run's terminal output goes to NAME.log in it.
-        jobs: Runs at a time.
-        say: Told about every cell that ends.
+        jobs: Number of runs at a time.
+        say: Called with one line about every cell that ends.
 
     Returns:
-        The result of every cell that ended well, by name.
+        The result of every successful cell, by name.
 
     Raises:
-        ValueError: A finished run has other settings than its cell, or its files are damaged; a data set or a model
-            cannot be had, or the folder cannot be made.
+        ValueError: A finished run has settings other than its cell's, or its files are damaged; a data set or a model
+            is not available, or the folder cannot be created.
     """
     first = list(dict.fromkeys(need for cell in cells for need in cell.needs))
     check_runs([cell for cell in (*first, *cells) if not check_settings(cell, output / cell.name)])
@@ -201,17 +209,17 @@ def run_grid(cells: Sequence[Cell], output: Path, jobs: int, say: Callable[[str]
         processes.stop()
         raise
     finally:
-        pool.shutdown()  # waits for what is running, which saves before it ends
+        pool.shutdown()  # waits for running processes, which save before they end
     return results
 
 
 def can_run(cell: Cell, output: Path, results: dict[str, Result]) -> bool:
-    """Whether its teachers are trained, or it is itself."""
+    """Whether the cell's teachers are trained, or the cell itself is."""
     return all(need.name in results for need in cell.needs) or read_result(output / cell.name) is not None
 
 
 def run_cell(cell: Cell, output: Path, processes: Processes) -> tuple[Result | None, str]:
-    """Run one cell to its end, unless it is finished; gives its result and a line about it."""
+    """Run one cell to its end unless it is finished; returns its result (None if it failed) and a line about it."""
     folder = output / cell.name
     if (result := read_result(folder)) is None:
         wait_until_free(folder, lambda: processes.stopping)

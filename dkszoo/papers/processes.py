@@ -14,8 +14,8 @@ class Processes:
     """Runs of `train.py`, each in a process of its own.
 
     Args:
-        output: The grid's folder; what a run says is added to NAME.log in it.
-        threads: Threads of each; None: torch's default.
+        output: The grid's folder; a run's output is appended to NAME.log in it.
+        threads: Threads per process; None: torch's default.
     """
 
     def __init__(self, output: Path, threads: int | None):
@@ -25,7 +25,7 @@ class Processes:
         self.stopping = False
 
     def run(self, name: str, arguments: Sequence[str]) -> int | None:
-        """Train to the end; gives the exit code, or None if it was not started, after `stop`."""
+        """Train to the end; returns the exit code, or None if it was not started because of `stop`."""
         process = self.start([sys.executable, '-m', 'dkszoo', 'train', *arguments], self.output / f'{name}.log')
         if process is None:
             return None
@@ -43,13 +43,13 @@ class Processes:
             if self.stopping:
                 return None
             with open(log, 'a', encoding='utf-8') as file:
-                # A group of its own: a signal to ours, such as Ctrl-C, reaches it once, from `stop`.
+                # Its own process group, so that a signal to ours, such as Ctrl-C, reaches it only once, via `stop`.
                 process = subprocess.Popen(command, stdout=file, stderr=file, env=environment, process_group=0)
             self.running.add(process)
             return process
 
     def stop(self) -> None:
-        """Ask all processes to save and end, and start no more."""
+        """Ask all processes to save and exit, and start no more."""
         with self.lock:
             self.stopping = True
             for process in self.running:

@@ -1,4 +1,4 @@
-"""The tables of both papers as records, one a published number."""
+"""The tables of both papers as records, one per published number."""
 
 import csv
 import re
@@ -16,18 +16,19 @@ class Record:
     Attributes:
         table: Name of the table, such as 'dks-table1'.
         row: Name of the row, unique in the table.
-        group: Rows of a group compare with its first row, the baseline.
-        network: The paper's words for the network.
-        model: Our name of it.
-        method: Our name of the method.
+        group: Group of rows that are compared with its first row, the baseline.
+        network: The paper's name of the network.
+        model: dkszoo's name of the network.
+        method: dkszoo's name of the method.
         recipe: The recipe with the paper's settings.
-        flags: What this row sets on top, as train.py flags; the word T stands for each of 1, 2, 5, 10, 20.
-        metric: What the number is: 'top1' or 'top1_err' in percent, of a branch with 'branch0_' before it.
+        flags: Additional settings of this row, as train.py flags; the word T stands for each of 1, 2, 5, 10, 20.
+        metric: The kind of number: 'top1', 'top5', 'top1_err' or 'top5_err', in percent, with the prefix 'branch0_',
+            'branch1_' for a branch.
         value: The published mean.
-        std: Its published standard deviation, or None.
+        std: The published standard deviation, or None.
         gain: The published gain over the group's first row, in points of accuracy, or None.
-        runs: Over how many runs; None where the paper does not say.
-        note: What is odd about it.
+        runs: Number of runs; None if the paper does not state it.
+        note: Remark on an oddity of the number, or ''.
     """
 
     table: str
@@ -57,12 +58,12 @@ class Record:
 
 
 def list_tables() -> list[str]:
-    """Names of all tables."""
+    """The names of all tables."""
     return sorted(path.stem for path in TABLES.glob('*.csv'))
 
 
 def read_table(name: str) -> list[Record]:
-    """The records of one table, in its order.
+    """The records of a table, in its order.
 
     Raises:
         ValueError: No such table (names all).
@@ -80,7 +81,7 @@ def read_table(name: str) -> list[Record]:
 
 
 def remarks(records: list[Record]) -> str:
-    """Markdown: what is odd about the published numbers, each remark once behind its rows; '' for nothing."""
+    """Markdown list of the records' notes, each once, after the names of its rows; '' if there are none."""
     rows: dict[str, list[str]] = {}
     for record in records:
         if record.note:

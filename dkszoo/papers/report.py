@@ -1,4 +1,4 @@
-"""The tables of a reproduction, beside the paper's, and of a comparison."""
+"""The table of a reproduction beside the paper's, and that of a comparison."""
 
 from dataclasses import dataclass
 
@@ -15,14 +15,14 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Measured:
-    """The finished runs of one row, by seed, and the temperature they were chosen for."""
+    """The finished runs of one row, by seed, and their temperature if it was chosen among several."""
 
     runs: dict[int, Result]
     temperature: int | None = None
 
 
 def measure(plan: Plan, results: dict[str, Result]) -> Measured | None:
-    """The runs of a row; of several temperatures those with the best mean, as the paper does; None without any."""
+    """The finished runs of a row, of several temperatures those with the best mean (as in the paper); None without."""
     variants = []
     for index, cells in enumerate(plan.cells):
         runs = by_seed(cells, results)
@@ -40,12 +40,12 @@ def by_seed(cells: tuple[Cell, ...], results: dict[str, Result]) -> dict[int, Re
 
 
 def accuracy(record: Record, run: Result, which: str) -> float:
-    """The row's figure as an accuracy, so that more is better whatever the paper prints."""
+    """The row's figure as an accuracy, so that higher is better whatever the paper prints."""
     return run.metric(record.metric.removesuffix('_err'), which)
 
 
 def report(plans: list[Plan], results: dict[str, Result]) -> str:
-    """Markdown: the paper's numbers beside ours, with gains paired over the seeds, and what is odd about them."""
+    """Markdown: the paper's numbers beside ours, with gains paired by seed, and notes on the published numbers."""
     rows, first = [], {}
     for plan in plans:
         record, measured = plan.record, measure(plan, results)
@@ -69,20 +69,20 @@ def report(plans: list[Plan], results: dict[str, Result]) -> str:
 
 
 def network(plan: Plan) -> str:
-    """What is trained: the paper's network, or what stands in for it."""
+    """The network that is trained: the paper's, or its substitute."""
     settings = plan.cells[0][0].settings
     more = ', '.join(f'{key}={value}' for key, value in (settings.get('model_kwargs') or {}).items())
     return settings['model'] + (f' ({more})' if more else '')
 
 
 def gain(record: Record, runs: dict, base_record: Record, base: dict, which: str) -> str:
-    """Points of accuracy over the baseline, on the seeds both have, with the 95 % interval if there are several."""
+    """Points of accuracy over the baseline, on the seeds both have, with a 95 % interval if there are several."""
     values = {seed: accuracy(record, run, which) for seed, run in runs.items()}
     return gain_by_seed(values, {seed: accuracy(base_record, run, which) for seed, run in base.items()})
 
 
 def compare_methods(results: dict[str, list[Result]]) -> str:
-    """A Markdown table of the methods that have results; gains are over the first of all."""
+    """A Markdown table of the methods that have results; gains are over the first method."""
     header = ('method', 'runs', 'last top-1 %', 'best top-1 %', 'gain, last (95 %)', 'gain, best (95 %)', 'time')
     rows, first = [], next(iter(results))
     base_seconds = mean_std([run.seconds for run in results[first]])[0] if results[first] else None

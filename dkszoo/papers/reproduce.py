@@ -21,18 +21,18 @@ TEMPERATURES = (1, 2, 5, 10, 20)
 packaged_recipe = functools.cache(read_recipe)  # every run of a table starts from one
 TEACHER_RECIPES = {'dskd_mobile': 'dskd'}  # no teacher is a mobile network
 
-# Reads train.py flags into settings; the command line hands its parser in, which papers may not import.
+# Reads train.py flags into settings; passed in by the command line, whose parser this package may not import.
 ReadFlags = Callable[[Sequence[str]], dict]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One record and the runs that answer it: a list over the seeds for each temperature (one where there is none).
+    """One record and the runs that reproduce it.
 
     Attributes:
         record: The published number.
-        cells: For each temperature, one cell a seed.
-        equal_time: The first row of the group trained as long as this row takes, one cell a seed; or empty.
+        cells: For each temperature (a single entry if the row has none), one cell per seed.
+        equal_time: The group's first row trained for as long as this row takes, one cell per seed; or empty.
     """
 
     record: Record
@@ -51,12 +51,12 @@ def plan_table(
     """The runs of a table.
 
     Args:
-        records: Rows, whole groups.
+        records: Rows, starting with the baseline of each group.
         budget: 'small', 'medium' or 'full' (scale.yaml).
-        seeds: Runs a row.
+        seeds: Runs per row.
         read_flags: Reads the rows' flags.
-        overrides: Settings that beat everything: data set and folder, device, workers.
-        equal_time: Also plan the group's first row trained as long as each other row takes, by predicted work.
+        overrides: Settings that override everything: data set and folder, device, workers.
+        equal_time: Also plan the group's first row trained for as long as each other row takes, by predicted work.
     """
     plans, first = [], {}
     for record in records:
@@ -75,7 +75,7 @@ def plan_table(
 
 
 def make_cell(record: Record, extra: dict, budget: str, seed: int, overrides: dict) -> Cell:
-    """One run of one record; a teacher named in its flags is a run of its own, trained by its recipe."""
+    """One run of a record; a teacher named in its flags is a run of its own, trained with its own recipe."""
     settings = {**scaled_recipe(record.recipe, budget), **scaled_model(record.model, budget)}
     settings = {**settings, 'method': record.method, **extra, **overrides, 'seed': seed}
     needs = ()
@@ -86,7 +86,7 @@ def make_cell(record: Record, extra: dict, budget: str, seed: int, overrides: di
 
 
 def named(word: str, settings: dict, needs: tuple[Cell, ...] = ()) -> Cell:
-    """A cell whose folder says model, method and seed, and is the same for the same settings and teacher."""
+    """A cell whose folder is named by model, method, seed and a hash of its settings and teacher."""
     identity = {key: value for key, value in settings.items() if key not in FREE}
     if identity.get('data_dir'):
         identity['data_dir'] = os.path.normpath(identity['data_dir'])
@@ -97,9 +97,9 @@ def named(word: str, settings: dict, needs: tuple[Cell, ...] = ()) -> Cell:
 
 
 def scaled_recipe(name: str, budget: str) -> dict:
-    """A recipe at the length and on the data set of a budget.
+    """A recipe with the length and the data set of a budget.
 
-    Its drops stay at the same share of the training, unless the budget has a schedule of its own.
+    Learning-rate drops stay at the same fraction of the training, unless the budget has a schedule of its own.
     """
     settings, scale = dict(packaged_recipe(name)), SCALE[budget]
     settings.pop('experiment')
@@ -114,7 +114,7 @@ def scaled_recipe(name: str, budget: str) -> dict:
 
 
 def stretched(settings: dict, epochs: int) -> dict:
-    """Settings for another number of epochs, drops at the same share of the training; epoch 1 is the first."""
+    """Settings for another number of epochs, with drops at the same fraction of the training; epochs count from 1."""
     factor, settings = epochs / settings['epochs'], {**settings, 'epochs': epochs}
     if 'decay_milestones' in settings:
         settings['decay_milestones'] = [1 + max(1, round((e - 1) * factor)) for e in settings['decay_milestones']]
@@ -124,17 +124,17 @@ def stretched(settings: dict, epochs: int) -> dict:
 
 
 def scaled_model(model: str, budget: str) -> dict:
-    """What stands in for a network at a budget: model and model_kwargs."""
+    """The substitute for a network at a budget, as model and model_kwargs."""
     return dict(SCALE[budget]['models'][model]) if SCALE[budget] else {'model': model}
 
 
 def cell_work(cell: Cell) -> float:
-    """The predicted work of a cell, its teacher's forward passes included."""
+    """The predicted work of a cell, including its teacher's forward passes."""
     return work(cell.settings, cell.needs[0].settings if cell.needs else None)
 
 
 def longer(cell: Cell, ratio: float) -> Cell | None:
-    """The same run with `ratio` times the epochs, drops at the same share; None if that is no difference."""
+    """The same run with `ratio` times the epochs, drops at the same fraction; None if that adds no epoch."""
     epochs = round(cell.settings['epochs'] * ratio)
     if epochs <= cell.settings['epochs']:
         return None

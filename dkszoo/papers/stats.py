@@ -13,12 +13,12 @@ T975 = (
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation; None for the latter from a single run."""
+    """Mean and sample standard deviation (None for a single run)."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def paired_gain(values: Sequence[float], baseline: Sequence[float]) -> tuple[float, float | None]:
-    """Mean of the differences, seed by seed, and the half width of its 95 % interval (Student's t)."""
+    """Mean of the differences per seed, and the half width of its 95 % interval (Student's t; None for one seed)."""
     mean, std = mean_std([v - b for v, b in zip(values, baseline, strict=True)])
     if std is None:
         return mean, None
@@ -26,24 +26,24 @@ def paired_gain(values: Sequence[float], baseline: Sequence[float]) -> tuple[flo
 
 
 def show(value: float, spread: float | None) -> str:
-    """'26.81(0.36)', or '26.81' where there is no spread."""
+    """'26.81(0.36)', or '26.81' without a spread."""
     return f'{value:.2f}' if spread is None else f'{value:.2f}({spread:.2f})'
 
 
 def show_gain(values: Sequence[float], baseline: Sequence[float]) -> str:
-    """'+0.35 +- 0.29', see `paired_gain`, or '+0.35' from a single run."""
+    """'+0.35 +- 0.29', see `paired_gain`, or '+0.35' for a single run."""
     mean, width = paired_gain(values, baseline)
     return f'{mean:+.2f}' if width is None else f'{mean:+.2f} +- {width:.2f}'
 
 
 def gain_by_seed(values: Mapping[int, float], baseline: Mapping[int, float]) -> str:
-    """`show_gain` on the seeds both have; '' where there is none."""
+    """`show_gain` on the seeds both have; '' if there are none."""
     seeds = sorted(values.keys() & baseline.keys())
     return show_gain([values[seed] for seed in seeds], [baseline[seed] for seed in seeds]) if seeds else ''
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, its columns aligned for reading as text."""
+    """A Markdown table, with columns aligned for reading as plain text."""
     widths = [max(len(str(row[i])) for row in (header, *rows)) for i in range(len(header))]
     lines = []
     for row in (header, *rows):

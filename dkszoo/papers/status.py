@@ -1,4 +1,4 @@
-"""What has been run of each published number, and where the result is."""
+"""Status of each published number: what has been run, and where the result is."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -12,12 +12,12 @@ DATA = parse_yaml((Path(__file__).parent / 'status.yaml').read_text(encoding='ut
 
 
 class Status(NamedTuple):
-    """Of one record.
+    """Status of one record.
 
     Attributes:
         word: 'reproduced', 'scaled analogue' or 'not run'.
-        why: Why it was not run in full.
-        results: Folder below docs/results that has TABLE.md and the runs; '' where nothing was run.
+        why: Why it was not run in full; '' if it was.
+        results: Folder in docs/results with TABLE.md and the runs; '' if nothing was run.
     """
 
     word: str
@@ -26,7 +26,7 @@ class Status(NamedTuple):
 
 
 def get_status(record: Record) -> Status:
-    """What has been run of a record."""
+    """The status of a record."""
     why = DATA['not_run'].get(record.recipe, DATA['not_run']['default'])
     for entry in DATA['runs']:
         if entry['table'] == record.table and record.row in entry.get('rows', [record.row]):
@@ -36,7 +36,7 @@ def get_status(record: Record) -> Status:
 
 
 def status_page() -> str:
-    """Markdown: for every table its rows, the published numbers and what has been run of them."""
+    """Markdown: for every table its rows, the published numbers and their status."""
     parts = []
     for name in list_tables():
         parts += [f'### {name}', '', '| row | network | method | figure, % | paper | status |', '|' + '---|' * 6]

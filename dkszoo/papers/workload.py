@@ -1,4 +1,4 @@
-"""How long runs take, predicted from their settings alone."""
+"""Prediction of how long runs take, from their settings alone."""
 
 import functools
 import json
@@ -13,15 +13,15 @@ from dkszoo.engine import TrainConfig, create_model
 from dkszoo.engine.setup import default_branches
 from dkszoo.tasks import DeepSupervisionTask
 
-IMAGENET_IMAGES = 1_281_167  # what a set of unknown size counts as; the papers' other one
+IMAGENET_IMAGES = 1_281_167  # assumed for data sets of unknown size: in the papers that is ImageNet
 
 
 def work(settings: dict, teacher: dict | None = None) -> float:
-    """The work of a whole run, in the units of `Cost.work`, evaluation left out.
+    """The work of a whole run without evaluation, in the units of `Cost.work`.
 
     Args:
-        settings: Of the run, by the names of `TrainConfig`.
-        teacher: Settings of the run that trained its teacher; its forward pass is a third of a training step.
+        settings: Settings of the run, by the names of `TrainConfig`.
+        teacher: Settings of its teacher's run; the teacher's forward pass counts as a third of a training step.
     """
     config = TrainConfig.from_dict(settings)
     images = data_facts(config.dataset).num_train or IMAGENET_IMAGES
@@ -51,9 +51,9 @@ def _cost(key: str) -> Cost:
 
 
 def seconds_per_work(model: str = 'cifar_resnet20', batch_size: int = 64) -> float:
-    """Measure this machine's CPU: seconds a unit of work on one core, the median of five steps of a small network.
+    """Measure this machine's CPU: seconds per unit of work on one core, the median of five steps of a small network.
 
-    On one thread, for threads that wait for cores other work holds take up to twenty times as long.
+    On one thread, because threads that wait for cores in use by other work take up to twenty times as long.
     """
     net = create_model(model, branches='dks')
     task = DeepSupervisionTask(net, 'dks', verbose=False)

@@ -136,7 +136,7 @@ def test_recipes(run_cli, tmp_path):
     (tmp_path / 'r.yaml').write_text('lr: 1' + 400 * '0')
     assert 'lr must be float, got a number of 401 digits' in refused(run_cli, tmp_path, 'train', '--config', 'r.yaml')
     (tmp_path / 'r.yaml').write_text('- 1\n')
-    assert 'no mapping' in refused(run_cli, tmp_path, 'train', '--config', 'r.yaml')
+    assert 'not a mapping' in refused(run_cli, tmp_path, 'train', '--config', 'r.yaml')
     (tmp_path / 'r.yaml').write_text('a: !!python/object/apply:os.system ["touch ran"]\n')
     assert 'cannot be read' in refused(run_cli, tmp_path, 'train', '--config', 'r.yaml')
     (tmp_path / 'r.yaml').write_text('lr: 1\nmean: [1\nstd: 3\n')
