@@ -2,12 +2,12 @@
 
     net = torch.hub.load('PATH', 'cifar_wrn16_2', source='local', num_classes=10, branches='dks')
 
-Nothing has to be installed but the dependencies. A weighted tag is an entry point of its own, its dot an underscore.
+Only the dependencies must be installed. A tag with weights has an entry point of its own, with '_' for its dot.
 """
 
 dependencies = ['torch', 'torchvision', 'timm', 'numpy', 'PIL', 'safetensors', 'huggingface_hub', 'yaml', 'tqdm']
 
-import timm as _timm  # noqa: E402 - torch.hub reads `dependencies` first; names without underscore are entry points
+import timm as _timm  # noqa: E402 - a name without underscore would be an entry point
 
 import dkszoo as _dkszoo  # noqa: E402
 
@@ -37,7 +37,7 @@ def _entry_point(name: str, with_weights: bool):
 
 
 def _entry_points() -> dict:
-    """All of them, by name."""
+    """All entry points of models, by name."""
     made = [_entry_point(name, False) for name in _dkszoo.list_models()]
     made += [_entry_point(name, True) for name in _dkszoo.list_models(pretrained=True)]
     return {entry_point.__name__: entry_point for entry_point in made}

@@ -1,11 +1,11 @@
-"""How DSKD's weights of the branches are distributed over the training images (DSKD, Fig. 2).
+"""Distribution of DSKD's branch weights over the training images (DSKD, Fig. 2).
 
     dkszoo train --method dskd --experiment NAME ...
     python -m benchmarks.branch_weights runs/NAME --figure weights.png
 
-Takes the last weights of a run and the training images as evaluation sees them, and prints for every branch the mean of
-its weight W_l (eq. 7, of the loss on the teacher's predictions) and its quantiles. All weights of an image add up to 1,
-so with two branches the second's distribution is the first's, mirrored.
+Uses the weights of a run's last epoch and the training images without augmentation, and prints the mean and quantiles
+of each branch's weight W_l (eq. 7, from the loss on the teacher's predictions). The weights of an image sum to 1, so
+with two branches the second distribution mirrors the first.
 """
 
 import argparse
@@ -26,7 +26,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 @torch.no_grad()
 def read_weights(folder: Path) -> torch.Tensor:
-    """The weights (branches, images) of a finished run."""
+    """Branch weights (branches, images) of a finished run."""
     config = TrainConfig.from_dict(parse_yaml((folder / 'args.yaml').read_text(encoding='utf-8')))
     config, data = open_data(config)
     setup = build(config, data, join_world('cpu'))
@@ -70,7 +70,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument('folder', type=Path, help='the folder of a finished run of a method with kd and branches')
-    parser.add_argument('--figure', type=Path, metavar='PNG', help='draw it, too')
+    parser.add_argument('--figure', type=Path, metavar='PNG', help='also draw the distributions')
     args = parser.parse_args()
     weights = read_weights(args.folder)
     print(report(weights))

@@ -1,9 +1,9 @@
-"""The step-time ratio that `dkszoo cost` predicts against the measured one.
+"""Step-time ratio predicted by `dkszoo cost` against the measured one.
 
     python -m benchmarks.cost [--threads N] [--pairs N]
 
-Training steps (forward, loss, backward, SGD) with branches and without take turns in one process; the ratio is the
-median over the pairs. With --threads 1 the seconds are the processor's, so that other work on the machine counts less.
+Training steps (forward, loss, backward, SGD) with and without branches alternate in one process; the ratio is the
+median over the pairs. With --threads 1 CPU time is measured, which other work on the machine affects less.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def stepper(model: nn.Module, loss, images: torch.Tensor, targets: torch.Tensor)
 
 
 def measure(name: str, design: str, side: int, batch: int, pairs: int, clock) -> float:
-    """Median ratio of the time of a step with branches to one without; the first pair is not counted."""
+    """Median ratio of the time of a step with branches to one without; the first pair is warm-up."""
     images, targets = torch.randn(batch, 3, side, side), torch.randint(10, (batch,))
     net = dkszoo.create_model(name, branches=design, num_classes=10)
     task = dkszoo.DeepSupervisionTask(net, 'dks', verbose=False)

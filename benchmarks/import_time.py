@@ -2,7 +2,7 @@
 
     python benchmarks/import_time.py
 
-Each round is a fresh process that imports timm and then dkszoo; processor seconds, medians.
+Each round is a fresh process that imports timm and then dkszoo; medians of the CPU time.
 """
 
 import statistics

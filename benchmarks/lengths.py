@@ -1,13 +1,13 @@
-"""When does it help? Error against training length and against training time, from the runs of `dkszoo compare`.
+"""Error against training length and against training time, from runs of `dkszoo compare`.
 
     dkszoo compare --methods baseline:epochs=10,baseline:epochs=20,ds:epochs=10,dks:epochs=10 --model cifar_wrn16_1 ...
     python -m benchmarks.lengths runs/compare-cifar_wrn16_1 --figure lengths.png
 
-Prints a Markdown table: test error of the last epoch in percent, mean (sample standard deviation), and the gain in
-points over the baseline at equal epochs and at equal time. For the latter the baseline's error between two lengths is
-interpolated over the logarithm of the time; beyond its shortest and longest run nothing is said. The time is that of a
-machine with nothing else to do, as near as a shared one comes: epochs times the lowest decile of the seconds that the
-epochs of a method took to train, over all its runs (`log.jsonl` of each).
+Prints a Markdown table: test error at the last epoch in percent, mean (sample standard deviation), and the gain in
+points over the baseline at equal epochs and at equal time. For the latter, the baseline's error is interpolated between
+two lengths over the logarithm of the time, and left empty beyond its shortest and longest run. The time estimates that
+of an otherwise idle machine: epochs times the lowest decile of the training seconds per epoch, over all runs of a
+method (`log.jsonl` of each).
 """
 
 import argparse
@@ -22,13 +22,13 @@ from dkszoo.papers.grid import Result, read_result
 from dkszoo.papers.stats import gain_by_seed, mean_std, show, table
 from dkszoo.tasks import METHODS
 
-QUIET = 0.1  # the share of epochs that a shared machine left alone
+QUIET = 0.1  # quantile of the epochs' seconds that stands for an idle machine
 HEADER = ('method', 'epochs', 'runs', 'error, last', 'gain, equal epochs', 'gain, equal time', 'time')
 
 
 @dataclass
 class Point:
-    """All seeds of a method at one length; error in percent, by seed; seconds of training."""
+    """All seeds of a method at one length: errors in percent, by seed, and seconds of training."""
 
     errors: dict[int, float]
     seconds: float
@@ -39,7 +39,11 @@ class Point:
 
 
 def read_points(folder: Path) -> dict[str, dict[int, Point]]:
-    """The finished runs of a grid, by method and epochs."""
+    """The finished runs of a grid, by method and epochs.
+
+    Raises:
+        ValueError: Two runs have the same method, epochs and seed.
+    """
     runs: dict[tuple[str, int], list[Result]] = {}
     for path in sorted(folder.glob('*/run.json')):
         result = read_result(path.parent)
@@ -60,19 +64,19 @@ def read_points(folder: Path) -> dict[str, dict[int, Point]]:
 
 
 def in_order(item) -> tuple[int, str, int]:
-    """Methods stand, and have their colours, in the order of `METHODS`, sums of them at the end."""
+    """Sort key: methods, and so their colours, in the order of `METHODS`, with sums at the end."""
     (method, epochs), _ = item
     return (*METHODS, method).index(method), method, epochs
 
 
 def epoch_seconds(run: Result) -> list[float]:
-    """What the epochs of a run took to train."""
+    """Training seconds of each epoch of a run."""
     with open(run.folder / 'log.jsonl', encoding='utf-8') as file:
         return [json.loads(line)['seconds']['train'] for line in file]
 
 
 def at_time(curve: dict[int, Point], seconds: float) -> dict[int, float]:
-    """Error after so many seconds by seed, interpolated; empty outside of what was run."""
+    """Error by seed after `seconds` of training, interpolated; empty outside the range of the runs."""
     times = [p.seconds for p in curve.values()]
     if not times[0] <= seconds <= times[-1]:
         return {}
@@ -123,7 +127,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument('folder', type=Path, help="the grid's folder, runs/compare-MODEL")
-    parser.add_argument('--figure', type=Path, metavar='PNG', help='draw it, too')
+    parser.add_argument('--figure', type=Path, metavar='PNG', help='also draw the curves')
     args = parser.parse_args()
     points = read_points(args.folder)
     if 'baseline' not in points:

@@ -1,9 +1,9 @@
-"""The loader in memory against torchvision's PIL pipeline, and against a training step of cifar_resnet20.
+"""The in-memory loader against torchvision's PIL pipeline, and against a training step of cifar_resnet20.
 
     python benchmarks/loader.py
 
-One thread; processor seconds of this process, so that other work on the machine counts little. The two sides take
-turns and the medians are compared.
+One thread; CPU time of this process, which other work on the machine affects little. The variants alternate, and the
+medians are compared.
 """
 
 import statistics
@@ -28,7 +28,7 @@ def seconds(work) -> float:
 
 
 def pil_work(images: ArrayImages, count: int):
-    """What a worker of a DataLoader does: transform and collate; the images are PIL images already."""
+    """The work of a DataLoader worker: transform and collate; the images are opened beforehand."""
     transform = transforms.Compose(
         [
             transforms.RandomCrop(32, padding=4),
@@ -53,7 +53,7 @@ def memory_loader(images: ArrayImages) -> MemoryLoader:
 
 
 def train_step(batch):
-    """A whole step of cifar_resnet20, as the usual baseline trains it."""
+    """A whole training step of a plain cifar_resnet20."""
     net = dkszoo.create_model('cifar_resnet20', num_classes=100)
     optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9, weight_decay=5e-4)
     images, targets = batch

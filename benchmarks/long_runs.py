@@ -1,8 +1,8 @@
-"""The curves of all of Fashion-MNIST: validation error against epochs, the mean of the seeds and their range.
+"""Curves of the runs on all of Fashion-MNIST: validation error against epochs, mean and range over the seeds.
 
     python -m benchmarks.long_runs docs/results/fashion_mnist_65_epochs/runs curves.png
 
-One panel a network and share of wrong labels, from NAME.json (a run's run.json) and NAME.csv (its summary.csv).
+One panel per network and fraction of wrong labels, from NAME.json (a run's run.json) and NAME.csv (its summary.csv).
 """
 
 import argparse
@@ -16,7 +16,7 @@ ORDER = ('baseline', 'ds', 'dks', 'kd', 'dskd')
 
 
 def read_curves(folder: Path) -> dict[tuple[str, float], dict[tuple[int, int], list[list[float]]]]:
-    """The errors of every run in percent, by network and share of wrong labels, then by method's place and length."""
+    """Errors of all runs in percent, by (network, fraction of wrong labels), then by (index in `ORDER`, epochs)."""
     panels: dict[tuple[str, float], dict[tuple[int, int], list[list[float]]]] = {}
     for path in sorted(folder.glob('*.json')):
         settings = json.loads(path.read_text(encoding='utf-8'))['settings']
@@ -52,8 +52,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument('folder', type=Path, help='the records')
-    parser.add_argument('figure', type=Path, metavar='PNG', help='where to draw')
+    parser.add_argument('folder', type=Path, help='folder of the records')
+    parser.add_argument('figure', type=Path, metavar='PNG', help='the figure to write')
     args = parser.parse_args()
     draw(args.folder, args.figure)
 

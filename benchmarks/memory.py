@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py [--batch 32] [--model cifar_resnet1202] [--branches dks] [--method dks] [--threads 1]
 
-Each of the two is a process of its own: one step of two images first (it allocates gradients and momentum), then one of
-the batch. On a CPU the peak is that of the whole process, and the part that grows with the batch is its peak less what
-it held after the first step; on CUDA it is what torch held.
+Each case runs in a process of its own: first a step of two images, which allocates gradients and momentum, then one of
+the whole batch. On a CPU the peak is that of the process, and the part that grows with the batch is the peak less that
+after the first step; on CUDA it is the memory that torch reserved.
 """
 
 import argparse
@@ -22,7 +22,7 @@ CLASSES = 100
 
 
 def measure(args: argparse.Namespace) -> dict:
-    """One step at the batch size: its peak memory and the memory before it, in MiB, and its time in seconds."""
+    """One step of the whole batch: peak memory before and after it in MiB, its time in seconds, and its loss."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')

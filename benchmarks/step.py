@@ -1,10 +1,10 @@
 """A DKS training step against the same step written the usual way, and against the baseline's.
 
-    python benchmarks/step.py [--compile]
+    python benchmarks/step.py [--threads N] [--rounds N] [--compile]
 
-The usual way: eager, NCHW, a torch.optim.SGD, and one log-softmax and KL for every ordered pair of heads. Ours: the
-step of train.py. CPU, `cifar_wrn16_2`, batch 64, 100 classes; one process, the variants take turns, medians of pairs.
-With --threads 1 the seconds are the processor's, so that other work on the machine counts less.
+The usual way: eager, NCHW, torch.optim.SGD, and a log-softmax and KL for every ordered pair of heads. Ours: the step of
+train.py. CPU, `cifar_wrn16_2`, batch size 64, 100 classes; the variants alternate in one process, and ratios are
+medians over the rounds. With --threads 1 CPU time is measured, which other work on the machine affects less.
 """
 
 import argparse
@@ -28,7 +28,7 @@ SGD = dict(momentum=0.9, weight_decay=5e-4)
 
 
 def usual_step(images: torch.Tensor, targets: torch.Tensor):
-    """DKS as the formulas read."""
+    """DKS written directly from its formulas."""
     net = dkszoo.create_model(MODEL, num_classes=CLASSES, branches='dks')
     optimizer = torch.optim.SGD(net.parameters(), 0.1, **SGD)
 
@@ -83,7 +83,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--rounds', type=int, default=15, help='rounds (default 15)')
     parser.add_argument('--threads', type=int, default=0, help="threads (default: torch's)")
-    parser.add_argument('--compile', action='store_true', help='also the compiled step')
+    parser.add_argument('--compile', action='store_true', help='also time the compiled step')
     args = parser.parse_args()
     clock = time.process_time if args.threads == 1 else time.perf_counter
     if args.threads:

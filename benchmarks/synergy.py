@@ -1,10 +1,10 @@
-"""The synergy loss against the two ways it is usually written.
+"""The synergy loss against the two usual implementations.
 
     python benchmarks/synergy.py [--threads 2]
 
-Forward and backward, 4 heads, batch 256, 1,000 classes, CPU. `pairwise`: for every ordered pair, the KL of two
-log-softmaxes by autograd. `official`: the same with both distributions smoothed by 1e-8, as the authors' code has it.
-One process, the variants take turns; medians of the rounds' ratios.
+Forward and backward, 4 heads, batch size 256, 1,000 classes, CPU. `pairwise`: the KL of two log-softmaxes for every
+ordered pair, by autograd. `official`: the same with both distributions smoothed by 1e-8, as in the authors' code. The
+variants alternate in one process; medians of the ratios per round.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.reliability kills|flips|faults|signals|leak`; exit code 1 if what it claims is not so."""
+"""`python -m benchmarks.reliability kills|flips|faults|signals|leak`; exit code 1 if the claim does not hold."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""An error, or a SIGKILL, at every single write, fsync, rename and unlink of a save; and no space left."""
+"""An error or a SIGKILL at every single write, fsync, rename and unlink of a save; and full disks."""
 
 import builtins
 import contextlib
@@ -23,7 +23,7 @@ from .runs import PLAIN, differences, finish, reference, start, wait
 
 
 class CountedFile:
-    """A file whose writes are counted; all else is the file's."""
+    """A file whose writes are counted; everything else is passed on."""
 
     def __init__(self, file, count: Callable[[str], None]):
         self.file, self.count = file, count
@@ -44,7 +44,7 @@ class CountedFile:
 
 @contextlib.contextmanager
 def watched(happen: Callable[[], None], at: int | None = None) -> Iterator[list[str]]:
-    """Within it, `happen` is called instead of the file operation number `at`; gives the names of all there were."""
+    """Count file operations and call `happen` before operation number `at`; yields the growing list of their names."""
     seen = []
 
     def count(name: str) -> None:
@@ -83,7 +83,7 @@ class Saver:
     """A run whose saves can be repeated from the same state: a recovery file, the end of a best epoch, a recovery file.
 
     Args:
-        cwd: Where its folder is made, with an epoch and a recovery file in it.
+        cwd: Folder in which the run folder is created, with the files of a first epoch and a recovery file.
     """
 
     def __init__(self, cwd: Path):
@@ -97,7 +97,7 @@ class Saver:
         self.start = dict(vars(self.progress)), torch.get_rng_state()
 
     def save(self) -> None:
-        """What a run does in the second half of an epoch, short of the training."""
+        """Everything a run does from the middle of an epoch into the next, except the training."""
         progress = self.progress
         progress.step = 4
         self.change()
@@ -118,24 +118,24 @@ class Saver:
             parameter.add_(1.0)
 
     def rewind(self) -> None:
-        """Folder and progress as after the first save."""
+        """Restore folder and progress to their state after the first save."""
         shutil.rmtree(self.folder)
         shutil.copytree(self.copy, self.folder)
         vars(self.progress).update(self.start[0])
 
     def newest(self) -> tuple[tuple[int, int], list[str]]:
-        """Position of the newest good checkpoint, and what could not be read."""
+        """Position of the newest good checkpoint, and the messages about unreadable ones."""
         bad = []
         found = newest_checkpoint(self.folder, bad.append)
         return position(found[1]), bad
 
 
 def break_save(happen: Callable[[], None], every: int = 1) -> tuple[int, int, dict[str, int]]:
-    """Break a save at each of its file operations: how many they were, how many ended wrongly, and how many of a kind.
+    """Break a save at each of its file operations; returns how many were tried, failures, and the number by kind.
 
     Args:
-        happen: What happens instead of the operation.
-        every: Of the writes try only one in so many; always try the others.
+        happen: Called before the operation; does not return.
+        every: Try only every n-th write, but all other operations.
     """
     with tempfile.TemporaryDirectory() as cwd:
         saver = Saver(Path(cwd))
@@ -163,7 +163,7 @@ def break_save(happen: Callable[[], None], every: int = 1) -> tuple[int, int, di
 
 
 def no_space(limits: list[int]) -> int:
-    """Runs in which no file may grow beyond a limit (bytes), then the same without: how many did not end well."""
+    """Run with each limit on file size in bytes, then resume without; returns the number of failures."""
     wrong = 0
     for limit in limits:
         with tempfile.TemporaryDirectory() as cwd:
@@ -183,7 +183,7 @@ def no_space(limits: list[int]) -> int:
 
 
 def faults() -> bool:
-    """Errors and kills at every file operation of a save, then full disks."""
+    """Try errors and kills at every file operation of a save, then full disks."""
     wrong = 0
     for name, happen in (('errors', fail), ('kills', die)):
         total, bad, kinds = break_save(happen)
@@ -193,5 +193,5 @@ def faults() -> bool:
     reference(PLAIN)
     limits = [20_000, 60_000, 100_000]
     bad = no_space(limits)
-    print(f'faults  no space left, {len(limits)} runs: {len(limits) - bad} end with exit code 1 and go on exactly')
+    print(f'faults  no space left, {len(limits)} runs: {len(limits) - bad} end with exit code 1 and resume exactly')
     return not wrong + bad

@@ -1,4 +1,4 @@
-"""Single flipped bits and truncations of a checkpoint and of an export: none may load with any value changed."""
+"""Single bit flips and truncations of a checkpoint and of an export: none may load with a changed value."""
 
 import random
 import tempfile
@@ -25,7 +25,7 @@ def export_contents(path: Path) -> str:
 
 
 def try_damages(path: Path, contents: Callable[[], str], damages: list[Callable[[bytes], bytes]]) -> Counter:
-    """How often a damaged file was 'refused', was read 'unchanged' or was read 'changed'; the file is put back."""
+    """How often a damaged file was 'refused', read 'unchanged' or read 'changed'; restores the file."""
     good, expected, counts = path.read_bytes(), contents(), Counter()
     for damage in damages:
         path.write_bytes(damage(good))
@@ -51,9 +51,7 @@ def truncate(size: int) -> Callable[[bytes], bytes]:
 
 
 def header_bits(path: Path) -> list[int]:
-    """All bits that no checksum covers of some entries of a zip file (its first, last and one in the middle), and of
-    what follows the directory.
-    """
+    """All bits without a checksum in three entries of a zip file (first, middle, last) and after its directory."""
     data = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
         infos, directory = archive.infolist(), archive.start_dir
@@ -69,7 +67,7 @@ def header_bits(path: Path) -> list[int]:
 
 
 def flips(n: int = 1000, cuts: int = 200, every: int = 1, seed: int = 0) -> bool:
-    """Damage last.pth.tar and both files of an export; of the bits in headers, every one or every few."""
+    """Damage last.pth.tar and both files of an export; of the header bits, only every n-th (`every`)."""
     rng, changed = random.Random(seed), 0
     with tempfile.TemporaryDirectory() as cwd:
         cwd = Path(cwd)
@@ -96,7 +94,7 @@ def flips(n: int = 1000, cuts: int = 200, every: int = 1, seed: int = 0) -> bool
 
 
 def some(rng: random.Random, name: str, path: Path, contents: Callable[[], str], n: int, cuts: int) -> list[tuple]:
-    """Random damages of one file: rows of the table."""
+    """Rows of the table for random damage to one file."""
     size = path.stat().st_size
     flipped = [flip(rng.randrange(8 * size)) for _ in range(n)]
     cut = [truncate(rng.randrange(size)) for _ in range(cuts)]

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments: every run must end as if nothing had happened."""
+"""SIGKILL at random times: every run must end as if nothing had happened."""
 
 import random
 import tempfile
@@ -9,7 +9,7 @@ from .runs import MIXED, PLAIN, differences, finish, kill, reference, start
 
 
 def kills(n: int, seed: int = 0) -> bool:
-    """Kill runs until `n` kills have hit; a killed run goes on and, one time in two, is killed again."""
+    """Kill runs until `n` kills have hit; a killed run is resumed and, half of the time, killed again."""
     rng, hits, runs, bad = random.Random(seed), 0, 0, 0
     while hits < n:
         argv = (PLAIN, MIXED)[runs % 2]
@@ -31,5 +31,5 @@ def kills(n: int, seed: int = 0) -> bool:
             if broken:
                 bad += 1
                 print(f'run {runs}, killed {hits - before} times, differs in: {", ".join(broken)}')
-    print(f'kills  {n} SIGKILLs in {runs} runs: {runs - bad} of {runs} end as the unbroken run')
+    print(f'kills  {n} SIGKILLs in {runs} runs: {runs - bad} of {runs} end like the uninterrupted run')
     return not bad

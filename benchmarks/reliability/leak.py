@@ -1,4 +1,4 @@
-"""A hundred epochs: memory and open files must stay where they are."""
+"""A hundred epochs: memory and the number of open files must not grow."""
 
 import os
 import tempfile
@@ -9,11 +9,11 @@ from dkszoo.engine.trainer import Trainer
 
 from .runs import PLAIN, start, wait
 
-WARM = 20  # epochs after which everything that is kept has been made
+WARM = 20  # epochs after which everything permanent has been allocated
 
 
 def measure() -> None:
-    """Every epoch leaves a line in the file `usage`: resident bytes and open files."""
+    """Make every epoch append a line to the file `usage`: resident bytes and number of open files."""
     plain = Trainer.finish_epoch
 
     def measured(self, *args):
@@ -26,7 +26,7 @@ def measure() -> None:
 
 
 def leak(epochs: int = 100) -> bool:
-    """Train `epochs` epochs with images in memory, then with loading processes."""
+    """Train for `epochs` epochs with images in memory, then with loading processes."""
     good = True
     for loader, workers in (('memory', '0'), ('timm', '2')):
         with tempfile.TemporaryDirectory() as cwd:

@@ -1,4 +1,4 @@
-"""A training run small enough to be broken hundreds of times, in processes forked from one that has all imports."""
+"""A training run small enough to be interrupted hundreds of times, in processes forked after all imports."""
 
 import functools
 import hashlib
@@ -26,7 +26,7 @@ PLAIN = tuple(
     --model-ema --model-ema-decay 0.8 --drop 0.1 --grad-accum-steps 2 --workers 0 --log-interval 1000
     """.split()
 )
-# The same with what else has a state: mixup, Adam's moments, loading processes; best on the test set.
+# The same with more state: mixup, Adam's moments, loading processes; the best epoch is chosen on the test set.
 MIXED = (
     *(*PLAIN, *'--mixup 0.2 --opt adamw --lr 0.003 --grad-accum-steps 1 --loader timm --workers 2'.split()),
     *('--best-on', 'test', '--eval-test-every-epoch'),
@@ -35,7 +35,7 @@ FOLDER = 'runs/tiny'
 
 
 def import_all() -> None:
-    """Import what a run imports late, so that forked processes need not; one thread, which survives a fork."""
+    """Import what a run imports late, so that forked processes need not; one thread, as pools do not survive a fork."""
     import matplotlib.figure  # noqa: F401
     import sklearn.datasets  # noqa: F401
 
@@ -46,12 +46,12 @@ def import_all() -> None:
 
 
 def start(argv: tuple[str, ...], cwd: Path, before: Callable[[], None] = lambda: None) -> int:
-    """Fork a process that runs a command line in a folder; gives its id. What it prints goes to output.txt there.
+    """Fork a process that runs a command line in a folder; returns its id. Its output goes to output.txt there.
 
     Args:
-        argv: As for `dkszoo`.
-        cwd: Its working folder, in which it leads a process group of its own.
-        before: Called in the new process first.
+        argv: Arguments of `dkszoo`.
+        cwd: Working folder of the process, which leads its own process group.
+        before: Called first in the new process.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -78,7 +78,7 @@ def start(argv: tuple[str, ...], cwd: Path, before: Callable[[], None] = lambda:
 
 
 def wait(pid: int) -> int:
-    """The exit code of a forked process; minus the signal if one killed it."""
+    """The exit code of a forked process; minus the signal number if one killed it."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
@@ -86,7 +86,7 @@ def finish(argv: tuple[str, ...], cwd: Path) -> None:
     """Run a command line to its end.
 
     Raises:
-        RuntimeError: It does not end well.
+        RuntimeError: Its exit code is not 0.
     """
     code = wait(start(argv, cwd))
     if code:
@@ -94,7 +94,7 @@ def finish(argv: tuple[str, ...], cwd: Path) -> None:
 
 
 def digest(value) -> str:
-    """A SHA-256 over the types and values of anything a checkpoint may hold."""
+    """SHA-256 of the types and values of anything a checkpoint may hold."""
     sha = hashlib.sha256()
 
     def add(value) -> None:
@@ -118,7 +118,7 @@ def digest(value) -> str:
 
 
 def outcome(cwd: Path) -> dict[str, object]:
-    """All that a finished run leaves, without times: the checkpoints in whole, the figures, the names of the files."""
+    """Everything a finished run leaves, without times: whole checkpoints, figures, and file names."""
     folder = cwd / FOLDER
     record = json.loads((folder / 'run.json').read_text())
     lines = [json.loads(line) for line in (folder / 'log.jsonl').read_text().splitlines()]
@@ -135,7 +135,7 @@ def outcome(cwd: Path) -> dict[str, object]:
 
 @functools.cache
 def reference(argv: tuple[str, ...]) -> tuple[dict, float]:
-    """What an unbroken run leaves, and the seconds it takes."""
+    """The outcome of an uninterrupted run, and the seconds it takes."""
     with tempfile.TemporaryDirectory() as cwd:
         began = time.monotonic()
         finish(argv, Path(cwd))
@@ -143,12 +143,12 @@ def reference(argv: tuple[str, ...]) -> tuple[dict, float]:
 
 
 def differences(argv: tuple[str, ...], cwd: Path) -> list[str]:
-    """The parts in which a finished run is not the unbroken one."""
+    """The parts in which a finished run differs from the uninterrupted one."""
     expected, got = reference(argv)[0], outcome(cwd)
     return [part for part in expected if expected[part] != got[part]]
 
 
 def kill(pid: int) -> bool:
-    """SIGKILL a process; False if it had ended by itself before."""
+    """SIGKILL a process; returns False if it had already ended."""
     os.kill(pid, signal.SIGKILL)
     return wait(pid) == -signal.SIGKILL

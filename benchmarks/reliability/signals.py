@@ -1,4 +1,4 @@
-"""Three signals in five phases of a run: saved, ended in time with the right exit code, no step done twice."""
+"""Three signals in five phases of a run: it must save, exit in time with the right code, and repeat no step."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ LIMIT = 5.0  # seconds; a step of these runs takes a few milliseconds
 
 
 def count_steps() -> None:
-    """Every step leaves a byte in the file `steps`."""
+    """Make every step append a byte to the file `steps`."""
     plain = Stepper.__call__
 
     def counted(self, *args):
@@ -32,13 +32,13 @@ def count_steps() -> None:
 
 
 def send(signum: int) -> None:
-    """To the whole process group, loading processes included, as a terminal and most schedulers do."""
+    """Signal the whole process group, including loading processes, as terminals and most schedulers do."""
     Path('signalled').write_text(str(time.monotonic()))
     os.killpg(0, signum)
 
 
 def on_call(owner, name: str, number: int, signum: int) -> None:
-    """Send a signal in the middle of the call with this number of a function."""
+    """Send a signal at the start of call `number`, from 1, of a function."""
     plain, calls = getattr(owner, name), []
 
     def wrapped(*args, **kwargs):
@@ -50,7 +50,7 @@ def on_call(owner, name: str, number: int, signum: int) -> None:
     setattr(owner, name, wrapped)
 
 
-# Phase: what is called in it, and which call of it.
+# Phase: the function that is called in it, and the number of the call.
 PHASES = {
     'loading': (run, 'build', 1),
     'training': (Stepper, 'check_finite', 9),
@@ -61,7 +61,7 @@ PHASES = {
 
 
 def try_signal(phase: str, signum: int, limit: float) -> tuple[float, list[str]]:
-    """Seconds from the signal to the end, and what was not as it should be."""
+    """Seconds from the signal to the exit, and a list of what went wrong."""
     wrong = []
     with tempfile.TemporaryDirectory() as cwd:
         cwd = Path(cwd)
@@ -77,7 +77,7 @@ def try_signal(phase: str, signum: int, limit: float) -> tuple[float, list[str]]
         if seconds > limit:
             wrong.append(f'{seconds:.1f} s')
         if wait(start(MIXED, cwd, count_steps)):
-            wrong.append('does not go on: ' + (cwd / 'output.txt').read_text()[-500:])
+            wrong.append('does not resume: ' + (cwd / 'output.txt').read_text()[-500:])
         elif broken := differences(MIXED, cwd):
             wrong.append(f'differs in {", ".join(broken)}')
         done = (cwd / 'steps').stat().st_size
@@ -87,7 +87,7 @@ def try_signal(phase: str, signum: int, limit: float) -> tuple[float, list[str]]
 
 
 def signals(signums: tuple[int, ...] = SIGNALS, phases: tuple[str, ...] = tuple(PHASES), limit: float = LIMIT) -> bool:
-    """Every signal in every phase; the run has to end in `limit` seconds."""
+    """Try every signal in every phase; the run must exit within `limit` seconds."""
     reference(MIXED)
     good = True
     for phase in phases:
