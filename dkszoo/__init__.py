@@ -1,6 +1,6 @@
 """dkszoo: image classifiers trained with training-only auxiliary branches.
 
-Importing it registers its models with timm. The public names are those of `__all__`; see docs/.
+Importing it registers its models with timm. The public names are those in `__all__`; see docs/.
 """
 
 __version__ = '0.1.0'

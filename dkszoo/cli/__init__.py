@@ -1,1 +1,1 @@
-"""Argument parsing and printing."""
+"""The command line: argument parsing and printing."""

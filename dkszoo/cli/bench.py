@@ -1,4 +1,4 @@
-"""`dkszoo bench`: how long a training step takes, where the time goes, and what that makes of a recipe."""
+"""`dkszoo bench`: how long a training step takes, where the time goes, and how long a recipe would take."""
 
 import dataclasses
 import json
@@ -21,12 +21,12 @@ from .flags import add_config, add_flags
 from .main import Parser
 
 HOUR = 3600
-# Settings of a run's folder and its files, of which there are none here.
+# Settings of a run's folder and files, which a benchmark does not have.
 OF_A_RUN = ('output', 'experiment', 'resume', 'overwrite', 'export', 'log_interval', 'recovery_interval')
 
 
 def main(argv: list[str]) -> int:
-    """Measure, and print a table; the last line is one JSON object."""
+    """Measure and print a table; the last line is a JSON object."""
     parser = Parser(
         prog='dkszoo bench',
         description='Time a training step, part by part. The images are random, of the right size, unless '
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
 
 
 def make_setup(asked: TrainConfig, steps: int, folder: Path) -> Setup:
-    """The run of these settings, on the data they name or on random images."""
+    """Set up a run with these settings, on the data they name or on random images."""
     check_name(asked.model)
     world = join_world(asked.device)
     if asked.data_dir or asked.dataset == 'digits':
@@ -71,7 +71,7 @@ def make_setup(asked: TrainConfig, steps: int, folder: Path) -> Setup:
 
 
 def random_data(asked: TrainConfig, total: int) -> tuple[TrainConfig, Data]:
-    """`total` random images like those of the data set, or else like those the model is made for."""
+    """`total` random images of the data set's size and classes, else of the model's."""
     facts = data_facts(asked.dataset)
     cfg = known_cfg(asked.model)
     in_chans = asked.in_chans or facts.in_chans
@@ -90,13 +90,13 @@ def random_data(asked: TrainConfig, total: int) -> tuple[TrainConfig, Data]:
     )
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (1, side, side) + ((3,) if in_chans == 3 else ()), dtype=np.uint8)
-    images = np.broadcast_to(image, (total, *image.shape[1:]))  # one image in memory, however many there are
+    images = np.broadcast_to(image, (total, *image.shape[1:]))  # a single image in memory
     dataset = ArrayImages(images, rng.integers(0, num_classes, total), [])
     return fit_data(config, dataset, dataset)
 
 
 def random_teacher(config: TrainConfig, folder: Path) -> TrainConfig:
-    """Settings with a teacher that has learned nothing, which takes as long as one that has."""
+    """Settings with an untrained teacher, which takes as long as a trained one."""
     if not get_method(config.method).uses_teacher or config.kd_checkpoint or not config.kd_model_name:
         return config
     path = folder / 'teacher.pth'
@@ -106,7 +106,11 @@ def random_teacher(config: TrainConfig, folder: Path) -> TrainConfig:
 
 
 def predict(asked: TrainConfig, setup: Setup, result: dict) -> dict:
-    """Hours of the whole run: training, and evaluation after every epoch and at the end."""
+    """Predict the hours of the whole run: training, and evaluation after every epoch and at the end.
+
+    Raises:
+        ValueError: The size of the data set is not known.
+    """
     facts, data = data_facts(asked.dataset), setup.data
     real = bool(asked.data_dir) or asked.dataset == 'digits'
     if real:
@@ -128,7 +132,7 @@ def print_result(result: dict) -> None:
         f'{result["model"]}, method {result["method"]}, branches {result["branches"]}, batch {result["batch_size"]}, '
         f'loader {result["loader"]}, {result["device"]}, threads {result["threads"]}'
     )
-    print(f'  {result["images_per_second"]:,.0f} images/s, {result["step_ms"]:.1f} ms a step')
+    print(f'  {result["images_per_second"]:,.0f} images/s, {result["step_ms"]:.1f} ms per step')
     total = sum(result['parts_ms'].values())
     for part, value in result['parts_ms'].items():
         print(f'  {part:10} {value:10.2f} ms {100 * value / total:6.1f} %')

@@ -1,4 +1,4 @@
-"""`dkszoo compare`: several methods with the same settings, on one's own data."""
+"""`dkszoo compare`: several methods with the same settings, on your own data."""
 
 import dataclasses
 import re
@@ -16,12 +16,12 @@ from .grids import finish
 from .main import Parser
 from .stopping import until_stopped
 
-# What `compare` sets itself, or leaves out, in every run.
+# Settings that `compare` makes itself or leaves out, in every run.
 OF_THE_GRID = ('method', 'seed', 'output', 'experiment', 'export', 'resume', 'overwrite')
 
 
 def main(argv: list[str]) -> int:
-    """Train every method with every seed, then print the table; the same command again goes on."""
+    """Train every method with every seed, then print the table; the same command resumes."""
     parser = Parser(
         prog='dkszoo compare',
         description='Train several methods with the same settings and compare them. A method may carry settings of '
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
 
 
 def split_methods(text: str) -> list[str]:
-    """'baseline,dks:taps=0,1' -> ['baseline', 'dks:taps=0,1']: what is no method goes on with a list."""
+    """'baseline,dks:taps=0,1' -> ['baseline', 'dks:taps=0,1']: a part that is not a method continues a list."""
     methods: list[str] = []
     for part in text.split(','):
         is_method = all(name in METHODS for name in part.partition(':')[0].split('+'))
@@ -74,7 +74,11 @@ def run_and_report(cells: dict[str, list[Cell]], folder: Path, jobs: int) -> int
 
 
 def make_cell(text: str, seed: int, settings: dict) -> Cell:
-    """The run of 'method[:key=value...]' with one seed; settings that the method does not read are left out."""
+    """The run of 'method[:key=value...]' with a seed; settings that the method does not use are left out.
+
+    Raises:
+        ValueError: Unknown method or setting, a setting that cannot vary by method, or a missing teacher.
+    """
     method, *extras = text.split(':')
     spec = get_method(method)
     loss = {f.name for f in dataclasses.fields(LossSettings)}

@@ -12,7 +12,7 @@ from .main import Parser
 
 
 def main(argv: list[str]) -> int:
-    """Print parameters, FLOPs and the predicted step time. Nothing is computed, so it takes seconds."""
+    """Print parameters, FLOPs and the predicted step time; counted on the meta device, so it takes seconds."""
     parser = Parser(prog='dkszoo cost', description='What a model and its branches cost, before training.')
     add = parser.add_argument
     add('model', metavar='MODEL', help='a dkszoo or timm name')

@@ -1,4 +1,4 @@
-"""Flags from settings: one for every field of `TrainConfig`, grouped by the class that brings it."""
+"""Flags from settings: one for every field of `TrainConfig`, grouped by the class that defines it."""
 
 import argparse
 import ast
@@ -15,7 +15,7 @@ from dkszoo.weights import parse_yaml
 
 
 def add_flags(parser: argparse.ArgumentParser, leave_out: Collection[str] = ()) -> None:
-    """Add the flags of all settings but those left out; only flags that were given end up in the namespace."""
+    """Add the flags of all settings except `leave_out`; the namespace contains only the flags that were given."""
     for part in reversed(TrainConfig.__mro__):
         own = inspect.get_annotations(part)
         fields = [f for f in dataclasses.fields(TrainConfig) if f.name in own and f.name not in leave_out]
@@ -27,7 +27,7 @@ def add_flags(parser: argparse.ArgumentParser, leave_out: Collection[str] = ()) 
 
 
 def add_config(parser: argparse.ArgumentParser, recipe: str = 'recipe') -> None:
-    """Add --config; `recipe` says what the recipe is to the command."""
+    """Add --config; `recipe` describes the recipe in the help text."""
     names = ', '.join(list_recipes())
     parser.add_argument('--config', metavar='NAME_OR_FILE', help=f'{recipe} ({names}) or YAML file; flags override it')
 
@@ -41,7 +41,7 @@ def add_flag(group, field: dataclasses.Field) -> None:
         kwargs['help'] += f' (default {show(field.default)})'
     if kinds == [bool]:
         off = negation(field.name)
-        if word := field.metadata.get('word'):  # a word of the switch itself, not of its negation
+        if word := field.metadata.get('word'):  # an optional word after the switch itself, not after its negation
             group.add_argument(*names, action=Switch, nargs='?', const=word, metavar=word, **kwargs)
             names, kwargs['help'] = [], f'not {names[-1]}'
         group.add_argument(*names, off, action=Switch, nargs=0, **kwargs)
@@ -58,9 +58,9 @@ def add_flag(group, field: dataclasses.Field) -> None:
 
 
 class Switch(argparse.Action):
-    """True by the switch's own name, also where that begins with `no-`; false by the other one.
+    """Sets True by the switch's own name, even if that begins with `no-`, and False by its negation.
 
-    Where timm's flag takes a word, `const` is the only one there is here.
+    If timm's flag takes a word, `const` is the only one accepted here.
     """
 
     def __call__(self, parser, namespace, values, option_string=None):
@@ -70,7 +70,7 @@ class Switch(argparse.Action):
 
 
 class Listing(argparse.Action):
-    """A list in timm's form, `1 2 3`, or in one word, `1,2,3`; in either, one number may stand alone."""
+    """A list in timm's form, `1 2 3`, or as one word, `1,2,3`; a single number is accepted too."""
 
     def __init__(self, *args, type: Callable[[str], object], **kwargs):
         super().__init__(*args, **kwargs)
@@ -92,12 +92,12 @@ def kind_name(kinds: list) -> str:
 
 
 def is_list(kind) -> bool:
-    """Whether it is a list of numbers or names; rows of numbers are one word."""
+    """Whether a type is a list of numbers or names; rows of numbers are written as one word instead."""
     return kind is tuple or (get_origin(kind) is tuple and get_origin(get_args(kind)[0]) is not tuple)
 
 
 def reader(kinds: list) -> Callable[[str], object]:
-    """A function from the text of a flag to its value, by the types of its field."""
+    """A function that reads the text of a flag as the first type of its field that fits."""
 
     def read(text: str):
         for kind in kinds:
@@ -117,7 +117,7 @@ def describe(kind) -> str:
 
 
 def setting_from_text(name: str, text: str):
-    """The value of one setting, as its flag would read it.
+    """The value of a setting, read as its flag would read it.
 
     Raises:
         ValueError: No such setting (names the nearest), or the text is not of its type.
@@ -143,7 +143,7 @@ def read_as(kind, text: str):
     """`text` as int, float, str, tuple of names or numbers, or rows of numbers.
 
     Raises:
-        ValueError: It is not one.
+        ValueError: It is not of that type.
     """
     if kind in (int, float, str):
         return kind(text)
@@ -158,7 +158,7 @@ def read_as(kind, text: str):
 
 
 class KeyValues(argparse.Action):
-    """KEY=VALUE arguments as a dict; values are numbers, true, false, lists ([1, 2], or as in timm 1,2), or texts."""
+    """KEY=VALUE arguments as a dict; values are numbers, true, false, lists ([1, 2], or timm's 1,2), or strings."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         pairs = {}
@@ -169,12 +169,12 @@ class KeyValues(argparse.Action):
             try:
                 pairs[key] = read_tuple(text) or parse_yaml(text)
             except ValueError as error:
-                parser.error(f'{option_string}: {text!r} is no value: {error}')
+                parser.error(f'{option_string}: {text!r} is not a value: {error}')
         setattr(namespace, self.dest, pairs)
 
 
 def read_tuple(text: str) -> list | None:
-    """A tuple in Python's words as a list; None of anything else."""
+    """A tuple in Python syntax, as a list; None for anything else."""
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):

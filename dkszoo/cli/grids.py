@@ -1,4 +1,4 @@
-"""How a grid of runs ends."""
+"""Final report and exit code of a grid of runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from .main import fail
 
 
 def finish(cells: Sequence[Cell], results: dict[str, Result], text: str, path: Path) -> int:
-    """Print the table and write it; the exit code, and a line on the first run that failed, teachers before pupils."""
+    """Print and write the table, report the first failed run (teachers before students), and return the exit code."""
     print(text)
     path.write_text(text + '\n', encoding='utf-8')
     everything = dict.fromkeys(cell for one in cells for cell in (*one.needs, one))

@@ -1,4 +1,4 @@
-"""The command `dkszoo`: choosing a subcommand, and ending well."""
+"""The command `dkszoo`: runs a subcommand and turns errors into messages and exit codes."""
 
 import argparse
 import difflib
@@ -26,14 +26,14 @@ COMMANDS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors look like all other errors here, and that wants flags in full."""
+    """An argument parser whose errors look like all others of dkszoo, and that does not accept abbreviated flags."""
 
     def __init__(self, **kwargs):
         super().__init__(allow_abbrev=False, **kwargs)
-        self._negative_number_matcher = re.compile(r'-\.?\d')  # Python 3.14's: also -0.1,0.2 and -1e-3 are no flags
+        self._negative_number_matcher = re.compile(r'-\.?\d')  # as in Python 3.14: -0.1,0.2 and -1e-3 are not flags
 
     def parse_args(self, args=None, namespace=None):
-        # Intermixed: `IN --flag OUT` has both files; argparse alone would end the list at the flag.
+        # Intermixed, so that `IN --flag OUT` gives both files; plain argparse ends the list at the flag.
         rest = any(action.nargs == argparse.REMAINDER for action in self._actions)
         parse = self.parse_known_args if rest else self.parse_known_intermixed_args
         parsed, unknown = parse(args, namespace)
@@ -51,7 +51,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command line; returns the exit code: 0, 1 (a check of its own failed), 2 (a mistake), 128 + signal."""
+    """Run a command line; returns the exit code: 0, 1 (a check failed), 2 (a user's mistake), 128 + signal."""
     argv = sys.argv[1:] if argv is None else argv
     parser = Parser(
         prog='dkszoo',
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--version', action='version', version=f'dkszoo {dkszoo.__version__}')
     parser.add_argument('command', metavar='COMMAND', help=f'one of {", ".join(COMMANDS)}')
     rest = parser.add_argument('arguments', nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    rest.required = False  # or an error would name them beside COMMAND
+    rest.required = False  # else errors would list it beside COMMAND
     prog, handlers = parser.prog, list(logging.root.handlers)
     try:
         args = parser.parse_args(argv)
@@ -73,30 +73,30 @@ def main(argv: list[str] | None = None) -> int:
         prog = prog_name(args.command)
         command = importlib.import_module(f'dkszoo.cli.{args.command}')
         return command.main(args.arguments)
-    except BrokenPipeError:  # whoever reads what we print has enough: `dkszoo models | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's last flush fails
+    except BrokenPipeError:  # the reader of our output has closed it: `dkszoo models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's final flush fails
         return 141  # 128 + SIGPIPE
     except (ValueError, OSError) as error:
         return fail(error, 2, prog)
     except KeyboardInterrupt:
         return 130
     finally:
-        logging.root.handlers = handlers  # or a second command in this process would say everything twice
+        logging.root.handlers = handlers  # else a second command in this process would log everything twice
 
 
 def prog_name(command: str) -> str:
-    """What a command's help calls it: the script, where one of its own was run (train.py, validate.py)."""
+    """The name of a command in its help: its own script if that was run (train.py, validate.py)."""
     script = os.path.basename(sys.argv[0])
     return script if script == f'{command}.py' else f'dkszoo {command}'
 
 
 def fail(error: BaseException | str, code: int, prog: str = '') -> int:
-    """Print one line on stderr and return the exit code; DKSZOO_DEBUG=1 shows where it came from.
+    """Print one line on stderr and return the exit code; DKSZOO_DEBUG=1 prints the traceback first.
 
     Args:
-        error: What to say; by custom it ends with what to do, in brackets.
+        error: The message; by convention it ends with what to do, in brackets.
         code: The exit code.
-        prog: Whose help to point to where it does not.
+        prog: Command whose --help is suggested if the message has no such ending; '' for none.
     """
     if os.environ.get('DKSZOO_DEBUG') and isinstance(error, BaseException):
         traceback.print_exception(error)

@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
 
 
 def rows(names: list[str]) -> Iterator[dict]:
-    """What there is to say of each model: `COLUMNS`, several designs or tags with spaces between."""
+    """One dict with `COLUMNS` per model; designs and tags are separated by spaces."""
     for name in names:
         model = empty_model(name)
         yield {
@@ -62,7 +62,7 @@ def rows(names: list[str]) -> Iterator[dict]:
 
 
 def sizes(model: nn.Module) -> dict:
-    """Parameters, MACs (multiply-adds of one image, in convolutions and linear layers) and input size of a model."""
+    """Parameters, MACs (multiply-adds for one image, in convolutions and linear layers) and input size of a model."""
     input_size = model.pretrained_cfg['input_size']
     with FlopCounterMode(display=False) as counter:
         model.eval()(torch.empty(1, *input_size, device='meta'))

@@ -17,14 +17,14 @@ HERE = {
     'data_dir': ('DIR', 'where the data set is'),
     'kd_checkpoint': ('FILE', "the teacher's weights"),
     'initial_checkpoint': ('FILE', 'the first weights'),
-    'resume': ('FILE', 'the checkpoint that the run went on from'),
+    'resume': ('FILE', 'the checkpoint that the run resumed from'),
     'device': ('NAME', 'the device'),
 }
-MOST_THREADS = 1024  # more than any machine gains from; torch ends the process where it cannot have so many
+MOST_THREADS = 1024  # more than any machine can use; torch aborts the process if it cannot create that many
 
 
 def main(argv: list[str]) -> int:
-    """Run a recorded run again; 0 if its weights come out bit for bit, 1 if not."""
+    """Repeat a recorded run; returns 0 if its weights come out bit-identical, 1 if not."""
     parser = Parser(prog='dkszoo replay', description='Repeat a recorded run and compare the weights.')
     parser.add_argument('record', metavar='RUN.JSON', help='the run.json of a finished run')
     parser.add_argument('--output', default='replays', metavar='DIR', help='parent of the run folder (default replays)')
@@ -37,15 +37,15 @@ def main(argv: list[str]) -> int:
     own |= {name: value for name in HERE if (value := getattr(args, name))}
     config = TrainConfig.from_dict({**record['settings'], **own})
     if (Path(config.output) / config.experiment).resolve() == path.resolve().parent:
-        raise ValueError(f'{config.output!r} is where the recorded run itself is (choose another --output)')
+        raise ValueError(f'{config.output!r} holds the recorded run itself (choose another --output)')
     if record['threads'] != (threads := torch.get_num_threads()):
-        print(f'thread count: {record["threads"]} as recorded, not {threads} as this machine would have it')
+        print(f'thread count: {record["threads"]} as recorded, not {threads}, the default of this machine')
         torch.set_num_threads(record['threads'])
     return carry_out(config, ['replay', *argv], lambda run: replay(run, record))
 
 
 def read_finished(path: Path) -> dict:
-    """The contents of a run.json that has all a replay needs.
+    """The contents of a run.json that has everything a replay needs.
 
     Raises:
         ValueError: It is missing or damaged, or the run is not finished.
@@ -57,12 +57,12 @@ def read_finished(path: Path) -> dict:
     if 'result' not in record:
         raise ValueError(f'{str(path)!r} has no result ({ADVICE})')
     if not 1 <= record['threads'] <= MOST_THREADS:
-        raise ValueError(f'{str(path)!r} has {record["threads"]} threads (1 to {MOST_THREADS} can be had)')
+        raise ValueError(f'{str(path)!r} has {record["threads"]} threads (1 to {MOST_THREADS} are possible)')
     return record
 
 
 def replay(run: engine.Run, record: dict) -> int:
-    """Name what is not as recorded, train, and say whether the weights are equal."""
+    """Print what differs from the record, train, and print whether the weights are equal; returns the exit code."""
     if run.is_main:
         for line in engine.differences(record, run.record):
             print(f'not as recorded, the weights may differ: {line}')

@@ -19,11 +19,11 @@ from .grids import finish
 from .main import Parser
 from .stopping import until_stopped
 
-DEBIAN = '/usr/share/datasets/fashion-mnist'  # where its package dataset-fashion-mnist has it
+DEBIAN = '/usr/share/datasets/fashion-mnist'  # where Debian's package dataset-fashion-mnist installs it
 
 
 def main(argv: list[str]) -> int:
-    """Run what is not finished, then print the table beside the paper's."""
+    """Run what is not finished, then print the results beside the paper's."""
     args = parse(argv)
     records = [r for r in read_table(args.table) if chosen(r, args.row)]
     if not records:
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     cells = [c for plan in plans for group in (*plan.cells, plan.equal_time) for c in group]
     for cell in cells:
         TrainConfig.from_dict(cell.settings)
-    folder = Path(args.output) / f'reproduce-{args.budget}'  # of all tables: they have runs in common
+    folder = Path(args.output) / f'reproduce-{args.budget}'  # shared by all tables: they have runs in common
     if args.dry_run:
         return dry_run(cells, folder)
     return until_stopped(lambda: run_and_report(args, plans, cells, folder))
@@ -86,7 +86,7 @@ def parse(argv: list[str]):
 
 
 def chosen(record, row: str) -> bool:
-    """Whether `row` asks for this record: by name, by group, or as the baseline of its group."""
+    """Whether `row` selects this record: by name, by group, or as the baseline of the named row."""
     if not row or row in (record.row, record.group):
         return True
     group = [r for r in read_table(record.table) if r.group == record.group]
@@ -94,20 +94,20 @@ def chosen(record, row: str) -> bool:
 
 
 def read_flags(arguments) -> dict:
-    """train.py flags as settings."""
+    """Read train.py flags as settings."""
     return vars(flags_parser().parse_args(list(arguments)))
 
 
 @functools.cache
 def flags_parser() -> Parser:
-    """A parser of train.py's flags alone; made once, for a table reads them for every row."""
+    """A parser of train.py's flags; cached, because a table needs it for every row."""
     parser = Parser(prog='table', add_help=False, argument_default=argparse.SUPPRESS)
     add_flags(parser)
     return parser
 
 
 def dry_run(cells: list, folder: Path) -> int:
-    """One line a run, teachers first, as `python train.py ...`, and the predicted hours of all."""
+    """Print one line per run, `python train.py ...`, teachers first, and the predicted hours of all runs."""
     everything = dict.fromkeys([*(need for cell in cells for need in cell.needs), *cells])
     total = 0.0
     for cell in everything:

@@ -1,4 +1,4 @@
-"""Ending a command that was asked to stop."""
+"""Ending a command that a signal stops."""
 
 import sys
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from dkszoo import engine
 
 
 def until_stopped(work: Callable[[], int]) -> int:
-    """Do `work` until it is done or a signal stops it; returns the exit code."""
+    """Call `work`, which a signal may stop; returns the exit code."""
     try:
         with engine.StopRequest():
             return work()
@@ -16,6 +16,6 @@ def until_stopped(work: Callable[[], int]) -> int:
 
 
 def say_stopped(error: engine.Stopped, again: str) -> int:
-    """Say what goes on from where a signal came; returns the exit code."""
-    print(f'dkszoo: stopped by {error}; {again} goes on from here', file=sys.stderr)
+    """Print how to resume after a signal, with the command `again`; returns the exit code."""
+    print(f'dkszoo: stopped by {error}; {again} resumes from here', file=sys.stderr)
     return error.exit_code

@@ -1,4 +1,4 @@
-"""What `dkszoo validate` measures: a model in one of its three forms, and the images to measure it on."""
+"""What `dkszoo validate` measures: a model (pretrained, export or training checkpoint), and the images."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -16,15 +16,15 @@ from dkszoo.weights.card import GRAPHS
 
 @dataclass
 class Subject:
-    """What is measured.
+    """The model to measure.
 
     Attributes:
         net: A plain classifier, or one with branches.
-        name: What to call it.
+        name: Its name in the results.
         data: Input size, mean, std and crop it was trained for.
-        classes: The names of its classes, where known.
-        evaluation: Batch size and layout it was evaluated with in training; the same give the same digits.
-        dataset: Name of the data set it was trained on, and its folder.
+        classes: The names of its classes, if known.
+        evaluation: Batch size and memory format of its evaluation in training; the same ones reproduce every digit.
+        dataset: Name and folder of the data set it was trained on; None if unknown.
     """
 
     net: nn.Module
@@ -40,7 +40,11 @@ def is_export(path: str) -> bool:
 
 
 def read_subject(args) -> Subject:
-    """The model the arguments name, in one of its three forms."""
+    """Read the model that the arguments name: pretrained, an export, or a training checkpoint.
+
+    Raises:
+        ValueError: It cannot be read, or does not match --model, --num-classes or --in-chans.
+    """
     if not args.checkpoint:
         return read_pretrained(args)
     if is_export(args.checkpoint):
@@ -66,14 +70,14 @@ def read_training_checkpoint(args) -> Subject:
 
 
 def recorded(net: nn.Module, model: dict, data_dir: str | None = None) -> Subject:
-    """A network of ours, by what its checkpoint or the JSON of its export says."""
+    """A network of dkszoo, described by its checkpoint or by the card of its export."""
     evaluation, dataset = model.get('evaluation') or {}, model.get('dataset')
     data = LARGE_CROP | {key: value for key, value in model['data'].items() if value is not None}
     return Subject(net, model['arch'], data, model.get('class_names'), evaluation, (dataset, data_dir))
 
 
 def read_pretrained(args) -> Subject:
-    """A model with its pretrained weights: dkszoo's as their card has it, others as timm's configuration has it."""
+    """A model with pretrained weights, described by their card if they are dkszoo's, else by timm's configuration."""
     name, kwargs = args.model, {key: getattr(args, key) for key in ('num_classes', 'in_chans') if getattr(args, key)}
     try:
         model = engine.create_model(name, pretrained=True, **kwargs)
@@ -111,7 +115,7 @@ def open_view(args, subject: Subject) -> View:
     if classes and subject.classes and list(subject.classes) != classes:
         differing = compare_classes(subject.classes, classes)
         raise ValueError(f'data set {dataset!r} has other classes: {differing} (check the folders)')
-    # Folders, and what the run itself was given --in-chans 1 for, are read in gray as they were in training.
+    # Image folders, and the data set of a run with --in-chans 1, are converted to gray, as in training.
     if dataset not in ('', subject.dataset[0]) and data_facts(dataset).in_chans > in_chans:
         raise ValueError(f'data set {dataset!r} has colour images, the model takes {in_chans} channel')
     return View(base, None, 'L' if in_chans == 1 else 'RGB')

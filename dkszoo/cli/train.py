@@ -1,4 +1,4 @@
-"""`dkszoo train`, `python train.py`."""
+"""`dkszoo train` and `python train.py`."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ from .stopping import say_stopped
 
 
 def main(argv: list[str]) -> int:
-    """Train, test, and export if asked to."""
+    """Train, test, and export if requested."""
     parser = Parser(prog=prog_name('train'), description='Train a classifier with training-only branches.')
     add_config(parser)
     parser.add_argument('--print-config', action='store_true', help='show the settings, resolved, and stop')
@@ -35,20 +35,20 @@ def main(argv: list[str]) -> int:
 
 
 def carry_out(config: TrainConfig, argv: list[str], work: Callable[[engine.Run], int]) -> int:
-    """Prepare a run and do `work` with it; signals, full disks and failed checks end it with their exit codes.
+    """Prepare a run and call `work` with it; returns the exit code, also after signals, full disks and failed checks.
 
     Raises:
-        ValueError: The settings or the run folder have to be mended first.
+        ValueError: The settings or the run folder must be corrected first.
     """
     setup_default_logging(logging.WARNING if int(os.environ.get('RANK', 0)) else logging.INFO)
     again = 'the same command'
     try:
         with engine.StopRequest() as stop, engine.prepare(config, argv, stop) as run:
-            again = same_command(config)  # until now --overwrite has removed nothing
+            again = same_command(config)  # only from here on has --overwrite removed the old run
             try:
                 return work(run)
-            except OSError as error:  # what a disk does that late is no mistake in the settings
-                hint = f'free some space or mend the disk; {again} goes on from what is saved'
+            except OSError as error:  # a disk error at this point is not a mistake in the settings
+                hint = f'free some space or repair the disk; {again} resumes from what is saved'
                 raise engine.RunFailed(f'{error} ({hint})') from error
     except (engine.RunFailed, deploy.VerificationFailed) as error:
         return fail(error, 1)
@@ -57,12 +57,16 @@ def carry_out(config: TrainConfig, argv: list[str], work: Callable[[engine.Run],
 
 
 def same_command(config: TrainConfig) -> str:
-    """What goes on with a run that was broken off."""
+    """How to resume an interrupted run."""
     return 'the same command' + (' without --overwrite' if config.overwrite else '')
 
 
 def execute(run: engine.Run) -> None:
-    """Train to the end; a ValueError that late is no mistake in the settings."""
+    """Train to the end; a ValueError from here on is not a mistake in the settings.
+
+    Raises:
+        RunFailed: Training failed.
+    """
     try:
         engine.execute(run)
     except UnreadableImage as error:
@@ -70,12 +74,12 @@ def execute(run: engine.Run) -> None:
     except ValueError as error:
         traceback.print_exc()
         saved = any(run.folder.path.glob('*.pth.tar'))
-        hint = f'{same_command(run.config)} goes on from what is saved' if saved else 'nothing is saved yet'
+        hint = f'{same_command(run.config)} resumes from what is saved' if saved else 'nothing is saved yet'
         raise engine.RunFailed(f'training failed, see above ({hint})') from error
 
 
 def train(run: engine.Run) -> int:
-    """Execute a run that is not finished, then print its result and export it."""
+    """Execute a run unless it is finished, then print its result and export it if requested."""
     if run.finished:
         if run.is_main:
             print(f'finished already ({run.folder.path}):')
@@ -97,6 +101,6 @@ def train(run: engine.Run) -> int:
 
 
 def print_card(out: str, card: dict) -> None:
-    print(f'{out}: {card["arch"]}, {card["num_params"]:,} parameters, {card["flops"]:,} FLOPs an image')
+    print(f'{out}: {card["arch"]}, {card["num_params"]:,} parameters, {card["flops"]:,} FLOPs per image')
     print(f'verified: {card["verified"]}')
     print(f'sha256 {card["sha256"]}')

@@ -1,4 +1,4 @@
-"""`dkszoo validate`, `python validate.py`."""
+"""`dkszoo validate` and `python validate.py`."""
 
 import argparse
 import csv
@@ -22,7 +22,7 @@ from dkszoo.engine.world import join_world
 from .main import Parser, prog_name
 from .subject import Subject, is_export, open_view, read_subject
 
-MEMORY = ('out of memory', "can't allocate memory")  # torch's words for a GPU and for a CPU
+MEMORY = ('out of memory', "can't allocate memory")  # in torch's messages, for a GPU and for a CPU
 COLUMNS = (  # of a results file, for a network without branches; timm's come first
     *('model', 'top1', 'top1_err', 'top5', 'top5_err', 'param_count', 'img_size', 'crop_pct', 'interpolation'),
     *('loss', 'ece', 'images', 'batch_size', 'images_per_second', 'split', 'checkpoint'),
@@ -30,12 +30,12 @@ COLUMNS = (  # of a results file, for a network without branches; timm's come fi
 
 
 def main(argv: list[str]) -> int:
-    """Measure each model and print its figures; the last line of each is one JSON object."""
+    """Measure each model and print its figures; the last line for each is a JSON object."""
     args = parse(argv)
     device = join_world(args.device).device
     asked, failed = one_by_one(args), []
     for one in asked:
-        header = read_header(Path(args.results_file)) if args.results_file else None  # the first model may have made it
+        header = read_header(Path(args.results_file)) if args.results_file else None  # the first model may create it
         try:
             result = validate(one, device, header)
         except ValueError as error:
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
 
 
 def finite(value):
-    """JSON has no word for a figure that is not finite."""
+    """Replace NaN and infinity, which JSON does not have, by None."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -102,10 +102,10 @@ def one_by_one(args) -> list[argparse.Namespace]:
 
 
 def find_names(args) -> list[str]:
-    """The models to measure: the one named, or all whose name and tag fit a pattern.
+    """The models to measure: the one named, or all whose name and tag match a pattern.
 
     Raises:
-        ValueError: None fits.
+        ValueError: None matches.
     """
     if args.checkpoint or ':' in args.model or not set(args.model) & set('*?['):  # a colon: timm's local-dir:PATH
         return [args.model]
@@ -116,10 +116,10 @@ def find_names(args) -> list[str]:
 
 
 def validate(args, device: torch.device, header: list[str] | None) -> dict:
-    """The figures of one model: the columns of timm's results, then ours.
+    """The figures of one model: the columns of timm's results, then dkszoo's.
 
     Raises:
-        ValueError: The model or the data set cannot be had, or the figures do not fit below `header`.
+        ValueError: The model or the data set cannot be read, or the columns differ from `header`.
     """
     subject = read_subject(args)
     branches = len(subject.net.branches) if args.per_branch else 0
@@ -155,7 +155,7 @@ def validate(args, device: torch.device, header: list[str] | None) -> dict:
 
 
 class Measured(NamedTuple):
-    """What an evaluation gave: figures by head, calibration error, the batch size that fitted, and seconds."""
+    """Results of an evaluation: figures by head, calibration error (%), the batch size that fitted, and seconds."""
 
     figures: dict[str, float]
     ece: float
@@ -164,10 +164,10 @@ class Measured(NamedTuple):
 
 
 def measure(subject: Subject, view: View, how: dict, batch_size: int, workers: int, device: torch.device) -> Measured:
-    """Evaluate every head, with half as many images a batch for as long as the memory is short.
+    """Evaluate every head, halving the batch size as long as memory is short.
 
     Raises:
-        ValueError: One image is too much, or the network takes no such images.
+        ValueError: A single image is too much, or the network does not accept images of this size.
     """
     channels_last = subject.evaluation.get('channels_last', False)
     subject.net.to(device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
@@ -199,15 +199,15 @@ def print_table(result: dict) -> None:
 
 
 def branch_columns(branches: int) -> list[str]:
-    """The columns of so many branches."""
+    """The columns of `branches` branches."""
     return [f'branch{i}_{key}' for i in range(branches) for key in ('top1', 'top1_err', 'top5', 'top5_err')]
 
 
 def read_header(path: Path) -> list[str]:
-    """The columns of a results file; none of a file that is new or empty.
+    """The columns of a results file; empty for a new or empty file.
 
     Raises:
-        ValueError: It cannot be written, or is no CSV file.
+        ValueError: It cannot be written, or is not a CSV file.
     """
     target = path if path.exists() else path.parent
     if path.is_dir() or not path.parent.is_dir() or not os.access(target, os.W_OK):

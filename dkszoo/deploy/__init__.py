@@ -1,4 +1,4 @@
-"""From a checkpoint to a verified file, and back to a model."""
+"""Exports: from a checkpoint to a verified file, and back to a model."""
 
 from .convert import convert_file, model_settings
 from .export import VerificationFailed, export, rebuild, verify

@@ -1,4 +1,4 @@
-"""The papers that a network trained by a method should cite."""
+"""The papers to cite for a network trained with a method."""
 
 from typing import NamedTuple
 
@@ -99,5 +99,5 @@ PAPERS = {
 
 
 def papers_of(method: str) -> list[Paper]:
-    """The papers of a method or a sum of several; none for 'baseline'."""
+    """The papers of a method or a sum of methods; none for 'baseline'."""
     return [PAPERS[name] for name in method.split('+') if name in PAPERS]

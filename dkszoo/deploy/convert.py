@@ -1,4 +1,4 @@
-"""Other people's checkpoints as exports."""
+"""Checkpoints of other projects as exports."""
 
 import logging
 import os
@@ -42,39 +42,39 @@ def convert_file(
     img_size: int | None = None,
     crop_pct: float | None = None,
 ) -> dict:
-    """Write the network of a checkpoint of any known format to a file, and what it is to a JSON beside it.
+    """Write the network of a checkpoint in any known format to a file, with a JSON card beside it.
 
-    Branches are left behind. How images are to be prepared is what the file says of it, or else the model's own
-    setting; a peer's files seldom say.
+    Branches are dropped. The image settings are those recorded in the file, else the model's defaults; files of other
+    projects rarely record them.
 
     Args:
         checkpoint: The file to read, see `convert`.
         out: The file to write, as for `export`; it appears only once it is verified.
-        model: The name it has to fit; default: as in `convert`.
-        model_kwargs: Arguments the model is to be made with, beyond those the file tells.
-        ema: Take the averaged weights where there are any.
-        mean: Channel means of the images it was trained on, in [0, 1], where they are not the model's own.
-        std: Their standard deviations.
-        img_size: Side of the images to evaluate at, in pixels, where it is not the model's own.
-        crop_pct: Share of the image that the crop keeps, where it is not the model's own.
+        model: The model that it must fit; default: as in `convert`.
+        model_kwargs: Arguments of the model, beyond those that follow from the file.
+        ema: Take the averaged weights (EMA) if there are any.
+        mean: Channel means of the training images, in [0, 1], if not the model's.
+        std: Channel standard deviations, likewise.
+        img_size: Side of the images to evaluate at, in pixels, if not the model's.
+        crop_pct: Fraction of the image that the crop keeps, if not the model's.
 
     Returns:
-        The contents of that JSON.
+        The contents of the card.
 
     Raises:
-        ValueError: The checkpoint cannot be read or fits no model, `out` cannot be written, mean or std is not of the
-            network's channels, or the size or crop is none.
-        VerificationFailed: The file written does not give the network's logits.
+        ValueError: The checkpoint cannot be read or fits no model, `out` cannot be written, mean or std has another
+            number of channels than the network, or the size or crop is invalid.
+        VerificationFailed: The written file does not reproduce the network's logits.
     """
     out, source = check_target(out), f'checkpoint {os.fspath(checkpoint)!r}'
     contents = read_any(checkpoint)
     averaged = any(isinstance(contents.get(key), dict) and contents[key] for key in AVERAGED)
     if averaged and ema:
-        _logger.info('%s: its averaged weights (--no-ema: the others)', source)
+        _logger.info('%s: using its averaged weights (--no-ema: the raw weights)', source)
     elif averaged:
         contents = {key: contents[key] for key in contents if key not in (*AVERAGED, 'task_state_ema')}
     elif not ema:
-        _logger.warning('%s: --no-ema chooses nothing, it has one set of weights', source)
+        _logger.warning('%s: --no-ema has no effect, it has only one set of weights', source)
     converted = identify(contents, source, model, check_arguments(model_kwargs or {}, '--model-kwargs'))
     known = described(contents, source) or {}
     net = timm.create_model(converted.model, **converted.model_kwargs)
@@ -91,7 +91,7 @@ def convert_file(
     check_values(data, '')
     if not recorded.keys() >= {'mean', 'std'} and None in (mean, std, img_size, crop_pct):
         said = 'mean {mean}, std {std}, size {input_size}, crop {crop_pct}'.format_map(data)
-        _logger.info('%s: it does not say how images are prepared; taken: %s (see dkszoo convert --help)', source, said)
+        _logger.info('%s: it does not say how images are prepared; using %s (see dkszoo convert --help)', source, said)
     card = {
         'arch': arch,
         'model_args': arguments,
@@ -109,22 +109,22 @@ def convert_file(
 
 
 def normalised_with(data: dict, mean: Sequence[float] | None, std: Sequence[float] | None) -> dict:
-    """The settings of images with another mean and standard deviation, where they are given.
+    """Image settings with `mean` and `std` replaced if given.
 
     Raises:
-        ValueError: They are not of the channels the settings have.
+        ValueError: Their number of channels is not that of the settings.
     """
     in_chans, data = data['input_size'][0], dict(data)
     for key, value in (('mean', mean), ('std', std)):
         if value is not None:
             data[key] = list(value) * (in_chans if len(value) == 1 else 1)
         if len(data[key]) != in_chans:
-            raise ValueError(f'the network takes {in_chans} channels (give --{key} one number, or one a channel)')
+            raise ValueError(f'the network takes {in_chans} channels (give --{key} one number, or one per channel)')
     return data
 
 
 def model_settings(net: nn.Module, in_chans: int | None) -> dict:
-    """How a model's own configuration prepares images, for the channels the network takes where they are others."""
+    """Image settings of a model's configuration, adapted to `in_chans` channels if given."""
     data = timm.data.resolve_data_config({}, model=net, use_test_size=True)
     in_chans = in_chans or data['input_size'][0]
     for key in ('mean', 'std'):

@@ -1,4 +1,4 @@
-"""Export: strip the branches, prove that nothing changed, write."""
+"""Export: strip the branches, verify that nothing changed, write."""
 
 import os
 from pathlib import Path
@@ -28,11 +28,11 @@ from dkszoo.weights import (
 
 from .formats import FORMATS, Format, check_target
 
-BATCH_SIZES = (8, 1, 3)  # of the comparison between a file and the network; the second shows that sizes are open
+BATCH_SIZES = (8, 1, 3)  # for comparing a file with the network; several, to show that the batch size is dynamic
 
 
 class VerificationFailed(Exception):
-    """The stripped network or the file is not the backbone of the trained one; nothing was written."""
+    """The stripped network or the file differs from the trained backbone; nothing was written."""
 
 
 def export(checkpoint: str | os.PathLike, out: str | os.PathLike, ema: bool = True) -> dict:
@@ -57,8 +57,8 @@ def export(checkpoint: str | os.PathLike, out: str | os.PathLike, ema: bool = Tr
     """
     if not isinstance(checkpoint, str | os.PathLike):
         raise TypeError(
-            f'export takes the file of a training checkpoint, got {type(checkpoint).__name__} (of a network in memory: '
-            'dkszoo.strip gives the plain one, to be saved as any other)'
+            f'export takes the file of a training checkpoint, got {type(checkpoint).__name__} (for a network in '
+            'memory, save what dkszoo.strip returns)'
         )
     out = check_target(out)
     if Path(checkpoint).suffix == '.safetensors' and Path(checkpoint).is_file():
@@ -79,18 +79,18 @@ def export(checkpoint: str | os.PathLike, out: str | os.PathLike, ema: bool = Tr
 
 
 def write_network(out: Path, net: DeeplySupervised, card: dict) -> dict:
-    """Write the backbone of a network in the format of the file's ending, once it is proved to be the main path.
+    """Verify that a backbone is the main path of its network, and write it in the format given by the file's suffix.
 
     Args:
         out: The file, see `check_target`.
         net: The trained network.
-        card: What to write into the card beside it; 'arch', 'model_args' and 'data' say what the network is.
+        card: Contents of the card beside it; 'arch', 'model_args' and 'data' describe the network.
 
     Returns:
-        The contents of the card: with 'num_params', 'flops', 'verified' and 'sha256'.
+        The contents of the card, with 'num_params', 'flops', 'verified' and 'sha256' added.
 
     Raises:
-        ValueError: The network is no graph.
+        ValueError: The network cannot be made a graph, or does not take images of the size in 'data'.
         VerificationFailed: See `export`; nothing was written.
     """
     form, input_size = FORMATS[out.suffix], tuple(card['data']['input_size'])
@@ -104,7 +104,7 @@ def write_network(out: Path, net: DeeplySupervised, card: dict) -> dict:
     def check(temporary: Path) -> None:
         proof['verified'] += compare(form, temporary, plain, card)
         proof['sha256'] = sha256(temporary)
-        proof.update(write_card(out, {**card, **proof}))  # first: an export without a card could be anybody's file
+        proof.update(write_card(out, {**card, **proof}))  # before the rename: an export must never be without its card
 
     old = (out.stat(), card_path(out).read_text(encoding='utf-8')) if out.is_file() else None
     try:
@@ -117,15 +117,15 @@ def write_network(out: Path, net: DeeplySupervised, card: dict) -> dict:
 
 
 def rebuild(contents: dict, source: str | os.PathLike, ema: bool) -> tuple[DeeplySupervised, dict]:
-    """The trained network with its branches, in eval mode, and what its checkpoint says of it.
+    """The trained network with its branches, in eval mode, and its description in the checkpoint.
 
     Args:
-        contents: A training checkpoint of dkszoo, read.
-        source: Its name, for messages.
-        ema: Take the averaged weights where there are any.
+        contents: Contents of a training checkpoint of dkszoo.
+        source: Its path, for messages.
+        ema: Take the averaged weights (EMA) if there are any.
 
     Raises:
-        ValueError: It is no such checkpoint, or its weights do not fit the network it names.
+        ValueError: It is not such a checkpoint, or its weights do not fit the network it names.
     """
     source = f'checkpoint {os.fspath(source)!r}'
     model = described(contents, source)
@@ -140,7 +140,7 @@ def rebuild(contents: dict, source: str | os.PathLike, ema: bool) -> tuple[Deepl
         parts[f'task_state{averaged}.branches'] = (branches, dict)
     for name, (value, kind) in parts.items():
         if not isinstance(value, kind):
-            raise ValueError(f'{source} is damaged: its {name} is no {kind.__name__} (take another checkpoint)')
+            raise ValueError(f'{source} is damaged: its {name} is not a {kind.__name__} (take another checkpoint)')
     state = backbone_state(contents, ema)
     check_fit(model['arch'], model['model_args'], state, source)
     try:
@@ -157,7 +157,7 @@ def rebuild(contents: dict, source: str | os.PathLike, ema: bool) -> tuple[Deepl
 
 @torch.inference_mode()
 def verify(net: nn.Module, plain: nn.Module, input_size: tuple[int, int, int]) -> dict:
-    """Prove that a plain network is the main path of a network with branches, on images from a normal distribution.
+    """Verify that a plain network is the main path of a network with branches, on normally distributed images.
 
     Args:
         net: The trained network.
@@ -165,10 +165,10 @@ def verify(net: nn.Module, plain: nn.Module, input_size: tuple[int, int, int]) -
         input_size: (C, H, W).
 
     Returns:
-        {'num_params', 'flops' (of one image, 2 a multiply-add), 'verified'}.
+        {'num_params', 'flops' (of one image, 2 per multiply-add), 'verified'}.
 
     Raises:
-        VerificationFailed: Logits differ in any bit, or parameters or FLOPs do.
+        VerificationFailed: Logits differ in any bit, or parameters or FLOPs differ.
     """
     images = draw(input_size, BATCH_SIZES[0])
     main, own = net.eval()(images).logits, plain.eval()(images)
@@ -179,7 +179,7 @@ def verify(net: nn.Module, plain: nn.Module, input_size: tuple[int, int, int]) -
         )
     counts = []
     for module in (strip(net), plain):
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # a CPU's own is not counted
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # a CPU kernel is not counted
             module(images[:1])
         counts.append((sum(p.numel() for p in module.parameters()), counter.get_total_flops()))
     if counts[0] != counts[1]:
@@ -194,7 +194,7 @@ def verify(net: nn.Module, plain: nn.Module, input_size: tuple[int, int, int]) -
 
 @torch.inference_mode()
 def compare(form: Format, path: Path, plain: nn.Module, model: dict) -> str:
-    """Read a file back and compare its logits with the network's; returns what was found, for the receipt.
+    """Read a file back and compare its logits with the network's; returns the finding for the card's 'verified'.
 
     Raises:
         VerificationFailed: A logit differs by more than the format's tolerance.

@@ -1,4 +1,4 @@
-"""The files an export can be: how each is written, and how logits are had from it again."""
+"""File formats of an export: how to write each, and how to compute logits from it."""
 
 import importlib.util
 import logging
@@ -22,13 +22,13 @@ Classifier = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of file.
+    """One file format.
 
     Attributes:
         write: (network in eval mode, images, file to fill).
-        read: (file, what its card says of the model) -> a function from images [B, C, H, W] to logits [B, K].
-        tolerance: By how much a logit may differ from the network's.
-        needs: Packages beyond dkszoo's dependencies.
+        read: (file, its card) -> a function from images [B, C, H, W] to logits [B, K].
+        tolerance: Largest difference of a logit from the network's, see `compare`.
+        needs: Required packages beyond dkszoo's dependencies.
     """
 
     write: Callable[[nn.Module, torch.Tensor, Path], None]
@@ -38,20 +38,20 @@ class Format:
 
 
 def write_safetensors(net: nn.Module, images: torch.Tensor, path: Path) -> None:
-    """The state dict; safetensors refuses tensors that share their memory, as tied weights do."""
+    """Write the state dict; tensors are cloned, because safetensors refuses shared memory (tied weights)."""
     state = {key: value.contiguous().clone() for key, value in net.state_dict().items()}
     path.write_bytes(safetensors.torch.save(state, {'format': 'pt'}))
 
 
 def read_safetensors(path: Path, model: dict) -> Classifier:
-    """A fresh network, its weights loaded strictly."""
+    """A fresh network with the weights loaded strictly."""
     net = timm.create_model(model['arch'], **model['model_args'])
     load_strictly(net, safetensors.torch.load_file(path), 'the exported file')
     return net.eval()
 
 
 def write_pt2(net: nn.Module, images: torch.Tensor, path: Path) -> None:
-    """The network as a graph of torch's operations, for batches of any size."""
+    """Write the network as a graph of torch operations, for batches of any size."""
     program = graph(torch.export.export, net, images)
     with open(path, 'wb') as file:
         torch.export.save(program, file)
@@ -64,12 +64,12 @@ def read_pt2(path: Path, model: dict) -> Classifier:
 
 
 def write_onnx(net: nn.Module, images: torch.Tensor, path: Path) -> None:
-    """The network as an ONNX graph with input 'images' and output 'logits', for batches of any size."""
+    """Write the network as an ONNX graph with input 'images' and output 'logits', for batches of any size."""
     names = dict(input_names=['images'], output_names=['logits'])
     loggers = [logging.getLogger(name) for name in ('onnxscript', 'onnx_ir')]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.WARNING)  # they tell of every node and pass
+        logger.setLevel(logging.WARNING)  # they log every node and pass
     try:
         program = graph(torch.onnx.export, net, images, dynamo=True, verbose=False, **names)
     finally:
@@ -87,7 +87,7 @@ def read_onnx(path: Path, model: dict) -> Classifier:
 
 
 def graph(export: Callable, net: nn.Module, images: torch.Tensor, **kwargs):
-    """What `export` makes of a network whose batch size is left open.
+    """Call `export` on a network with a dynamic batch size, and return its result.
 
     Raises:
         ValueError: The network cannot be captured as one graph.
@@ -97,7 +97,7 @@ def graph(export: Callable, net: nn.Module, images: torch.Tensor, **kwargs):
         return export(net, (images,), dynamic_shapes=sizes, **kwargs)
     except Exception as error:  # whatever a foreign forward, or torch's tracing of it, raises
         raise ValueError(
-            f'{type(net).__name__} is no graph torch can export: {first_line(error)} (choose .safetensors)'
+            f'torch cannot export {type(net).__name__} as a graph: {first_line(error)} (choose .safetensors)'
         ) from error
 
 
@@ -109,11 +109,11 @@ FORMATS = {
 
 
 def check_target(out: str | os.PathLike) -> Path:
-    """The path of an export, if it can be written.
+    """Return the path of an export if it can be written.
 
     Raises:
-        ValueError: An ending that is not in `FORMATS`, a package that its format needs and that is not installed, no
-            such folder, no permission, or something in the way that is no export.
+        ValueError: A suffix not in `FORMATS`, a missing package that the format needs, a missing folder, no permission,
+            or an existing file or folder that is not an export.
     """
     out = Path(out)
     if out.suffix not in FORMATS:
@@ -132,7 +132,7 @@ def check_target(out: str | os.PathLike) -> Path:
         if path.is_dir():
             raise ValueError(f'{str(path)!r} is a folder (choose another name)')
     if out.exists() and not card.exists():
-        raise ValueError(f'{str(out)!r} would be overwritten, which is not from an export (choose another name)')
+        raise ValueError(f'{str(out)!r} exists and is not from an export (choose another name)')
     if card.exists() and not is_card(card):
-        raise ValueError(f'{str(card)!r} would be overwritten, which is not from an export (choose another name)')
+        raise ValueError(f'{str(card)!r} exists and is not from an export (choose another name)')
     return out

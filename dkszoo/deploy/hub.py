@@ -25,22 +25,21 @@ def export_hub(
 ) -> dict:
     """Write the backbone of a training checkpoint as a folder in the layout of timm's models on the Hugging Face hub.
 
-    In it are model.safetensors with its card model.json, as `export` writes them; config.json, which says how to make
-    the model and to prepare its images; and README.md, the model card. Where the architecture is timm's own, timm
-    loads it without dkszoo.
+    It contains model.safetensors with its card model.json, as `export` writes them; config.json, which describes the
+    model and its image settings; and README.md, the model card. timm loads architectures of its own without dkszoo.
 
     Args:
-        checkpoint: A training checkpoint of dkszoo; run.json beside it gives the model card its results.
-        folder: The folder to make; one that is there must be empty. It appears only once it is verified.
-        ema: Take the averaged weights where there are any.
+        checkpoint: A training checkpoint of dkszoo; the run.json beside it provides the results in the model card.
+        folder: The folder to create; an existing one must be empty. It appears only once it is verified.
+        ema: Take the averaged weights (EMA) if there are any.
         license: Licence of the weights, as the hub spells it.
 
     Returns:
         The contents of model.json.
 
     Raises:
-        ValueError: The checkpoint cannot be read, or the folder cannot be made.
-        VerificationFailed: See `export`; or timm does not make the same network of the folder.
+        ValueError: The checkpoint cannot be read, or the folder cannot be created.
+        VerificationFailed: See `export`; or timm does not load the same network from the folder.
     """
     folder = check_folder(folder)
     temporary = temporary_beside(folder)
@@ -63,21 +62,21 @@ def export_hub(
 
 
 def check_folder(folder: str | os.PathLike) -> Path:
-    """The path of a hub folder, if it can be made.
+    """Return the path of a hub folder if it can be created.
 
     Raises:
-        ValueError: Something is there, its parent is not, or there is no permission.
+        ValueError: It exists and is not an empty folder, its parent does not exist, or there is no permission.
     """
     folder = Path(os.path.abspath(folder))
     if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
-        raise ValueError(f'{str(folder)!r} is there already and no empty folder (name a new one)')
+        raise ValueError(f'{str(folder)!r} exists and is not an empty folder (name a new one)')
     if not folder.parent.is_dir() or not os.access(folder.parent, os.W_OK):
         raise ValueError(f'cannot make a folder in {str(folder.parent)!r} (make that one first, or choose another)')
     return folder
 
 
 def hub_config(folder: Path, card: dict, license: str) -> dict:
-    """The contents of config.json, written by timm and completed."""
+    """The contents of config.json, as timm writes it, completed."""
     model, _ = load(folder / WEIGHTS)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         timm.models.save_for_hf(model, scratch, safe_serialization=True, data_config=card['data'])
@@ -87,13 +86,13 @@ def hub_config(folder: Path, card: dict, license: str) -> dict:
     papers = [f'arXiv:{paper.arxiv}' for paper in papers_of(card['method'])]
     own = {'tag': card['tag'], 'license': license, 'paper_ids': papers}
     config['pretrained_cfg'] = {**config['pretrained_cfg'], **own}
-    for key in ('label_names', 'origin_url', 'paper_name'):  # the names stand at the top; the rest is of other weights
+    for key in ('label_names', 'origin_url', 'paper_name'):  # names are at the top level; the rest is of other weights
         config['pretrained_cfg'].pop(key, None)
     return config
 
 
 def read_results(checkpoint: Path, card: dict) -> dict:
-    """The test figures of these very weights in the run.json beside their checkpoint; empty if there are none."""
+    """The test figures of exactly these weights in the run.json beside their checkpoint; empty if there are none."""
     name = {'last.pth.tar': 'last', 'model_best.pth.tar': 'best'}.get(checkpoint.name)
     try:
         record = parse_json((checkpoint.parent / 'run.json').read_text(encoding='utf-8'))
@@ -111,16 +110,16 @@ def is_timms(arch: str) -> bool:
 
 @torch.inference_mode()
 def verify_folder(folder: Path, card: dict) -> None:
-    """Have timm make the network of a folder and compare it with the export in it.
+    """Load the network of a folder with timm and compare it with the export in the folder.
 
     Raises:
-        VerificationFailed: A logit differs in any bit, or timm would prepare images otherwise.
+        VerificationFailed: A logit differs in any bit, or timm would prepare images differently.
     """
     ours, _ = load(folder / WEIGHTS)
     theirs = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
     images = draw(tuple(card['data']['input_size']), 8)
     if not torch.equal(ours(images), theirs(images)):
-        raise VerificationFailed('timm makes another network of the hub folder; nothing was written')
+        raise VerificationFailed('timm loads another network from the hub folder; nothing was written')
     data = timm.data.resolve_model_data_config(theirs)
     plain = lambda value: list(value) if isinstance(value, tuple) else value  # noqa: E731
     differ = [key for key, value in card['data'].items() if plain(data[key]) != plain(value)]

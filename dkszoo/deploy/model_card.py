@@ -4,7 +4,7 @@ from dkszoo.weights import dump_yaml
 
 from .citations import PAPERS, papers_of
 
-# Settings that are places on the machine of the training, or no matter to anybody who repeats it.
+# Settings that are paths on the training machine, or irrelevant to repeating the training.
 LEFT_OUT = (
     *('output', 'experiment', 'resume', 'overwrite', 'export'),
     *('workers', 'log_interval', 'recovery_interval', 'device'),
@@ -13,13 +13,13 @@ PLACES = ('data_dir', 'initial_checkpoint', 'kd_checkpoint')
 
 
 def model_card(card: dict, settings: dict, results: dict, license: str) -> str:
-    """Markdown with the header the hub reads: what the network is, how it was trained, how good it is, whom to cite.
+    """Markdown with the hub's metadata header: what the network is, how it was trained, its results, papers to cite.
 
     Args:
         card: The card of the export.
         settings: All settings of the training.
-        results: Test figures of these weights, in percent but for the loss; empty where they are not known.
-        license: Of the weights.
+        results: Test figures of these weights, in percent except the loss; empty if unknown.
+        license: Licence of the weights.
     """
     dataset = card.get('dataset') or 'an image folder'
     header = {
@@ -35,7 +35,7 @@ def model_card(card: dict, settings: dict, results: dict, license: str) -> str:
             '---',
             f'# {card["arch"]}, trained with {card["method"]} on {dataset}',
             '',
-            'The training-only branches have been stripped; what is here is the plain network.',
+            'The training-only branches have been stripped; this is the plain network.',
             '',
             *fact_lines(card, license),
             '',
@@ -56,7 +56,7 @@ def model_card(card: dict, settings: dict, results: dict, license: str) -> str:
             '',
             '## Recipe',
             '',
-            'Save it as `recipe.yaml`; `dkszoo train --config recipe.yaml` trains such a network again'
+            'Save it as `recipe.yaml`; `dkszoo train --config recipe.yaml` repeats the training'
             ' (paths are left out: give them as flags).',
             '',
             '```yaml',
@@ -69,7 +69,7 @@ def model_card(card: dict, settings: dict, results: dict, license: str) -> str:
 
 
 def citation_lines(method: str) -> list[str]:
-    """The papers of the method, and the two that this software is of."""
+    """BibTeX of the method's papers and of the two that dkszoo implements."""
     papers = dict.fromkeys([*papers_of(method), PAPERS['dks'], PAPERS['dskd']])
     entries = '\n\n'.join(paper.bibtex for paper in papers)
     said = 'The papers of the method, and the two that dkszoo implements:'
@@ -77,7 +77,7 @@ def citation_lines(method: str) -> list[str]:
 
 
 def fact_lines(card: dict, license: str) -> list[str]:
-    """The table of what the network is."""
+    """The table of facts about the network."""
     branches = f', branches `{design_name(card["design"])}`' if card.get('design') else ''
     return [
         '| | |',
@@ -94,24 +94,24 @@ def fact_lines(card: dict, license: str) -> list[str]:
 
 
 def design_name(design: str | dict) -> str:
-    """The name of a branch design, a user's own included."""
+    """The name of a branch design, including a user's own."""
     return design.get('name', 'own') if isinstance(design, dict) else design
 
 
 def result_lines(card: dict, results: dict, dataset: str) -> list[str]:
-    """The table of figures, or the one figure that the checkpoint itself knows."""
+    """The table of figures, or the one figure that the checkpoint itself records."""
     if results:
         rows = [f'| {name} | {value:.4f}{"" if name == "loss" else " %"} |' for name, value in results.items()]
         return [f'On the test set of {dataset}, one run:', '', '| figure | value |', '|---|---:|', *rows]
     if card.get('metric') is not None:
         return [
-            f'Top-1 accuracy at the end of that epoch, on what the best epoch was chosen on: {card["metric"]:.2f} %.'
+            f'Top-1 accuracy after that epoch, on the images that the best epoch was chosen on: {card["metric"]:.2f} %.'
         ]
-    return ['None is recorded.']
+    return ['None recorded.']
 
 
 def recipe(settings: dict) -> str:
-    """The settings as a recipe, without paths and what is at its default of nothing."""
+    """The settings as a recipe, without paths and empty values."""
     kept = {
         key: value
         for key, value in settings.items()

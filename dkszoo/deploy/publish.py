@@ -1,4 +1,4 @@
-"""Packaging an export as a pretrained tag. For maintainers; docs/weights.md has the steps."""
+"""Packaging an export as a pretrained tag. For maintainers; docs/weights.md lists the steps."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from dkszoo.weights import own_names, read_card, sha256, tag_of, write_card, wri
 
 from .model_card import LEFT_OUT
 
-BUDGET = 25e6  # bytes, all packaged weights together
+BUDGET = 25e6  # bytes of all packaged weights together
 OWN_TO_A_RUN = {*LEFT_OUT, 'seed', 'data_dir'}
 MEASURED = ('loss', 'top1', 'top5', 'ece', 'images', 'batch_size')
 
@@ -28,19 +28,19 @@ def publish(
 
     Args:
         export: A .safetensors with its card beside it, as `dkszoo export` wrote them.
-        tag: 'dks_fashion_mnist': the method and what it was trained on.
-        measured: What `dkszoo validate --checkpoint EXPORT --device cpu` printed as its last line, parsed.
-        runs: run.json of every run with these settings, the exported one first; they give the spread over seeds.
-        note: What a reader has to know of the result, such as which method was the better one and by how much.
-        folder: Where the packaged weights lie.
+        tag: Method and data set, such as 'dks_fashion_mnist'.
+        measured: The last line printed by `dkszoo validate --checkpoint EXPORT --device cpu`, parsed.
+        runs: run.json of every run with these settings, the exported one first; they provide the spread over seeds.
+        note: What a reader must know about the result, such as which method was better and by how much.
+        folder: Folder of the packaged weights.
 
     Returns:
-        The .safetensors written; its card holds the export's and 'tag', 'results', 'settings', 'runs', 'spread',
-        'note'.
+        The .safetensors written; its card is the export's with 'tag', 'results', 'settings', 'runs', 'spread' and
+        'note' added.
 
     Raises:
-        ValueError: The export is damaged, is no network that its name alone describes, or is not what was measured or
-            run; the runs differ in more than the seed; or the packaged weights would be too many.
+        ValueError: The export is damaged, its network is not fully described by its name, or it is not what was
+            measured or run; the runs differ in more than the seed; or the packaged weights would be too large.
     """
     card = read_card(export)
     check_new_tag(card, tag)
@@ -70,22 +70,22 @@ def publish(
 
 
 def check_new_tag(card: dict, tag: str) -> None:
-    """Raise a ValueError unless the tag says all of a network: architecture, method, classes and channels."""
+    """Raise a ValueError unless the tag fully describes the network: architecture, method, classes and channels."""
     if card['arch'] not in own_names():
-        raise ValueError(f'{card["arch"]!r} is no name of ours without tag (export a network made by its plain name)')
+        raise ValueError(f'{card["arch"]!r} is not an untagged dkszoo name (export a network made by its plain name)')
     prefix = tag_of({**card, 'dataset': None})
     if not tag.startswith(f'{prefix}_'):
-        raise ValueError(f'{tag!r} is no tag of a network trained with {card["method"]} (call it {prefix}_...)')
+        raise ValueError(f'{tag!r} is not a tag for a network trained with {card["method"]} (call it {prefix}_...)')
     more = {key for key in card['model_args'] if 'drop' not in key} - {'num_classes', 'in_chans'}
     if more:
         raise ValueError(f'a tag cannot carry {", ".join(sorted(more))} (only a name with its classes and channels)')
 
 
 def same_settings(records: Sequence[dict]) -> dict:
-    """The settings that all runs share, without those that are a run's own.
+    """The settings that all runs share, without those specific to a run.
 
     Raises:
-        ValueError: There is no run, one is not finished, they differ, or two have one seed.
+        ValueError: There is no run, one is not finished, they differ, or two have the same seed.
     """
     if not records or not all('result' in record for record in records):
         raise ValueError('publish needs the run.json of every run, finished')
@@ -101,13 +101,13 @@ def same_settings(records: Sequence[dict]) -> dict:
 
 
 def describe_run(record: dict) -> dict:
-    """One run in a card."""
+    """The entry of one run in a card."""
     result = {which: record['result'][which]['top1'] for which in ('best', 'last')}
     keys = ('seed', 'device', 'versions', 'git_commit', 'started', 'ended', 'weights_sha256')
     return {**{key: record.get(key) for key in keys}, 'top1': result, 'best_on': record['best_on']}
 
 
 def spread(values: Sequence[float]) -> dict:
-    """Mean, sample standard deviation (None of a single run) and number of top-1 accuracies in percent."""
+    """Mean, sample standard deviation (None for a single run) and number of top-1 accuracies in percent."""
     std = statistics.stdev(values) if len(values) > 1 else None
     return {'mean': statistics.fmean(values), 'std': std, 'n': len(values)}

@@ -18,7 +18,7 @@ from .workload import work
 
 SCALE = parse_yaml((Path(__file__).parent / 'scale.yaml').read_text(encoding='utf-8'))
 TEMPERATURES = (1, 2, 5, 10, 20)
-packaged_recipe = functools.cache(read_recipe)  # every run of a table starts from one
+packaged_recipe = functools.cache(read_recipe)  # every run of a table starts from a recipe
 TEACHER_RECIPES = {'dskd_mobile': 'dskd'}  # no teacher is a mobile network
 
 # Reads train.py flags into settings; passed in by the command line, whose parser this package may not import.

@@ -1,4 +1,4 @@
-"""The JSON beside an export: what the file is, under checksums of the file and of the JSON itself."""
+"""The card of an export: the JSON file that describes it, with checksums of the export and of the card itself."""
 
 import hashlib
 import json
@@ -11,20 +11,20 @@ from .texts import parse_json
 
 OWN = 'card_sha256'
 NEEDED = ('arch', 'model_args', 'data', 'sha256', OWN)
-GRAPHS = ('.onnx', '.pt2')  # exports that are no weights for a network of ours
+GRAPHS = ('.onnx', '.pt2')  # exports of whole graphs, which cannot be loaded as weights
 
 
 def card_path(path: Path) -> Path:
-    """Where a file's card lies: OUT.json for OUT.safetensors, else its name and .json, so that formats lie together."""
+    """Path of a file's card: OUT.json for OUT.safetensors, else the full name and .json, so that formats coexist."""
     return path.with_suffix('.json') if path.suffix == '.safetensors' else path.with_name(f'{path.name}.json')
 
 
 def write_card(path: Path, card: dict) -> dict:
-    """Durably write the card of an export beside it.
+    """Write the card of an export durably beside it.
 
     Args:
         path: The export.
-        card: Plain data; 'sha256' is the file's.
+        card: Plain data; 'sha256' is that of the export.
 
     Returns:
         The card as written, with its own checksum under 'card_sha256'.
@@ -35,7 +35,7 @@ def write_card(path: Path, card: dict) -> dict:
 
 
 def read_card(path: str | os.PathLike) -> dict:
-    """The card of an export, a packaged weight or a download, which holds all that is needed to load the file.
+    """Read the card of an export, packaged weights or a download, with everything needed to load the file.
 
     Raises:
         ValueError: A file is missing, damaged, or not the one the card describes.
@@ -46,7 +46,7 @@ def read_card(path: str | os.PathLike) -> dict:
     if not path.is_file():
         raise ValueError(f'no file {str(path)!r} (an export is a .safetensors with its .json beside it)')
     if path.suffix != '.safetensors' and not card_path(path).is_file():
-        raise ValueError(f'{str(path)!r} is no export (dkszoo export makes one of a checkpoint of ours)')
+        raise ValueError(f'{str(path)!r} is not an export (dkszoo export makes one from a training checkpoint)')
     card = read_card_file(path)
     for key in NEEDED:
         if key not in card:
@@ -55,7 +55,7 @@ def read_card(path: str | os.PathLike) -> dict:
 
 
 def is_card(path: Path) -> bool:
-    """Whether a file is a card, be it a damaged one."""
+    """Whether a file is a card, even a damaged one."""
     try:
         return OWN in path.read_text(encoding='utf-8')
     except (OSError, ValueError):
@@ -63,29 +63,29 @@ def is_card(path: Path) -> bool:
 
 
 def check_tag(card: dict, name: str) -> None:
-    """Raise a ValueError unless the card is that of 'arch.tag'; '' is any."""
+    """Raise a ValueError unless the card is that of `name`, an 'arch.tag'; '' accepts any."""
     own = f'{card["arch"]}.{card.get("tag")}'
     if name and own != name:
-        raise ValueError(f'the file of {name!r} holds {own!r} (two files were exchanged)')
+        raise ValueError(f'the file of {name!r} holds {own!r} (two files were swapped)')
 
 
 def read_card_file(path: Path) -> dict:
-    """The card beside an export, once the checksums it holds are found to fit.
+    """Read the card beside an export and verify its checksums.
 
     Raises:
-        ValueError: It is missing or damaged, or describes another file.
+        ValueError: The card is missing or damaged, or describes another file.
     """
     card = read_own_card(path)
     if 'sha256' in card and sha256(path) != card['sha256']:
-        raise ValueError(f'{str(path)!r} is damaged or not the file its .json describes (SHA-256 does not fit)')
+        raise ValueError(f'{str(path)!r} is damaged or not the file its .json describes (SHA-256 does not match)')
     return card
 
 
 def read_own_card(path: Path) -> dict:
-    """The card beside a .safetensors file, which need not be there, once the card's own checksum is found to fit.
+    """Read the card of a .safetensors file, which need not exist, and verify the card's own checksum.
 
     Raises:
-        ValueError: It is missing or damaged.
+        ValueError: The card is missing or damaged.
     """
     place = card_path(path)
     try:
@@ -97,11 +97,11 @@ def read_own_card(path: Path) -> dict:
     if not isinstance(card, dict):
         raise ValueError(f'{str(place)!r} was not written by dkszoo export')
     if OWN in card and card[OWN] != checksum(card):
-        raise ValueError(f'{str(place)!r} is damaged or was edited (its own SHA-256 does not fit)')
+        raise ValueError(f'{str(place)!r} is damaged or was edited (its own SHA-256 does not match)')
     return card
 
 
 def checksum(card: dict) -> str:
-    """The SHA-256 of all that is in a card but this checksum."""
+    """SHA-256 of a card's contents without this checksum."""
     rest = {key: value for key, value in card.items() if key != OWN}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What a file of ours says of its model, checked before anything is made from it: it may come from anybody."""
+"""A dkszoo file's description of its model, checked before anything is built from it: the file may be untrusted."""
 
 import argparse
 import difflib
@@ -11,13 +11,13 @@ from collections.abc import Callable
 import timm
 from torch import nn
 
-import dkszoo.models  # noqa: F401 - registers our names with timm
+import dkszoo.models  # noqa: F401 - registers dkszoo's models with timm
 
-# Arguments of `timm.create_model` with which a description could have other files read, or downloaded.
+# Arguments of `timm.create_model` by which a description could cause other files to be read or downloaded.
 NOT_FROM_FILES = ('pretrained', 'checkpoint_path', 'cache_dir')
 INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos')
-MOST_PIXELS = 1 << 24  # of an image, channels included; more than any network takes, and little enough to make one
-LARGEST = 100_000  # whole number among the arguments of a model: more classes or blocks would fill the memory
+MOST_PIXELS = 1 << 24  # of an image, channels included: more than any network needs, yet small enough to allocate
+LARGEST = 100_000  # integer allowed as a model argument: more classes or blocks would exhaust the memory
 
 
 def is_size(value) -> bool:
@@ -43,7 +43,7 @@ def is_evaluation(value) -> bool:
     return type(size) is int and 1 <= size <= LARGEST
 
 
-# What may stand in a description; an entry may be missing or None, unless whoever reads it says otherwise.
+# Valid entries of a description; each may be missing or None unless its reader requires it.
 ENTRIES: dict[str, Callable] = {
     'method': lambda value: isinstance(value, str),
     'design': lambda value: isinstance(value, str | dict),
@@ -64,10 +64,10 @@ DATA: dict[str, Callable] = {
 
 
 def described(contents, source: str) -> dict | None:
-    """The description in a training checkpoint of ours or in what `read_any` gives; None for other people's files.
+    """The description in a dkszoo training checkpoint or in what `read_any` returns; None for foreign files.
 
     Raises:
-        ValueError: It is not what a description can be.
+        ValueError: The description is invalid.
     """
     own = contents.get('dkszoo') if isinstance(contents, dict) else None
     model = own.get('model') if isinstance(own, dict) else None
@@ -77,34 +77,34 @@ def described(contents, source: str) -> dict | None:
 
 
 def timms_settings(contents: dict) -> dict:
-    """The settings that timm's train.py has put into a checkpoint; empty where there are none."""
+    """The settings that timm's train.py stored in a checkpoint; empty if there are none."""
     args = contents.get('args')
     args = vars(args) if isinstance(args, argparse.Namespace) else args
     return args if isinstance(args, dict) else {}
 
 
 def recorded_data(contents: dict, source: str) -> dict:
-    """How images are prepared, by a checkpoint of ours or of timm's train.py: entries of `DATA`, those that it has.
+    """Image settings recorded by a checkpoint of dkszoo or of timm's train.py: those entries of `DATA` that it has.
 
-    Ours say 'label_names', too: the names of the classes. Others' files may have anything under timm's names, such as
-    DeiT's an input size that is one number: that says nothing.
+    dkszoo's files also give 'label_names', the names of the classes. Other projects may store anything under timm's
+    names (DeiT's input size is a single number): values of the wrong kind are ignored.
 
     Raises:
-        ValueError: What a file of ours says cannot be; `source` is what messages call it.
+        ValueError: The description in a dkszoo file is invalid; `source` names the file in messages.
     """
     if own := described(contents, source):
         return {**(own.get('data') or {}), 'label_names': own.get('class_names')}
     said = timms_settings(contents)
-    if said.get('input_size') is None:  # timm's --img-size is another entry than its --input-size
+    if said.get('input_size') is None:  # timm stores --img-size and --input-size separately
         in_chans, side = said.get('in_chans'), said.get('img_size')
         said = {**said, 'input_size': (3 if in_chans is None else in_chans, side, side)}
     return {key: said[key] for key, fits in DATA.items() if key in said and fits(said[key])}
 
 
 def name_and_arguments(name: str, arguments: dict, model: nn.Module) -> tuple[str, dict]:
-    """What a description has to say of a model that was made by this name with these arguments.
+    """Architecture and arguments that describe a model made by this name with these arguments.
 
-    A folder or an address has arguments of its own, and a file has to stand without it.
+    A local-dir: or hf-hub: name brings arguments of its own; they are included, so that a file can do without it.
     """
     if ':' not in name:
         return name, arguments
@@ -112,21 +112,21 @@ def name_and_arguments(name: str, arguments: dict, model: nn.Module) -> tuple[st
 
 
 def tag_of(model: dict) -> str | None:
-    """`method_dataset`, as weights are named here; None for other people's, which have no method."""
+    """The tag of weights, `method_dataset`; None for foreign weights, which have no method."""
     method = {'baseline': 'base'}.get(model.get('method'), model.get('method'))
     words = (method, (model.get('dataset') or '').removeprefix('torch/'))
     return '_'.join(re.sub(r'\W+', '_', word).strip('_') for word in words if word) if method else None
 
 
 def check_description(model: dict, source: str) -> dict:
-    """A description, if it names a model there is, plain arguments, and data of the right kind.
+    """Return a description if it names an existing model, plain arguments, and data of the right kind.
 
     Args:
         model: 'arch', 'model_args', and any of `ENTRIES`.
-        source: What messages call the file.
+        source: The file, for messages.
 
     Raises:
-        ValueError: Something else; says what.
+        ValueError: An entry is invalid (names it).
     """
     arch = model['arch']
     if not isinstance(arch, str) or ':' in arch or not timm.is_model(arch):
@@ -140,10 +140,10 @@ def check_description(model: dict, source: str) -> dict:
 
 
 def check_model(name: str) -> None:
-    """Raise a ValueError that names the nearest models, unless timm or dkszoo has one of this name, its tag aside."""
+    """Raise a ValueError that names the nearest models unless timm or dkszoo has this one; the tag is ignored."""
     arch = timm.models.split_model_name_tag(name)[0]
     if not timm.is_model(arch):
-        ours = [f'cifar_{arch}'] if timm.is_model(f'cifar_{arch}') else []  # elsewhere it has no prefix
+        ours = [f'cifar_{arch}'] if timm.is_model(f'cifar_{arch}') else []  # other projects have no such prefix
         near = ours or difflib.get_close_matches(arch, timm.list_models(), 3)
         hint = f'did you mean {" or ".join(near)}?' if near else 'dkszoo models lists ours'
         if os.path.isfile(name):
@@ -152,35 +152,35 @@ def check_model(name: str) -> None:
 
 
 def fit_channels(values: tuple, in_chans: int) -> tuple[float, ...]:
-    """Per-channel statistics for another number of channels: their mean, repeated."""
+    """Per-channel statistics for `in_chans` channels: their mean, repeated, if the number differs."""
     values = tuple(float(v) for v in values)
     return values if len(values) == in_chans else (sum(values) / len(values),) * in_chans
 
 
 def check_values(values: dict, said: str, group: dict[str, Callable] = DATA) -> None:
-    """Raise a ValueError that begins with `said` if an entry of `group` is no such thing; it may be missing or None."""
+    """Raise a ValueError that begins with `said` if an entry of `group` is invalid; it may be missing or None."""
     for key, fits in group.items():
         if (value := values.get(key)) is not None and not fits(value):
             raise ValueError(f'{said}{key} cannot be {reprlib.repr(value)}')
 
 
 def check_data(data: dict, source: str) -> None:
-    """Raise a ValueError unless input size, mean and std are there and of one number of channels."""
+    """Raise a ValueError unless input size, mean and std are present and agree in the number of channels."""
     for key in ('input_size', 'mean', 'std'):
         if data.get(key) is None:
-            raise ValueError(f'{source} is damaged: it does not say the {key} of its images')
+            raise ValueError(f'{source} is damaged: it lacks the {key} of its images')
     if not len(data['mean']) == len(data['std']) == data['input_size'][0]:
-        raise ValueError(f'{source} is damaged: mean, std and input_size are of different numbers of channels')
+        raise ValueError(f'{source} is damaged: mean, std and input_size have different numbers of channels')
 
 
 def check_arguments(args, source: str) -> dict:
-    """The arguments a file gives for its model, if nothing in them is a file or an address.
+    """Return the model arguments given by a file if none of them would read a file or a URL.
 
     Raises:
-        ValueError: They are no mapping from names, or such an argument is among them.
+        ValueError: They are no mapping from names, one would read other files, or a number is too large or not finite.
     """
     if not isinstance(args, dict) or not all(isinstance(key, str) for key in args):
-        raise ValueError(f'{source} is damaged: its model arguments are no mapping of names to values')
+        raise ValueError(f'{source} is damaged: its model arguments are not a mapping of names to values')
     for key in args:
         if key.startswith(NOT_FROM_FILES):
             raise ValueError(f'{source} has the model argument {key!r}, which would read other files (leave it out)')

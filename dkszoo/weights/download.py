@@ -1,4 +1,4 @@
-"""Fetching the weights that are not packaged: downloaded once, converted, and checked ever after."""
+"""Weights that are not packaged: downloaded once, converted, and verified at every use."""
 
 import contextlib
 import glob
@@ -24,27 +24,27 @@ from .texts import with_hint
 
 _logger = logging.getLogger(__name__)
 
-MIRROR = 'DKSZOO_WEIGHTS'  # the environment variable that names a folder or URL to take the files from
+MIRROR = 'DKSZOO_WEIGHTS'  # environment variable with a folder or URL to get the files from
 DRIVE = 'https://drive.usercontent.google.com/download?id={}&export=download&confirm=t'  # without the virus-scan page
 TIMEOUT = 30.0  # seconds without a byte
-LONGEST = 3 * 3600.0  # seconds of one download
-MOST_BYTES = 1 << 30  # of one file; the largest published has 241 MB
-STALE = 24 * 3600.0  # seconds after which the rest of a killed download is removed
+LONGEST = 3 * 3600.0  # seconds for one download
+MOST_BYTES = 1 << 30  # of one file; the largest published one has 241 MB
+STALE = 24 * 3600.0  # seconds after which the remains of a killed download are removed
 CHUNK = 1 << 20
 
 
 def cached(name: str, cache_dir: str | os.PathLike | None) -> Path:
-    """The weights of a tag that is not packaged, from the cache or else from the net, and their checksums checked.
+    """Get the weights of a tag that is not packaged, from the cache or by download, and verify their checksums.
 
     Args:
         name: 'arch.tag' of a dkszoo model whose configuration has a url.
-        cache_dir: Where they are kept; None: torch.hub's `checkpoints`.
+        cache_dir: Folder of the cache; None: torch.hub's `checkpoints`.
 
     Returns:
         A .safetensors file with its card beside it.
 
     Raises:
-        ValueError: It cannot be had, is no such network, or is not what was there at the first download.
+        ValueError: The file cannot be downloaded, holds another network, or is not the one of the first download.
     """
     folder = Path(cache_dir or Path(torch.hub.get_dir()) / 'checkpoints')
     path = folder / f'{name}.safetensors'
@@ -57,7 +57,7 @@ def cached(name: str, cache_dir: str | os.PathLike | None) -> Path:
             with tempfile.TemporaryDirectory(prefix=f'.{name}.', dir=folder) as temporary:
                 install(name, path, Path(temporary), known)
         except OSError as error:
-            raise ValueError(f'cannot keep weights in {str(folder)!r}: {error} (TORCH_HOME names another)') from error
+            raise ValueError(f'cannot store weights in {str(folder)!r}: {error} (set TORCH_HOME)') from error
     try:
         check_tag(read_card(path), name)
     except ValueError as error:
@@ -66,15 +66,15 @@ def cached(name: str, cache_dir: str | os.PathLike | None) -> Path:
 
 
 def sweep(folder: Path, name: str) -> None:
-    """Remove what a download that was killed has left, once it is certain that it is not going on."""
+    """Remove what a killed download left, once it is too old to be still running."""
     for rest in folder.glob(f'.{glob.escape(name)}.*'):
-        with contextlib.suppress(FileNotFoundError):  # another process sweeps, too, or is done with it
+        with contextlib.suppress(FileNotFoundError):  # another process removed it
             if time.time() - rest.stat().st_mtime > STALE:
                 shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
 
 
 def recorded_hash(path: Path) -> str:
-    """The SHA-256 of what the first download of a file was made from, as its card has it.
+    """SHA-256 of the published file at the first download, as recorded in the card.
 
     Raises:
         ValueError: The card is damaged.
@@ -83,7 +83,7 @@ def recorded_hash(path: Path) -> str:
         return read_own_card(path)['source']['sha256']
     except (ValueError, KeyError, TypeError) as error:
         card = str(card_path(path))
-        raise ValueError(f'{card!r} does not say what was downloaded at first (delete it to start afresh)') from error
+        raise ValueError(f'{card!r} does not record the first download (delete it to start afresh)') from error
 
 
 def install(name: str, path: Path, temporary: Path, known: str | None) -> None:
@@ -93,17 +93,17 @@ def install(name: str, path: Path, temporary: Path, known: str | None) -> None:
         name: 'arch.tag'.
         path: The .safetensors to write.
         temporary: A folder for the download.
-        known: The SHA-256 of the published file; None: not known yet.
+        known: SHA-256 of the published file; None if not known yet.
 
     Raises:
-        ValueError: It cannot be had, is no such network, or has another SHA-256.
+        ValueError: The file cannot be downloaded, holds another network, or has another SHA-256.
     """
     cfg = timm.models.get_pretrained_cfg(name)
     source, file = fetch(name, cfg.url, temporary)
     digest = sha256(file)
     if known not in (None, digest):
         raise ValueError(
-            f'{source!r} has SHA-256 {digest}, at the first download it was {known} '
+            f'{source!r} has SHA-256 {digest}, but at the first download it was {known} '
             f'(delete {str(card_path(path))!r} if the new one is right)'
         )
     try:
@@ -114,7 +114,7 @@ def install(name: str, path: Path, temporary: Path, known: str | None) -> None:
     converted = identify(contents, repr(source), cfg.architecture)
     expected = {'num_classes': cfg.num_classes, 'in_chans': cfg.input_size[0]}
     if converted.model_kwargs != expected:
-        raise ValueError(f'{source!r} holds a network with {converted.model_kwargs}, not {expected} (name another)')
+        raise ValueError(f'{source!r} holds a network with {converted.model_kwargs}, not {expected} (use another file)')
     state = {key: value.contiguous() for key, value in converted.backbone.items()}
     write_durably(path, lambda part: safetensors.torch.save_file(state, part, {'format': 'pt'}))
     keys = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
@@ -131,16 +131,16 @@ def install(name: str, path: Path, temporary: Path, known: str | None) -> None:
 
 
 def fetch(name: str, url: str, folder: Path) -> tuple[str, Path]:
-    """The published file of a tag, from the mirror if there is one: what to call its source, and where it lies.
+    """Get the published file of a tag, from the mirror if there is one: returns its source's name and its path.
 
     Raises:
-        ValueError: It cannot be had.
+        ValueError: The file is missing or cannot be downloaded.
     """
     mirror = os.environ.get(MIRROR, '')
     if mirror and '://' not in mirror:
         file = Path(os.path.expanduser(mirror)) / f'{name}.pth'
         if not file.is_file():
-            raise ValueError(f'no file {str(file)!r} ({MIRROR} names the folder {mirror!r} as the place of weights)')
+            raise ValueError(f'no file {str(file)!r} ({MIRROR} names {mirror!r} as the folder of weights)')
         return str(file), file
     if mirror:
         url = f'{mirror.rstrip("/")}/{name}.pth'
@@ -157,12 +157,12 @@ def fetch(name: str, url: str, folder: Path) -> tuple[str, Path]:
 
 
 def download(url: str, file: Path) -> None:
-    """Write what a URL gives to a file.
+    """Download a URL to a file.
 
     Raises:
-        ValueError: It is a web page, less than was announced, or too much (`MOST_BYTES`, `LONGEST`).
-        OSError: There is no answer, or the connection broke.
-        http.client.HTTPException: The answer is no HTTP.
+        ValueError: It is a web page, incomplete, or too large or slow (`MOST_BYTES`, `LONGEST`).
+        OSError: The server does not answer, or the connection broke.
+        http.client.HTTPException: The answer is not valid HTTP.
     """
     with urllib.request.urlopen(url, timeout=TIMEOUT) as response, open(file, 'wb') as out:
         if response.headers.get_content_type() == 'text/html':
@@ -177,6 +177,6 @@ def download(url: str, file: Path) -> None:
                 out.write(chunk)
                 bar.update(len(chunk))
                 if out.tell() > MOST_BYTES or time.monotonic() - began > LONGEST:
-                    raise ValueError('the server does not come to an end')
+                    raise ValueError('the download does not end')
         if total is not None and out.tell() != total:
             raise ValueError(f'the connection ended after {out.tell()} of {total} bytes')

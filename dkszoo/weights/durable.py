@@ -1,4 +1,4 @@
-"""Files that are whole or not there: write beside, flush to disk, check, rename, sync the folder."""
+"""Atomic file writes: write a temporary file, flush it to disk, check it, rename it, sync the folder."""
 
 import contextlib
 import errno
@@ -12,15 +12,15 @@ from pathlib import Path
 def write_durably(
     path: str | os.PathLike, write: Callable[[Path], object], check: Callable[[Path], object] | None = None
 ) -> None:
-    """Replace `path` by what `write` puts into a temporary file beside it.
+    """Replace `path` with what `write` puts into a temporary file beside it.
 
-    The old file stays until the new one is on disk and `check` (which raises if it is not good) has passed; whatever
-    goes wrong leaves the old file as it was and no temporary one.
+    The old file stays until the new one is on disk and has passed `check`. On any error the old file is unchanged and
+    the temporary one is removed.
 
     Args:
         path: The file to replace; its folder must exist.
-        write: Fills the file at the path it is given.
-        check: Reads that file back.
+        write: Fills the file at the given path.
+        check: Reads the file back, and raises if it is bad.
     """
     path = Path(path)
     temporary = temporary_beside(path)
@@ -39,15 +39,15 @@ def write_durably(
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Durably replace a text file."""
+    """Replace a text file durably."""
     write_durably(path, lambda temporary: temporary.write_text(text, encoding='utf-8'))
 
 
 def sync(path: Path) -> None:
-    """Flush a file or a folder to disk; where folders cannot be flushed they are not."""
+    """Flush a file or a folder to disk; a no-op for folders where the system cannot do it."""
     if path.is_dir() and os.name == 'nt':
         return
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows flushes what it may write
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows only flushes writable handles
     try:
         os.fsync(handle)
     except OSError as error:
@@ -58,11 +58,11 @@ def sync(path: Path) -> None:
 
 
 def temporary_beside(path: Path) -> Path:
-    """A name nobody has, for what will be renamed to `path`."""
+    """A unique name in the same folder, for a file that will be renamed to `path`."""
     return path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal."""
     with open(path, 'rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()

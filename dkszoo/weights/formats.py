@@ -1,7 +1,7 @@
-"""How public code names the entries of its networks, told in ours.
+"""State-dict keys of public code bases, mapped to dkszoo's.
 
-A `Format` renames the keys of one network; what a file wraps around a network, and the names of DKS's and DHM's
-branches, are the same for all of them and stand at the end.
+A `Format` renames the keys of one network. The wrappers around a network in a file, and the names of DKS's and DHM's
+branches, are common to all formats; they are at the end.
 """
 
 import re
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Format:
-    """One code base's names for one family.
+    """One code base's keys for one family of networks.
 
     Attributes:
-        name: Whose they are, for messages.
-        mark: Pattern of a key that only they have.
-        rename: (key, all keys of this path) -> our key; a key it does not know stays as it is.
-        last_norm: Our name of what stands between the last stage and the pool, which ends its branches too.
+        name: Code base and family, for messages.
+        mark: Pattern of a key that only this format has.
+        rename: (key, all keys of this path) -> dkszoo's key; unknown keys are returned unchanged.
+        last_norm: dkszoo's name of the norm between the last stage and the pool, which branches have too; '' if none.
     """
 
     name: str
@@ -48,7 +48,7 @@ def repdistiller_wrn(key: str, keys: Collection[str]) -> str:
 
 
 def dhm_densenet(key: str, keys: Collection[str]) -> str:
-    """A transition is the end of our stage."""
+    """DHM's transition is the last module of dkszoo's stage."""
     if match := re.match(r'transition(\d)\.', key):
         stage = f'layer{match[1]}.'
         depth = 1 + max((int(k.split('.')[1]) for k in keys if k.startswith(stage)), default=-1)
@@ -57,12 +57,12 @@ def dhm_densenet(key: str, keys: Collection[str]) -> str:
 
 
 def repdistiller_resnet(key: str, keys: Collection[str]) -> str:
-    """RepDistiller's second ResNet file, the one with ImageNet's widths."""
+    """RepDistiller's second ResNet file, with ImageNet's widths."""
     return re.sub(r'^linear\.', 'fc.', key.replace('.shortcut.', '.downsample.'))
 
 
 def repdistiller_vgg(key: str, keys: Collection[str]) -> str:
-    """Blocks count convolution, norm and ReLU; our stages count units, start with their pooling, and join the last."""
+    """Blocks count conv, norm and ReLU; dkszoo's stages count units, start with the pooling, and merge the last two."""
     match = re.fullmatch(r'block(\d)\.(\d+)\.(\w+)', key)
     if not match or int(match[2]) % 3 == 2:
         return re.sub(r'^classifier\.', 'fc.', key)
@@ -73,14 +73,14 @@ def repdistiller_vgg(key: str, keys: Collection[str]) -> str:
 
 
 def repdistiller_mobilenet_v2(key: str, keys: Collection[str]) -> str:
-    """Rows of blocks; ours stand in stages of one resolution each.
+    """RepDistiller has rows of blocks; dkszoo groups them into stages of one resolution each.
 
     Raises:
-        ValueError: The network is HSAKD's, of the same shapes and another function.
+        ValueError: The network is HSAKD's, which has the same shapes but computes another function.
     """
     if key.startswith('classifier.') and not key.startswith('classifier.0.'):
         raise ValueError("this MobileNetV2 is HSAKD's, whose stem has stride 1 (ours is RepDistiller's, of stride 2)")
-    stages = ((1, 0), (1, 1), (2, 0), (3, 0), (3, 4), (4, 0), (4, 3))  # of each row: stage, blocks before it
+    stages = ((1, 0), (1, 1), (2, 0), (3, 0), (3, 4), (4, 0), (4, 3))  # per row: its stage, blocks before it there
     layers = {'0': 'conv_pw', '1': 'bn1', '3': 'conv_dw', '4': 'bn2', '6': 'conv_pwl', '7': 'bn3'}
     match = re.fullmatch(r'blocks\.([0-6])\.(\d+)\.conv\.(\d)\.(\w+)', key)
     if match and match[3] in layers:
@@ -91,7 +91,7 @@ def repdistiller_mobilenet_v2(key: str, keys: Collection[str]) -> str:
 
 
 def repdistiller_shufflenet_v2(key: str, keys: Collection[str]) -> str:
-    """Units number their convolutions; the first of a stage has five, the others three."""
+    """RepDistiller numbers the convolutions of a unit: five in the first unit of a stage, three in the others."""
     down = {'1': 'left_dw', '2': 'left_pw', '3': 'right_pw1', '4': 'right_dw', '5': 'right_pw2'}
     basic = {'1': 'pw1', '2': 'dw', '3': 'pw2'}
     if match := re.fullmatch(r'(layer\d)\.(\d+)\.(conv|bn)(\d)\.(\w+)', key):
@@ -101,7 +101,7 @@ def repdistiller_shufflenet_v2(key: str, keys: Collection[str]) -> str:
     return re.sub(r'^linear\.', 'fc.', key)
 
 
-# The first whose mark a file has; the last fits all that is left, whose keys are ours as they are.
+# The first format whose mark a file has is used; the last matches everything else and keeps the keys.
 FORMATS = (
     Format("DKS's WRN", r'group0\.block0\.conv0', dks_wrn, 'bn1'),
     Format("DHM's WRN", r'conv\.weight', dhm_wrn, 'bn1'),
@@ -114,9 +114,9 @@ FORMATS = (
     Format("torchvision's ResNet, timm or dkszoo", r'.*', same),
 )
 
-# Where a file keeps its averaged weights, if it has any.
+# Keys of averaged weights (EMA).
 AVERAGED = ('state_dict_ema', 'model_ema')
-# Where a file keeps its state dict if not at the top, and whose files do so.
+# Keys under which a file may hold its state dict, in order of preference, and the projects that use them.
 WRAPPERS = {
     'state_dict_ema': 'timm',
     'model_ema': 'torchvision or timm',
@@ -126,17 +126,17 @@ WRAPPERS = {
     'params': 'official DKS',
     'net': 'pytorch-cifar or HSAKD',
 }
-# What torch, timm and modules that hold a network put before every key. (No network of ours or timm's begins so.)
+# Prefixes that torch, timm and wrapper modules put before every key. (No dkszoo or timm network has such keys itself.)
 PREFIXES = ('module.', '_orig_mod.', 'model.', 'net.')
-# mdistiller's networks, beside whatever else its distiller holds.
+# The networks in an mdistiller file, among other entries of its distiller.
 NETWORKS = ('student', 'teacher')
 
 
 def recognise(keys: Collection[str]) -> Format:
-    """The format a network's keys are in.
+    """The format of a network's keys.
 
     Raises:
-        ValueError: There are none.
+        ValueError: There are no keys.
     """
     if not keys:
         raise ValueError('it has branches, but no network')
@@ -144,9 +144,9 @@ def recognise(keys: Collection[str]) -> Format:
 
 
 def split_branch(key: str) -> tuple[int | None, str]:
-    """The branch a key belongs to (0 leaves the network first, None is the main path) and its key in there.
+    """The branch a key belongs to (0: the shallowest; None: the main path) and its key within that path.
 
-    DKS: ep1_NAME, ep2_NAME. DHM: NAME_head2, NAME_head1, whose numbers run from deep to shallow.
+    DKS: ep1_NAME, ep2_NAME. DHM: NAME_head2, NAME_head1, numbered from deep to shallow.
     """
     if match := re.match(r'ep([12])_', key):
         return int(match[1]) - 1, key[match.end() :]
@@ -156,10 +156,10 @@ def split_branch(key: str) -> tuple[int | None, str]:
 
 
 def branch_key(key: str, first: int, last_norm: str) -> str:
-    """Our name, inside a branch, of an entry named as in the main path; `first` is its first stage.
+    """dkszoo's key within a branch for a key named as in the main path; `first` is the branch's first stage.
 
     Raises:
-        ValueError: The branch holds something that the public designs have not.
+        ValueError: The branch has an entry that none of the public designs has.
     """
     if match := re.match(r'layer(\d)\.', key):
         return f'stages.{int(match[1]) - first}.{key[match.end() :]}'

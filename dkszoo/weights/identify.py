@@ -1,4 +1,4 @@
-"""Reading other people's checkpoints: which model a file fits, and its weights under our names."""
+"""Reading checkpoints of other projects: the model that a file fits, and its weights under dkszoo's keys."""
 
 import functools
 import logging
@@ -74,14 +74,14 @@ def convert(checkpoint: str | os.PathLike | dict, model: str | None = None, **mo
 
 
 def identify(contents: dict, source: str, model: str | None = None, model_kwargs: dict | None = None) -> Converted:
-    """`convert` for the contents of a file; `source` is what messages call it."""
+    """`convert` for the contents of a file; `source` names the file in messages."""
     model_kwargs = model_kwargs or {}
     try:
         networks = find_networks(contents)
     except ValueError as error:
         raise ValueError(f'{source}: {error}') from error
     if model_kwargs and not (model or networks[0].arch):
-        raise ValueError(f'{source} does not name its model, whose arguments {model_kwargs} were given (name it)')
+        raise ValueError(f'{source} does not name its model, needed for the arguments {model_kwargs} (name it)')
     for network in networks if model else networks[:1]:
         asked = {**network.model_kwargs, **model_kwargs}
         for name in candidates(model, network):
@@ -95,10 +95,10 @@ def identify(contents: dict, source: str, model: str | None = None, model_kwargs
 
 
 def read_any(path: str | os.PathLike) -> dict:
-    """The contents of a checkpoint; those of an export in the form of a training checkpoint.
+    """The contents of a checkpoint; an export is returned in the form of a training checkpoint.
 
     Raises:
-        ValueError: It cannot be read, or holds something else than a dict.
+        ValueError: It cannot be read, or does not hold a dict.
     """
     if Path(path).suffix == '.safetensors':
         state, card = read_safetensors(path)
@@ -110,10 +110,10 @@ def read_any(path: str | os.PathLike) -> dict:
 
 
 def candidates(model: str | None, network: Network) -> Sequence[str]:
-    """The names to try.
+    """The model names to try.
 
     Raises:
-        ValueError: There is no model of the name asked for.
+        ValueError: The requested model does not exist.
     """
     if not model:
         return (network.arch,) if timm.is_model(network.arch) else own_names()
@@ -123,12 +123,12 @@ def candidates(model: str | None, network: Network) -> Sequence[str]:
 
 
 def own_names() -> list[str]:
-    """dkszoo's models; the ImageNet ones come first, as the most asked for, and before ResNet-1202, the slowest."""
+    """dkszoo's models, the ImageNet ones first: they are the most common, and ResNet-1202 is the slowest to try."""
     return [name for family in reversed(dkszoo.models.__all__) for name in timm.list_models(module=family)]
 
 
 def arguments(name: str, state: State, asked: dict) -> dict:
-    """Constructor arguments: what was asked for, and what the entries of a state dict tell."""
+    """Constructor arguments: those asked for, plus those that follow from a state dict."""
     cfg = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
     kwargs = {}
     for role, argument, axis in (('classifier', 'num_classes', 0), ('first_conv', 'in_chans', 1)):
@@ -138,24 +138,24 @@ def arguments(name: str, state: State, asked: dict) -> dict:
         if weight is not None and weight.ndim > axis and (role == 'classifier' or reads_images(name, layer, weight)):
             kwargs[argument] = weight.shape[axis]
         elif role == 'classifier' and layer and not any(key.startswith(f'{layer}.') for key in state):
-            kwargs[argument] = 0  # features only
+            kwargs[argument] = 0  # no classifier
     if name.startswith('cifar_resnet') and not any('.downsample.' in key for key in state):
-        kwargs['shortcut'] = 'pad'  # the parameter-free shortcut shows by what is not there
+        kwargs['shortcut'] = 'pad'  # without parameters, so it shows only by missing keys
     return {**kwargs, **asked}
 
 
 def reads_images(name: str, layer: str, weight: torch.Tensor) -> bool:
-    """Whether a model's first layer has the image's channels: TResNet's has those of 4x4 pixels, others are linear."""
+    """Whether a model's first layer sees the image channels: TResNet's sees those of 4x4 pixels, others are linear."""
     if weight.ndim != 4 or weight.shape[1] <= 4:
         return weight.ndim == 4
     return expected(name, {}).get(f'{layer}.weight', (0, 0))[1] <= 4
 
 
 def expected(name: str, kwargs: dict) -> Shapes:
-    """Keys and shapes of a model, made without data.
+    """Keys and shapes of a model, built on the meta device.
 
     Raises:
-        ValueError: It does not take these arguments.
+        ValueError: The model does not take these arguments.
     """
     usual = kwargs.keys() <= {'num_classes', 'in_chans', 'shortcut'} and all(
         isinstance(value, int | str) for value in kwargs.values()
@@ -164,7 +164,7 @@ def expected(name: str, kwargs: dict) -> Shapes:
 
 
 def check_fit(name: str, kwargs: dict, state: State, source: str) -> None:
-    """Compare weights with a model before it is made: a description may name one larger than the memory.
+    """Compare weights with a model before it is built: a description may name one too large for the memory.
 
     Raises:
         ValueError: The model does not take these arguments, or the weights do not fit it.
@@ -186,23 +186,23 @@ def shapes(state: State) -> Shapes:
 
 
 def refusal(network: Network, model: str | None, model_kwargs: dict) -> str:
-    """What to say of a file that fits nothing: the models nearest to it, and the first keys in which they differ."""
+    """Message for a file that fits no model: the nearest models and the first keys in which they differ."""
     state, name, asked = shapes(network.backbone), model or network.arch, {**network.model_kwargs, **model_kwargs}
     if name:
         own = arguments(name, network.backbone, network.model_kwargs)
         if state == expected(name, own):
             said = ', '.join(f'{key}={value}' for key, value in own.items() if asked.get(key, value) != value)
             said = f'with {said}' if said else f'without {", ".join(key for key in asked if key not in own)}'
-            return f'is of a {name} {said} (ask for that, or leave it out)'
+            return f'holds a {name} {said} (ask for that, or leave it out)'
     if name and network.arch and network.arch != timm.models.split_model_name_tag(name)[0]:
-        return f'is of a {network.arch}, not a {name}: {differences(name, asked, network)} (ask for that model)'
+        return f'holds a {network.arch}, not a {name}: {differences(name, asked, network)} (ask for that model)'
     ranks = {}
     for near in own_names():
         wanted = expected(near, arguments(near, network.backbone, {}))
-        alike = overlap(wanted.items(), state.items())  # other depths of a family have the same kinds of entries
+        alike = overlap(wanted.items(), state.items())  # depths of a family differ in entries, not in kinds
         ranks[near] = (-overlap(kinds(wanted), kinds(state)), -alike, abs(len(wanted) - len(state)))
     nearest = sorted(ranks, key=ranks.get)[:3]
-    size = 'another depth or width is an argument of the model, as depth=22'
+    size = 'another depth or width is a model argument, such as depth=22'
     if name:
         said = ', '.join(near for near in nearest if near != name)
         return f'does not fit {name}: {differences(name, asked, network)} (nearest to it: {said}; {size})'
@@ -214,17 +214,17 @@ def refusal(network: Network, model: str | None, model_kwargs: dict) -> str:
 
 
 def kinds(keys: Iterable[str]) -> set[str]:
-    """Keys without the numbers in them."""
+    """Keys with every number replaced by 0."""
     return {re.sub(r'\d+', '0', key) for key in keys}
 
 
 def overlap(one: Set, other: Set) -> float:
-    """Common members as a share of all."""
+    """Intersection over union."""
     return len(one & other) / len(one | other)
 
 
 def differences(name: str, asked: dict, network: Network) -> str:
-    """The first entries in which a file and a model differ, in the file's own words where it has them."""
+    """The first entries in which a file and a model differ, under the file's own keys where it has them."""
     wanted, state = expected(name, arguments(name, network.backbone, asked)), shapes(network.backbone)
     theirs = lambda key: repr(network.theirs.get(key, key))  # noqa: E731
     lacks = [repr(key) for key in wanted if key not in state]
@@ -234,7 +234,7 @@ def differences(name: str, asked: dict, network: Network) -> str:
         if state.get(key, shape) != shape
     ]
     besides = [theirs(key) for key in state if key not in wanted]
-    groups = (('it lacks ', lacks), ('', other), ('it has besides ', besides))
+    groups = (('it lacks ', lacks), ('', other), ('it also has ', besides))
     return ', '.join(
         said + ', '.join(keys[:2]) + (f' and {len(keys) - 2} more' if len(keys) > 2 else '')
         for said, keys in groups

@@ -1,4 +1,4 @@
-"""The networks inside a checkpoint: unwrapped, and their keys renamed to ours."""
+"""The networks inside a checkpoint: unwrapped, with their keys renamed to dkszoo's."""
 
 import re
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ class Network:
     """One network of a file.
 
     Attributes:
-        origin: Whose file it is and whose keys it has, for messages.
-        backbone: Our key -> tensor.
-        branches: The same for the branches; empty without.
-        theirs: Our key -> the file's, for messages.
-        arch: The name the file gives the network, or ''.
-        model_kwargs: Constructor arguments the file gives.
-        design: Of its branches; None without.
+        origin: The projects whose file and whose keys these are, for messages.
+        backbone: dkszoo's key -> tensor.
+        branches: The same for the branches; empty if there are none.
+        theirs: dkszoo's key -> the file's, for messages.
+        arch: Model name given by the file, or ''.
+        model_kwargs: Constructor arguments given by the file.
+        design: Design of the branches; None without branches.
     """
 
     origin: str
@@ -37,10 +37,10 @@ class Network:
 
 
 def find_networks(contents: dict) -> list[Network]:
-    """The networks of a checkpoint, the one that is meant first.
+    """The networks of a checkpoint, the default one first.
 
     Raises:
-        ValueError: It holds none, or one whose keys are known to belong to another function.
+        ValueError: It holds none, or one that is known to compute another function under the same keys.
     """
     if own := described(contents, 'it'):
         return [own_network(contents, own)]
@@ -68,7 +68,7 @@ def find_networks(contents: dict) -> list[Network]:
 
 
 def own_network(contents: dict, model: dict) -> Network:
-    """The network of a training checkpoint or an export of ours."""
+    """The network of a training checkpoint or an export of dkszoo."""
     state = on_cpu(backbone_state(contents))
     task_state = contents.get('task_state_ema' if 'state_dict_ema' in contents else 'task_state')
     branches = task_state.get('branches') if isinstance(task_state, dict) else None
@@ -78,13 +78,13 @@ def own_network(contents: dict, model: dict) -> Network:
 
 
 def on_cpu(state: dict) -> State:
-    """The tensors of a dict, without their history."""
+    """The tensors of a dict, detached and on the CPU."""
     named = ((key, value) for key, value in state.items() if isinstance(key, str) and isinstance(value, torch.Tensor))
     return {key: value.detach().cpu() for key, value in named}
 
 
 def strip_prefixes(state: State) -> State:
-    """Without what wrappers such as DataParallel put before every key, and the counter of torch's AveragedModel."""
+    """Remove the key prefixes of wrappers such as DataParallel, and the counter of torch's AveragedModel."""
     state = {key: value for key, value in state.items() if key != 'n_averaged'}
     while state and (prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None)):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
@@ -92,23 +92,23 @@ def strip_prefixes(state: State) -> State:
 
 
 def task_backbone(state: State) -> State:
-    """The backbone in the state dict of a `DeepSupervisionTask`, or of a module that holds one; else nothing."""
+    """The backbone in the state dict of a `DeepSupervisionTask`, or of a module that holds one; empty otherwise."""
     place = re.compile(r'(?:\w+\.)*trainable_module\.(?:_orig_mod\.|module\.)*net\.backbone\.')
     return {key[match.end() :]: value for key, value in state.items() if (match := place.match(key))}
 
 
 def own_backbone(state: State) -> State:
-    """The backbone in the state dict of a `DeeplySupervised`, else nothing. What its branches are is not said there."""
+    """The backbone in the state dict of a `DeeplySupervised`, which does not tell its design; empty otherwise."""
     return below(state, 'backbone') if all(key.startswith(('backbone.', 'branches.')) for key in state) else {}
 
 
 def below(state: State, name: str) -> State:
-    """The entries under NAME, without it."""
+    """The entries under the prefix NAME., which is removed."""
     return {key.removeprefix(f'{name}.'): value for key, value in state.items() if key.startswith(f'{name}.')}
 
 
 def renamed(state: State, origin: str, arch: str = '', model_kwargs: dict | None = None) -> Network:
-    """A network under our names, with the num_batches_tracked that old files lack."""
+    """A network under dkszoo's keys, with the num_batches_tracked that old files lack."""
     paths: dict[int | None, State] = {None: {}}
     for key, value in state.items():
         path, inner = split_branch(key)
@@ -129,7 +129,7 @@ def renamed(state: State, origin: str, arch: str = '', model_kwargs: dict | None
 
 
 def count_batches(state: State) -> State:
-    """With a num_batches_tracked of 0 beside every running_var that has none."""
+    """Add a num_batches_tracked of 0 for every running_var without one."""
     filled = {}
     for key, value in state.items():
         filled[key] = value

@@ -1,4 +1,4 @@
-"""Pretrained weights of dkszoo's models: which tag is meant, and the file that holds it, checked."""
+"""Pretrained weights of dkszoo's models: resolving a name to a tag, and a tag to its verified file."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ from .texts import with_hint
 def weighted_name(name: str) -> str:
     """The name with the tag that `pretrained=True` means: its `dks_*` tag, else its only one.
 
-    A name that has a tag, has no weights, or is not dkszoo's stays as it is.
+    A name that has a tag, has no weights, or is not dkszoo's is returned unchanged.
 
     Raises:
         ValueError: The name stands for several weights.
@@ -29,14 +29,14 @@ def weighted_name(name: str) -> str:
 
 
 def pretrained_overlay(name: str, cache_dir: str | os.PathLike | None = None) -> dict[str, str]:
-    """Where the weights of a tag lie, as an entry of timm's pretrained_cfg, once their SHA-256 is found to fit.
+    """The file with the weights of a tag, as an entry for timm's pretrained_cfg, after its SHA-256 is verified.
 
     Args:
-        name: Any name timm or dkszoo knows; 'arch.tag' for weights.
-        cache_dir: Where downloads are kept; default: torch.hub's `checkpoints`.
+        name: Any timm or dkszoo name; 'arch.tag' for weights.
+        cache_dir: Folder for downloads; default: torch.hub's `checkpoints`.
 
     Returns:
-        {'file': PATH}, a .safetensors with its card beside it; empty for names that are not dkszoo's or have none.
+        {'file': PATH}, a .safetensors with its card beside it; empty for names without weights or not of dkszoo.
 
     Raises:
         ValueError: The file is damaged, is not the one its card describes, or cannot be downloaded.
@@ -51,14 +51,14 @@ def pretrained_overlay(name: str, cache_dir: str | os.PathLike | None = None) ->
 
 
 def check_source(cfg, name: str = '') -> None:
-    """Check the file of a pretrained_cfg, if it is one with a card beside it.
+    """Verify the file of a pretrained_cfg, if it has a card beside it or `name` is given.
 
     Args:
-        cfg: A configuration of timm's, or a dict.
-        name: The tag that it must be, as 'arch.tag'; '': any.
+        cfg: timm's PretrainedCfg, or a dict.
+        name: The 'arch.tag' that the file must hold; '' for any.
 
     Raises:
-        ValueError: It is damaged, or not the one its card describes, or another tag's.
+        ValueError: The file is damaged, is not the one its card describes, or holds another tag.
     """
     file = cfg.get('file') if isinstance(cfg, dict) else getattr(cfg, 'file', None)
     if not file or not (name or card_path(Path(file)).is_file()):

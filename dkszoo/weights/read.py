@@ -1,4 +1,4 @@
-"""Reading checkpoints without running anything that is in them."""
+"""Reading checkpoints without executing code from them."""
 
 import argparse
 import errno
@@ -16,7 +16,7 @@ import torch
 from .card import card_path, read_card_file
 from .untrusted import check_contents, check_pickle
 
-# NumPy scalars stand in peers' checkpoints (accuracies); argparse.Namespace in timm's. Nothing else is let in.
+# Other projects' checkpoints contain NumPy scalars (accuracies), timm's an argparse.Namespace. Nothing else is allowed.
 ALLOWED = [
     argparse.Namespace,
     np.dtype,
@@ -27,7 +27,7 @@ ALLOWED = [
 
 ALLOWING = threading.Lock()
 
-DIRECTORY = 0x10  # in a zip entry's external attributes; Python's reader does not look at it, torch's does
+DIRECTORY = 0x10  # in a zip entry's external attributes; Python's reader ignores it, torch's does not
 
 
 def read_pickle(path: str | os.PathLike, legacy: bool = True):
@@ -35,40 +35,40 @@ def read_pickle(path: str | os.PathLike, legacy: bool = True):
 
     Args:
         path: The file.
-        legacy: Also read torch's format before 1.6, which has no checksums.
+        legacy: Also read the format of torch before 1.6, which has no checksums.
 
     Raises:
-        ValueError: The file is missing, damaged (its checksums are verified), no checkpoint, holds code, or stands for
-            more than `untrusted` lets in.
-        OSError, MemoryError: It cannot be read now, which is no fault of the file's.
+        ValueError: The file is missing, damaged (checksums are verified), not a checkpoint, holds code, or describes
+            more than `untrusted` allows.
+        OSError, MemoryError: It cannot be read for reasons outside the file.
     """
     path = os.fspath(path)
     if not os.path.isfile(path):
         raise ValueError(f'no checkpoint file {path!r}' + (' (a folder)' if os.path.isdir(path) else ''))
     if not os.path.getsize(path):
-        raise ValueError(f'checkpoint {path!r} is empty (a copy or download that broke off?)')
-    open(path, 'rb').close()  # `is_zip` would take what cannot be opened for no zip file
+        raise ValueError(f'checkpoint {path!r} is empty (an interrupted copy or download?)')
+    open(path, 'rb').close()  # raises if it cannot be opened, which `is_zip` would take for "not a zip file"
     if zipped := is_zip(path):
         verify_zip(path)
     elif path.endswith('.safetensors'):
         raise ValueError(f'{path!r} has weights, but no training state (start from it with --initial-checkpoint)')
     elif not legacy or looks_like_zip(path):
-        raise ValueError(f'checkpoint {path!r} is truncated or no checkpoint at all (take another copy)')
+        raise ValueError(f'checkpoint {path!r} is truncated or not a checkpoint (take another copy)')
     try:
         check_pickle(path, zipped)
-    except Exception as error:  # a damaged one can raise anything
+    except Exception as error:  # a damaged file can raise anything
         reraise_if_not_of_the_file(error)
         reason = f' ({error})' if isinstance(error, ValueError) else ''
-        raise ValueError(f'{path!r} is no checkpoint, or is damaged{reason}') from error
+        raise ValueError(f'{path!r} is not a checkpoint, or is damaged{reason}') from error
     try:
         contents = load(path)
     except pickle.UnpicklingError as error:
         if 'Unsupported global' in str(error) or 'GLOBAL' in str(error) or 'Unsupported class' in str(error):
             raise ValueError(f'checkpoint {path!r} holds code or objects, not only data; it was not read') from error
-        raise ValueError(f'{path!r} is no checkpoint, or is damaged') from error
+        raise ValueError(f'{path!r} is not a checkpoint, or is damaged') from error
     except Exception as error:
         reraise_if_not_of_the_file(error)
-        raise ValueError(f'{path!r} is no checkpoint, or is damaged ({type(error).__name__})') from error
+        raise ValueError(f'{path!r} is not a checkpoint, or is damaged ({type(error).__name__})') from error
     try:
         check_contents(contents)
     except ValueError as error:
@@ -77,22 +77,23 @@ def read_pickle(path: str | os.PathLike, legacy: bool = True):
 
 
 def load(path: str):
-    """The contents of a pickle of nothing but data. torch's list of what else may be in one is the whole process's."""
+    """The contents of a pickle that holds only data. torch's allow-list is global, so it is extended under a lock."""
     with ALLOWING:
-        ours = [kind for kind in ALLOWED if kind not in torch.serialization.get_safe_globals()]  # else they would go
+        # Only what is missing: on exit `safe_globals` removes all that it was given.
+        ours = [kind for kind in ALLOWED if kind not in torch.serialization.get_safe_globals()]
         with torch.serialization.safe_globals(ours):
             return torch.load(path, map_location='cpu', weights_only=True)
 
 
 def reraise_if_not_of_the_file(error: Exception) -> None:
-    """Let out what a sound file, too, could have met: short memory, a disk or a server that does not answer."""
-    wrong_place = isinstance(error, OSError) and error.errno in (None, errno.EINVAL)  # a damaged file names places
+    """Re-raise errors that an intact file could cause too: lack of memory, a disk or server that does not answer."""
+    wrong_place = isinstance(error, OSError) and error.errno in (None, errno.EINVAL)  # a bad offset in a damaged file
     if isinstance(error, OSError | MemoryError) and not wrong_place:
         raise error
 
 
 def is_zip(path: str) -> bool:
-    """Whether the file ends as a zip file does, be it a damaged one."""
+    """Whether the file ends like a zip file, even a damaged one."""
     try:
         return zipfile.is_zipfile(path)
     except zipfile.BadZipFile:
@@ -105,11 +106,11 @@ def looks_like_zip(path: str) -> bool:
 
 
 def verify_zip(path: str) -> None:
-    """Check every checksum of a zip file, and that it is one that torch could have written.
+    """Verify every checksum of a zip file, and that torch could have written it.
 
     Raises:
-        ValueError: A checksum does not fit; or a record is packed (it could grow without limit), is a folder or a link,
-            stands twice, leads out of the file, or is larger than the file.
+        ValueError: A checksum does not match; or a record is compressed (it could expand without limit), is a folder or
+            a link, occurs twice, has a path outside the file, or is larger than the file.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -119,40 +120,40 @@ def verify_zip(path: str) -> None:
         reraise_if_not_of_the_file(error)
         raise ValueError(f'checkpoint {path!r} is damaged ({error})') from error
     if bad is not None:
-        raise ValueError(f'checkpoint {path!r} is damaged (checksum of {bad!r} does not fit)')
+        raise ValueError(f'checkpoint {path!r} is damaged (checksum of {bad!r} does not match)')
     if fault is not None:
         raise ValueError(f'checkpoint {path!r} is damaged ({fault})')
 
 
 def find_fault(records: list[zipfile.ZipInfo], size: int) -> str | None:
-    """What is wrong with the records of a zip file of `size` bytes, if they are not such as torch writes."""
+    """What is wrong with the records of a zip file of `size` bytes; None if torch could have written them."""
     for record in records:
         name = record.filename
-        inside = name.partition('/')[2] or name  # before the / stands what the file was called when it was written
+        inside = name.partition('/')[2] or name  # the part before the / is the file's name at writing
         if name.startswith('/') or '..' in name.split('/') or not inside.isprintable() or set(inside) & set('\\:'):
-            return f'{name!r} is no place inside the file'
+            return f'{name!r} is not a path inside the file'
         if record.is_dir() or record.external_attr & DIRECTORY:
             return f'{name!r} is marked as a folder'
         if stat.S_ISLNK(record.external_attr >> 16):
             return f'{name!r} is a link'
         if record.compress_type != zipfile.ZIP_STORED or record.compress_size != record.file_size:
-            return f'{name!r} is packed, which torch never does'
+            return f'{name!r} is compressed, which torch never does'
     if len({record.filename for record in records}) < len(records):
-        return 'a record stands twice in it'
+        return 'it has a record twice'
     if sum(record.file_size for record in records) > size:
         return 'its records are larger than the file'
     return None
 
 
 def backbone_state(checkpoint: dict, ema: bool = True) -> dict[str, torch.Tensor]:
-    """The backbone's state dict in a training checkpoint of ours or timm's, or in a bare state dict.
+    """The backbone's state dict in a training checkpoint of dkszoo or timm, or in a bare state dict.
 
     Args:
-        checkpoint: What `read_pickle` gave.
-        ema: Take the averaged weights where there are any.
+        checkpoint: What `read_pickle` returned.
+        ema: Take the averaged weights (EMA) if there are any.
 
     Raises:
-        ValueError: There is no state dict in it.
+        ValueError: The checkpoint holds no state dict.
     """
     state = checkpoint
     for key in ('state_dict_ema', 'state_dict') if ema else ('state_dict',):
@@ -165,10 +166,10 @@ def backbone_state(checkpoint: dict, ema: bool = True) -> dict[str, torch.Tensor
 
 
 def load_strictly(model: torch.nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
-    """Load a state dict that must fit key for key and shape for shape.
+    """Load a state dict whose keys and shapes must all match.
 
     Raises:
-        ValueError: It does not fit; names the first difference.
+        ValueError: It does not fit (names the first difference).
     """
     check_shapes({key: value.shape for key, value in model.state_dict().items()}, state, source)
     try:
@@ -178,10 +179,10 @@ def load_strictly(model: torch.nn.Module, state: dict[str, torch.Tensor], source
 
 
 def check_shapes(own: dict[str, tuple[int, ...]], state: dict[str, torch.Tensor], source: str) -> None:
-    """Compare a state dict with the shapes of a model's.
+    """Compare a state dict with the keys and shapes of a model.
 
     Raises:
-        ValueError: It does not fit; names the first difference.
+        ValueError: It does not fit (names the first difference).
     """
     for key in own:
         if key not in state:
@@ -195,10 +196,10 @@ def check_shapes(own: dict[str, tuple[int, ...]], state: dict[str, torch.Tensor]
 
 
 def read_safetensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict]:
-    """The tensors of a .safetensors file, and the JSON that an export has beside it (else an empty dict).
+    """The tensors of a .safetensors file, and its card (empty if there is none).
 
     Raises:
-        ValueError: The file is missing or damaged, or not the one the JSON describes.
+        ValueError: The file is missing or damaged, or not the one the card describes.
     """
     path = Path(path)
     if not path.is_file():
@@ -211,9 +212,9 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a .safetensors file, on the CPU.
 
     Raises:
-        ValueError: It is damaged, or none.
+        ValueError: The file is damaged, or not a .safetensors file.
     """
     try:
         return safetensors.torch.load_file(path)
     except Exception as error:  # a damaged header can raise anything
-        raise ValueError(f'{os.fspath(path)!r} is no safetensors file, or is damaged ({error})') from error
+        raise ValueError(f'{os.fspath(path)!r} is not a safetensors file, or is damaged ({error})') from error

@@ -1,4 +1,4 @@
-"""YAML and JSON as plain values, whoever wrote them."""
+"""YAML and JSON texts, possibly untrusted, as plain values."""
 
 import json
 import re
@@ -6,19 +6,19 @@ from collections.abc import Iterator
 
 import yaml
 
-MOST_VALUES = 100_000  # in one YAML text; aliases can make a few lines stand for more than any memory holds
+MOST_VALUES = 100_000  # in one YAML text; with aliases a few lines can expand to more than any memory holds
 
 
-# YAML 1.1, which PyYAML has, takes 1e-3 and 1.5e3 for texts; YAML 1.2, JSON and Python take them for numbers.
+# PyYAML implements YAML 1.1, which reads 1e-3 and 1.5e3 as strings; in YAML 1.2, JSON and Python they are numbers.
 EXPONENT = re.compile(r'[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$')
 
 
 class Loader(yaml.SafeLoader):
-    """YAML's plain values, with numbers such as 1e-3."""
+    """Reads YAML's plain values, with 1e-3 as a number."""
 
 
 class Dumper(yaml.SafeDumper):
-    """The same: a text that `Loader` would take for a number gets quotes."""
+    """Writes plain values, quoting strings that `Loader` would read as numbers."""
 
 
 for _kind in (Loader, Dumper):
@@ -29,11 +29,11 @@ def parse_yaml(text: str):
     """The plain value of a YAML text.
 
     Raises:
-        ValueError: It is none, has a tag that stands for an object, or stands for more than `MOST_VALUES` values.
+        ValueError: Invalid YAML, a tag that denotes an object, or more than `MOST_VALUES` values.
     """
     try:
         value = yaml.load(text, Loader)
-    except Exception as error:  # PyYAML's constructors raise whatever Python does: `!!bool maybe` a KeyError
+    except Exception as error:  # PyYAML's constructors leak Python's errors: a KeyError for `!!bool maybe`
         where = f', line {error.problem_mark.line + 1}' if getattr(error, 'problem_mark', None) else ''
         raise ValueError(f'{getattr(error, "problem", None) or first_line(error)}{where}') from error
     for _ in walk(value, MOST_VALUES):
@@ -42,12 +42,12 @@ def parse_yaml(text: str):
 
 
 def dump_yaml(value, **style) -> str:
-    """The YAML text of a plain value, keys in their order; `parse_yaml` gives the value back."""
+    """The YAML text of a plain value, keys in their order; `parse_yaml` restores the value."""
     return yaml.dump(value, Dumper=Dumper, sort_keys=False, **style)
 
 
 def walk(contents, most: int) -> Iterator:
-    """Every value in containers in containers, keys too; one that stands in two places comes twice.
+    """Iterate over all values in nested containers, keys included; a value in two places is yielded twice.
 
     Raises:
         ValueError: There are more than `most`.
@@ -69,7 +69,7 @@ def parse_json(text: str):
     """The value of a JSON text.
 
     Raises:
-        ValueError: It is none, or nested too deeply.
+        ValueError: Invalid JSON, or nested too deeply.
     """
     try:
         return json.loads(text)
@@ -82,6 +82,6 @@ def first_line(error: Exception) -> str:
 
 
 def with_hint(error: Exception, hint: str) -> str:
-    """An error's text with what to do about it added to the hint it has, if any."""
+    """An error's text with `hint` added to the hint in brackets that it ends with, if any."""
     text = str(error)
     return f'{text[:-1]}; {hint})' if text.endswith(')') else f'{text} ({hint})'

@@ -1,4 +1,4 @@
-"""What a pickle may hold: looked at before it is read, for the cost of reading, and afterwards, for what it is."""
+"""Limits on untrusted pickles: checked before loading, for the cost of loading, and afterwards, for the contents."""
 
 import io
 import pickletools
@@ -10,18 +10,18 @@ import torch
 
 from .texts import walk
 
-MOST_VALUES = 10_000_000  # plain values in a checkpoint, one that stands in two places counted twice
-LEGACY_PICKLES = 5  # torch's format before 1.6: magic number, version, sizes of types, the object, its storages
+MOST_VALUES = 10_000_000  # plain values in a checkpoint; a value in two places counts twice
+LEGACY_PICKLES = 5  # in torch's format before 1.6: magic number, version, sizes of types, the object, its storages
 
 
 def check_pickle(path: str, zipped: bool) -> None:
-    """Look through a `torch.save` file without building what it describes.
+    """Scan a `torch.save` file without building the objects it describes.
 
-    Hashing tuples of tuples that share their items takes time that doubles with each of them, inside one call that
-    nothing can interrupt; a `bytearray` allocates what it is told to.
+    Hashing nested tuples that share their items takes time that doubles with every level, in a single call that cannot
+    be interrupted; a `bytearray` allocates any size that the file asks for.
 
     Raises:
-        ValueError: It is no pickle, asks for a bytearray, or stands for more than `MOST_VALUES` values.
+        ValueError: It is not a pickle, asks for a bytearray, or describes more than `MOST_VALUES` values.
     """
     if zipped:
         with zipfile.ZipFile(path) as archive:
@@ -36,7 +36,7 @@ def check_pickle(path: str, zipped: bool) -> None:
 
 
 def check_stream(file: BinaryIO) -> None:
-    """Run the stack machine of one pickle on the number of values that each entry stands for."""
+    """Run the stack machine of one pickle on counts: how many values each stack entry expands to."""
     stack: list[int | None] = []  # None: a mark
     memo: dict[int, int] = {}
     for opcode, argument, _ in pickletools.genops(file):
@@ -57,7 +57,7 @@ def check_stream(file: BinaryIO) -> None:
 
 
 def taken(stack: list[int | None], opcode) -> Iterator[int]:
-    """Pop what an opcode takes from the stack."""
+    """Pop an opcode's operands from the stack."""
     before = opcode.stack_before
     fixed = len(before)
     if pickletools.markobject in before:
@@ -69,11 +69,11 @@ def taken(stack: list[int | None], opcode) -> Iterator[int]:
 
 
 def check_contents(contents) -> None:
-    """Refuse what would grow without limit when it is printed, copied or compared.
+    """Refuse contents that would grow without limit when printed, copied or compared.
 
     Raises:
         ValueError: There are more than `MOST_VALUES` values; or a tensor is not plain numbers in memory (sparse,
-            quantised, complex, without data), or claims more numbers than are stored.
+            quantised, complex, without data), or has more elements than its storage.
     """
     for value in walk(contents, MOST_VALUES):
         if isinstance(value, torch.Tensor):
@@ -85,4 +85,4 @@ def check_tensor(value: torch.Tensor) -> None:
     if not plain or value.is_quantized or value.is_complex():
         raise ValueError('it holds a tensor that is not plain numbers')
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        raise ValueError('it holds a tensor of more numbers than are stored')
+        raise ValueError('it holds a tensor with more numbers than are stored')

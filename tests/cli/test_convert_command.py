@@ -141,7 +141,7 @@ def test_convert_of_another_size(run_cli, tmp_path):
     model = dkszoo.create_model('cifar_wrn16_2', depth=10, widen_factor=1, num_classes=4)
     torch.save(model.state_dict(), tmp_path / 'wrn10.pth')
     code, _, err = run_cli('convert', 'wrn10.pth', 'w.safetensors')
-    assert (code, 'another depth or width is an argument' in err) == (2, True)
+    assert (code, 'another depth or width is a model argument' in err) == (2, True)
     size = ('--model-kwargs', 'depth=10', 'widen_factor=1')
     assert run_cli('convert', 'wrn10.pth', 'w.safetensors', '--model', 'cifar_wrn16_2', *size)[0] == 0
     with open('w.json') as file:

@@ -82,7 +82,7 @@ def test_damage_is_found(checkpoint, tmp_path):
     content = bytearray(out.read_bytes())
     content[-1] ^= 1
     out.write_bytes(content)
-    with pytest.raises(ValueError, match='SHA-256 does not fit'):
+    with pytest.raises(ValueError, match='SHA-256 does not match'):
         dkszoo.load(out)
     out.unlink()
     with pytest.raises(ValueError, match='no file'):
@@ -199,7 +199,7 @@ def test_convert_of_a_file_from_ones_own_loop(run_cli, tmp_path, caplog):
         code, _, err = run_cli('convert', 'own.pth', 'o.safetensors', *argv, '--img-size', '24', '--crop-pct', '0.9')
         assert code == 0, err
         card = json.loads((tmp_path / 'o.json').read_text())
-        assert card['ema'] == (not argv) == ('its averaged weights (--no-ema: the others)' in caplog.text)
+        assert card['ema'] == (not argv) == ('using its averaged weights (--no-ema: the raw weights)' in caplog.text)
         assert (card['data']['input_size'], card['data']['crop_pct']) == ([3, 24, 24], 0.9)
         assert 'size [3, 24, 24], crop 0.9 (see dkszoo convert --help)' in caplog.text
         loaded, transform = dkszoo.load('o.safetensors')
@@ -211,8 +211,8 @@ def test_convert_of_a_file_from_ones_own_loop(run_cli, tmp_path, caplog):
         convert_file('own.pth', 'o.safetensors', crop_pct=50.0)
     torch.save({'arch': 'cifar_resnet8', 'version': 2, 'state_dict': states['state_dict'], 7: 8}, tmp_path / 'one.pth')
     assert run_cli('convert', 'one.pth', 'o.safetensors', '--no-ema')[0] == 0
-    assert '--no-ema chooses nothing, it has one set of weights' in caplog.text
-    with pytest.raises(ValueError, match=r"'own.pth' is no export \(dkszoo export makes one"):
+    assert '--no-ema has no effect, it has only one set of weights' in caplog.text
+    with pytest.raises(ValueError, match=r"'own.pth' is not an export \(dkszoo export makes one"):
         dkszoo.load('own.pth')
 
 

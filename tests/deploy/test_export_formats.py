@@ -36,7 +36,7 @@ def test_onnx(checkpoint, tmp_path, run_cli, caplog):
     assert not [record for record in caplog.records if record.name.startswith('onnx')]
     card = json.loads((tmp_path / 'o.onnx.json').read_text())
     assert out.splitlines() == [
-        f'o.onnx: cifar_resnet8, {card["num_params"]:,} parameters, {card["flops"]:,} FLOPs an image',
+        f'o.onnx: cifar_resnet8, {card["num_params"]:,} parameters, {card["flops"]:,} FLOPs per image',
         f'verified: {card["verified"]}',
         f'sha256 {card["sha256"]}',
     ]
@@ -123,7 +123,7 @@ def test_network_that_is_no_graph():
         def forward(self, x):
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(ValueError, match=r'Moody is no graph torch can export: .*choose \.safetensors'):
+    with pytest.raises(ValueError, match=r'torch cannot export Moody as a graph: .*choose \.safetensors'):
         graph(torch.export.export, Moody().eval(), torch.randn(2, 3))
 
 

@@ -108,7 +108,7 @@ def test_results_of_other_weights_are_not_claimed(run_folder, tmp_path):
     export_hub(tmp_path / 'other.pth.tar', tmp_path / 'hub')
     text = (tmp_path / 'hub' / 'README.md').read_text()
     assert '91.5' not in text
-    assert 'None is recorded.' in text
+    assert 'None recorded.' in text
     assert 'license: apache-2.0' in text
 
 
@@ -116,7 +116,7 @@ def test_the_figure_that_a_checkpoint_itself_knows(run_folder, tmp_path):
     path, _ = run_folder
     torch.save({**torch.load(path, weights_only=True), 'metric': 71.234}, tmp_path / 'other.pth.tar')
     export_hub(tmp_path / 'other.pth.tar', tmp_path / 'hub')
-    assert 'what the best epoch was chosen on: 71.23 %' in (tmp_path / 'hub' / 'README.md').read_text()
+    assert 'the images that the best epoch was chosen on: 71.23 %' in (tmp_path / 'hub' / 'README.md').read_text()
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_the_place_of_a_folder(tmp_path, monkeypatch):
     (tmp_path / 'link').symlink_to('empty')
     (tmp_path / 'astray').symlink_to('nowhere')
     for name in ('link', 'astray'):
-        with pytest.raises(ValueError, match='is there already and no empty folder'):
+        with pytest.raises(ValueError, match='exists and is not an empty folder'):
             check_folder(tmp_path / name)
     monkeypatch.chdir(tmp_path / 'empty')
     assert check_folder('.') == tmp_path / 'empty'
@@ -221,7 +221,7 @@ def test_a_folder_is_whole_or_not_there(run_folder, tmp_path, run_cli, monkeypat
     before = sorted(p.name for p in tmp_path.rglob('*'))
     code, _, err = run_cli('export', path, '--hub-dir', 'full')
     assert code == 2
-    assert 'is there already and no empty folder (name a new one)' in err.splitlines()[-1]
+    assert 'exists and is not an empty folder (name a new one)' in err.splitlines()[-1]
 
     made = timm.create_model
 
@@ -229,7 +229,7 @@ def test_a_folder_is_whole_or_not_there(run_folder, tmp_path, run_cli, monkeypat
         return made('cifar_resnet8', num_classes=4, in_chans=1) if ':' in name else made(name, **kwargs)
 
     monkeypatch.setattr(hub.timm, 'create_model', spoil)
-    with pytest.raises(VerificationFailed, match='another network of the hub folder'):
+    with pytest.raises(VerificationFailed, match='another network from the hub folder'):
         export_hub(path, tmp_path / 'hub')
     assert sorted(p.name for p in tmp_path.rglob('*')) == before
 

@@ -53,7 +53,10 @@ def test_runs_are_needed(package, tmp_path):
 
 @pytest.mark.parametrize(
     ('arch', 'tag', 'says'),
-    [('resnet18', 'dks_digits', 'is no name of ours'), ('cifar_resnet8', 'dksx_digits', r'call it dks_\.\.\.')],
+    [
+        ('resnet18', 'dks_digits', 'not an untagged dkszoo name'),
+        ('cifar_resnet8', 'dksx_digits', r'call it dks_\.\.\.'),
+    ],
 )
 def test_names_that_are_no_tags(arch, tag, says):
     with pytest.raises(ValueError, match=says):

@@ -127,7 +127,7 @@ def test_replay_takes_the_recorded_thread_count(run_cli, finished, tmp_path, mon
     asked = []
     code, out, _ = run_cli('replay', finished / FOLDER / 'run.json')
     assert (code, asked) == (0, [1])
-    assert out.splitlines()[0] == 'thread count: 1 as recorded, not 3 as this machine would have it'
+    assert out.splitlines()[0] == 'thread count: 1 as recorded, not 3, the default of this machine'
 
 
 def test_replay_mistakes(run_cli, finished, tmp_path):
@@ -143,7 +143,7 @@ def test_replay_mistakes(run_cli, finished, tmp_path):
     (tmp_path / 'run.json').write_text(json.dumps({**record, 'weights_sha256': None}))
     assert 'has no weights_sha256 (give the run.json of a finished run)' in refused('run.json')
     (tmp_path / 'run.json').write_text(json.dumps({**record, 'threads': 0}))
-    assert 'has 0 threads (1 to 1024 can be had)' in refused('run.json')
+    assert 'has 0 threads (1 to 1024 are possible)' in refused('run.json')
     (tmp_path / 'run.json').write_text(json.dumps({**record, 'settings': {**record['settings'], 'epoch': 3}}))
     assert "unknown setting 'epoch' (did you mean 'epochs'?)" in refused('run.json')
     assert 'choose another --output' in refused(finished / FOLDER / 'run.json', '--output', finished / 'runs')

@@ -35,7 +35,7 @@ def test_stopped_at_a_step(run_cli, tmp_path, stop_at_step, step):
     stop_at_step(step)
     code, _, err = run_cli(*PLAIN)
     assert code == TERMINATED, err
-    assert err.splitlines()[-1] == 'dkszoo: stopped by SIGTERM; the same command goes on from here'
+    assert err.splitlines()[-1] == 'dkszoo: stopped by SIGTERM; the same command resumes from here'
     # two steps make an update; the group that was begun is ended first; seven steps are an epoch
     expected = {1: '0-2', 7: '0-7', 20: '2-6'}[step]
     assert recovery_files(tmp_path / FOLDER)[0].name == f'recovery-{expected}.pth.tar'
@@ -46,7 +46,7 @@ def test_stopped_at_a_step(run_cli, tmp_path, stop_at_step, step):
 def test_a_stop_says_without_which_flag_it_goes_on(run_cli, stop_at_step):
     stop_at_step(1)
     err = run_cli(*PLAIN, '--overwrite')[2]
-    assert err.splitlines()[-1] == 'dkszoo: stopped by SIGTERM; the same command without --overwrite goes on from here'
+    assert err.splitlines()[-1] == 'dkszoo: stopped by SIGTERM; the same command without --overwrite resumes from here'
 
 
 @pytest.mark.parametrize(

@@ -50,9 +50,9 @@ HEADERS = {
 @pytest.mark.parametrize('name', HEADERS)
 def test_safetensors_headers(refused, name):
     (refused.place / 'x.safetensors').write_bytes(HEADERS[name])
-    assert 'is no safetensors file, or is damaged' in refused('convert', 'x.safetensors', 'o.safetensors')
+    assert 'is not a safetensors file, or is damaged' in refused('convert', 'x.safetensors', 'o.safetensors')
     seal(refused.place / 'x.safetensors', CARD)
-    assert 'is no safetensors file, or is damaged' in refused('validate', '--checkpoint', 'x.safetensors')
+    assert 'is not a safetensors file, or is damaged' in refused('validate', '--checkpoint', 'x.safetensors')
 
 
 DATA = {'input_size': [3, 32, 32], 'mean': [0.5] * 3, 'std': [0.5] * 3, 'interpolation': 'bilinear', 'crop_pct': 1.0}

@@ -29,7 +29,7 @@ def doubling_list(levels: int = 45) -> list:
 
 OBJECTS = {
     'shared lists': (doubling_list, 'too many values'),
-    'expanded tensor': (lambda: torch.zeros(1, 1).expand(300_000_000, 64), 'more numbers than are stored'),
+    'expanded tensor': (lambda: torch.zeros(1, 1).expand(300_000_000, 64), 'with more numbers than are stored'),
     'complex tensor': (lambda: torch.zeros(3, dtype=torch.complex64), 'not plain numbers'),
     'sparse tensor': (lambda: torch.ones(3).to_sparse(), 'not plain numbers'),
     'meta tensor': (lambda: torch.zeros(3, device='meta'), 'not plain numbers'),

@@ -36,8 +36,8 @@ def test_tags(refused, canary, name):
     (place / 'd.yaml').write_text(f'branches: {value}\n')
     assert 'cannot read branch design' in refused(*TRAIN, '--branches', 'd.yaml')
     assert 'cannot read branch design' in refused('cost', 'cifar_resnet8', '--branches', 'd.yaml')
-    assert 'is no value' in refused(*TRAIN, '--model-kwargs', f'shortcut={value}')
-    assert 'is no value' in refused('cost', 'cifar_resnet8', '--model-kwargs', f'shortcut={value}')
+    assert 'is not a value' in refused(*TRAIN, '--model-kwargs', f'shortcut={value}')
+    assert 'is not a value' in refused('cost', 'cifar_resnet8', '--model-kwargs', f'shortcut={value}')
     folder = place / 'runs' / 'quickstart'
     folder.mkdir(parents=True)
     (folder / 'args.yaml').write_text(f'model: {value}\n')

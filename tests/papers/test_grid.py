@@ -107,9 +107,9 @@ def test_a_signal_stops_all_runs(signum, tmp_path, environment):
         said = process.communicate(timeout=300)[1]
     finally:
         process.terminate()
-    assert said == f'dkszoo: stopped by {signum.name}; the same command goes on from here\n'
+    assert said == f'dkszoo: stopped by {signum.name}; the same command resumes from here\n'
     assert process.returncode == 128 + signum
-    assert log.read_text().endswith('dkszoo: stopped by SIGTERM; the same command goes on from here\n')
+    assert log.read_text().endswith('dkszoo: stopped by SIGTERM; the same command resumes from here\n')
     assert not (folder / 'ds-seed0.log').exists()
 
 

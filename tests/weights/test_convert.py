@@ -515,7 +515,7 @@ def test_files_that_fit_nothing_name_the_nearest():
     ):
         dkszoo.convert(hollow(keys), 'cifar_wrn40_2')
     more = {**hollow(keys), **{f'x{i}.weight': torch.ones(1) for i in range(5)}}
-    with pytest.raises(ValueError, match=r"it has besides 'x0\.weight', 'x1\.weight' and 3 more"):
+    with pytest.raises(ValueError, match=r"it also has 'x0\.weight', 'x1\.weight' and 3 more"):
         dkszoo.convert(more, 'cifar_wrn16_2')
     with pytest.raises(ValueError, match=r'unknown model .*did you mean cifar_wrn16_2'):
         dkszoo.convert(hollow(keys), 'cifar_wrn16-2')
@@ -524,13 +524,13 @@ def test_files_that_fit_nothing_name_the_nearest():
 def test_a_file_of_another_model_says_whose_it_is():
     state = timm.create_model('cifar_vgg8', num_classes=10).state_dict()
     contents = {'state_dict': state, 'arch': 'cifar_vgg8', 'version': 2}
-    with pytest.raises(ValueError, match=r'is of a cifar_vgg8, not a cifar_resnet8: it lacks .* \(ask for that'):
+    with pytest.raises(ValueError, match=r'holds a cifar_vgg8, not a cifar_resnet8: it lacks .* \(ask for that'):
         dkszoo.convert(contents, 'cifar_resnet8')
 
 
 def test_arguments_that_the_file_does_not_need():
     state = timm.create_model('cifar_resnet8', num_classes=10).state_dict()
-    with pytest.raises(ValueError, match=r'is of a cifar_resnet8 without channels, stem_chs \(ask for that'):
+    with pytest.raises(ValueError, match=r'holds a cifar_resnet8 without channels, stem_chs \(ask for that'):
         dkszoo.convert(state, 'cifar_resnet8', channels=[2, 4, 4], stem_chs=2)
 
 
@@ -607,5 +607,5 @@ def test_arguments_given_go_before_those_of_the_file():
     contents = {'arch': 'cifar_resnet8', 'version': 2, 'state_dict': state, 'args': args}
     assert dkszoo.convert(contents).model_kwargs['drop_rate'] == 0.3
     assert dkszoo.convert(contents, drop_rate=0.1).model_kwargs['drop_rate'] == 0.1
-    with pytest.raises(ValueError, match=r'does not name its model, whose arguments .* were given \(name it\)'):
+    with pytest.raises(ValueError, match=r'does not name its model, needed for the arguments .* \(name it\)'):
         dkszoo.convert(state, drop_rate=0.1)

@@ -14,7 +14,7 @@ DATA = {'input_size': (3, 8, 8), 'mean': (0.5,) * 3, 'std': (0.5,) * 3}
     ('args', 'says'),
     [
         ({'cache_dir': 'x'}, "has the model argument 'cache_dir', which would read other files"),
-        ({3: 4}, 'are no mapping of names to values'),
+        ({3: 4}, 'are not a mapping of names to values'),
         ({'layers': {'first': [10**9]}}, 'cannot have 1000000000'),
         ({'depth': -(10**9)}, 'cannot have -1000000000'),
     ],
@@ -36,7 +36,7 @@ def test_entries(key, value):
 @pytest.mark.parametrize('key', DATA)
 def test_nothing_is_left_out_of_the_data(key):
     check_data(DATA, 'it')
-    with pytest.raises(ValueError, match=f'does not say the {key} of its images'):
+    with pytest.raises(ValueError, match=f'lacks the {key} of its images'):
         check_data({name: value for name, value in DATA.items() if name != key}, 'it')
 
 

@@ -144,7 +144,7 @@ def test_what_a_killed_download_left_is_removed(mirror, cache):
 
 def test_a_cache_that_cannot_be_made(mirror, tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(ValueError, match='cannot keep weights in'):
+    with pytest.raises(ValueError, match='cannot store weights in'):
         dkszoo.create_model(NAME, pretrained=True, cache_dir=tmp_path / 'file')
 
 
@@ -172,13 +172,13 @@ def test_a_mirror_in_the_home_folder(tmp_path, monkeypatch):
     ('mode', 'says'),
     [
         ('cut', 'the connection ended after'),
-        ('cut, unannounced', 'is no checkpoint, or is damaged'),
+        ('cut, unannounced', 'is not a checkpoint, or is damaged'),
         ('dies', 'cannot download'),
         ('page', 'a web page instead of the file'),
-        ('disguised page', 'is no checkpoint, or is damaged'),
+        ('disguised page', 'is not a checkpoint, or is damaged'),
         ('missing', '404'),
         ('no HTTP', '220 ready'),
-        ('endless', 'does not come to an end'),
+        ('endless', 'the download does not end'),
         ('boasts', 'announces'),
     ],
 )
@@ -205,7 +205,7 @@ def test_a_server_that_dawdles(mirror, cache, monkeypatch):
     monkeypatch.setattr(
         download.urllib.request, 'urlopen', lambda *args, **how: asked.append(how) or plain(*args, **how)
     )
-    with pytest.raises(ValueError, match='does not come to an end'):
+    with pytest.raises(ValueError, match='the download does not end'):
         load()
     assert asked == [{'timeout': download.TIMEOUT}]
     assert names(cache) == []
@@ -241,7 +241,7 @@ def test_what_was_downloaded_first_is_held_against_the_rest(mirror, cache, body)
     weights, card = cache / f'{NAME}.safetensors', cache / f'{NAME}.json'
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(ValueError, match=r'\(SHA-256 does not fit; delete .* downloaded again\)$'):
+    with pytest.raises(ValueError, match=r'\(SHA-256 does not match; delete .* downloaded again\)$'):
         load()
 
     weights.unlink()  # as it says: the same file comes again
@@ -251,12 +251,12 @@ def test_what_was_downloaded_first_is_held_against_the_rest(mirror, cache, body)
     weights.unlink()
     torch.manual_seed(1)
     mirror.body = published(torchvision.models.resnet18())
-    with pytest.raises(ValueError, match='at the first download it was'):
+    with pytest.raises(ValueError, match='but at the first download it was'):
         load()
     assert names(cache) == [card.name]
 
     card.write_text(card.read_text().replace('sun2019_in1k', 'sun2018_in1k'))
-    with pytest.raises(ValueError, match='does not say what was downloaded at first'):
+    with pytest.raises(ValueError, match='does not record the first download'):
         load()
     card.unlink()
     load()

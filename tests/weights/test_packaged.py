@@ -188,7 +188,7 @@ def test_a_configuration_may_be_a_dict(tmp_path):
     shutil.copy(FILES / f'{SMALLEST}.json', tmp_path / 'w.json')
     check_source({'file': str(file)})
     (tmp_path / 'w.safetensors').write_bytes(b'damaged')
-    with pytest.raises(ValueError, match='SHA-256 does not fit'):
+    with pytest.raises(ValueError, match='SHA-256 does not match'):
         check_source({'file': str(file)})
 
 
@@ -324,10 +324,10 @@ def test_a_changed_file_is_refused(package, tmp_path):
         BASE,
     )
     for said in result[:4]:
-        assert 'SHA-256 does not fit' in said
+        assert 'SHA-256 does not match' in said
         assert f'{DKS}.safetensors' in said
     for said in result[5:9]:
-        assert 'its own SHA-256 does not fit' in said
+        assert 'its own SHA-256 does not match' in said
     assert result[4::5] == [2, 2]
 
 

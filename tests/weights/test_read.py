@@ -100,10 +100,10 @@ def test_missing_empty_foreign_truncated_and_damaged_files(tmp_path):
     with pytest.raises(ValueError, match='is empty'):
         read_pickle(path)
     path.write_text('<html>not found</html>')
-    with pytest.raises(ValueError, match='no checkpoint'):
+    with pytest.raises(ValueError, match='is not a checkpoint'):
         read_pickle(path)
     path.write_bytes(pickle.dumps({'a': 1})[:-3])
-    with pytest.raises(ValueError, match='no checkpoint'):
+    with pytest.raises(ValueError, match='is not a checkpoint'):
         read_pickle(path)
     good = saved(tmp_path, {'w': torch.arange(1000.0)})
     content = good.read_bytes()
