@@ -101,7 +101,10 @@ def test_the_curves_of_the_long_runs_are_whole(tmp_path):
 
 @pytest.mark.parametrize(
     ('folder', 'study'),
-    [('lengths', ''), ('lengths', '-resnet8'), ('lengths', '-noise50'), ('noise', '-50'), ('noise', '-80')],
+    [
+        *(('lengths', study) for study in ('', '-resnet8', '-resnet8-float32', '-noise50')),
+        *(('noise', study) for study in ('-50', '-80')),
+    ],
 )
 def test_the_tables_of_lengths_are_what_the_runs_give(folder, study):
     """Errors and gains at equal epochs; the records hold no times of epochs, of which the other columns are."""
@@ -117,7 +120,7 @@ def test_the_tables_of_lengths_are_what_the_runs_give(folder, study):
         lines.append([method, str(epochs), str(len(by_seed)), show(*mean_std(list(by_seed.values()))), gain])
     published = [cells[:5] for cells in rows((RESULTS / folder / 'README.md').read_text()) if cells[1].isdecimal()]
     assert lines
-    starts = [i for i, cells in enumerate(published) if cells[:2] in (['baseline', '5'], ['baseline', '10'])]
+    starts = [i for i in range(len(published)) if i == 0 or published[i - 1][0] != 'baseline']  # of whole tables
     assert any(published[i : i + len(lines)] == lines for i in starts)
 
 
@@ -140,6 +143,16 @@ def test_what_ten_seeds_say_is_what_the_runs_give():
     published = rows((RESULTS / 'lengths/README.md').read_text())
     start = next(i for i, cells in enumerate(published) if cells[0] == 'DKS, 80 epochs, ahead of')
     assert [cells[1:] for cells in published[start + 2 : start + 5]] == lines
+
+
+def test_what_ten_seeds_of_another_network_say_is_what_the_runs_give():
+    study = '-resnet8-float32'
+    dks = errors_of_ten_seeds('lengths/runs', 'dks', 80, study)
+    published = rows((RESULTS / 'lengths/README.md').read_text())
+    start = next(i for i, cells in enumerate(published) if cells[0] == 'DKS, 80 epochs, float32, ahead of')
+    for epochs, cells in zip((80, 160), published[start + 2 : start + 4], strict=True):
+        other = errors_of_ten_seeds('lengths/runs', 'baseline', epochs, study)
+        assert cells == [f'the plain network, {epochs} epochs', gain_by_seed(other, dks)[1:], count_ahead(dks, other)]
 
 
 @pytest.mark.parametrize('percent', ['50', '80'])
