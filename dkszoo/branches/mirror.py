@@ -58,7 +58,7 @@ def check_mirror(probe: Probe, taps: Sequence[int]) -> None:
 
 
 def donor(backbone: nn.Module, num_classes: int) -> nn.Module | None:
-    """A fresh network of the same name; None if timm has no such name or makes another class under it."""
+    """A fresh network of the same name; None if timm cannot create one of the same class."""
     name = (getattr(backbone, 'pretrained_cfg', None) or {}).get('architecture') or ''
     if not timm.is_model(name):
         return None
