@@ -117,7 +117,7 @@ def normalised_with(data: dict, mean: Sequence[float] | None, std: Sequence[floa
     in_chans, data = data['input_size'][0], dict(data)
     for key, value in (('mean', mean), ('std', std)):
         if value is not None:
-            data[key] = list(value) * (in_chans if len(value) == 1 else 1)
+            data[key] = list(fit_channels(value, in_chans) if len(value) == 1 else value)
         if len(data[key]) != in_chans:
             raise ValueError(f'the network takes {in_chans} channels (give --{key} one number, or one per channel)')
     return data
