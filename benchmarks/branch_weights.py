@@ -15,7 +15,8 @@ import torch
 
 from dkszoo.engine import TrainConfig, eval_loader
 from dkszoo.engine.checkpoint import LAST, read_checkpoint
-from dkszoo.engine.setup import build, open_data
+from dkszoo.engine.data import open_data
+from dkszoo.engine.setup import build
 from dkszoo.engine.world import join_world
 from dkszoo.losses import kd_loss_per_sample, loss_weights
 from dkszoo.papers.stats import table

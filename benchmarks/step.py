@@ -19,7 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import dkszoo
 from dkszoo.data import ArrayImages
 from dkszoo.engine import TrainConfig
-from dkszoo.engine.setup import build, fit_data
+from dkszoo.engine.data import fit_data
+from dkszoo.engine.setup import build
 from dkszoo.engine.step import Stepper
 from dkszoo.engine.world import World
 

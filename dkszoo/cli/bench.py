@@ -11,7 +11,8 @@ import torch
 from dkszoo.data import ArrayImages, StreamSampler, data_facts
 from dkszoo.engine import TrainConfig, check_images, create_model
 from dkszoo.engine.create import check_name, known_cfg
-from dkszoo.engine.setup import Data, Setup, build, fit_data, open_data
+from dkszoo.engine.data import Data, fit_data, open_data
+from dkszoo.engine.setup import Setup, build
 from dkszoo.engine.timing import WARM_UP, measure
 from dkszoo.engine.world import join_world
 from dkszoo.papers import read_recipe

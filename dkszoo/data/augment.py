@@ -23,6 +23,9 @@ class Augmentation:
         hflip: Probability of a horizontal flip.
         re_prob: Probability of random erasing.
         cutout: Side of the hidden square; 0: none.
+        vflip: Probability of a vertical flip.
+        re_mode: Content of the erased rectangle: 'const' (0, the mean colour), 'rand' (a random colour) or 'pixel' (one
+            for each pixel). Only 'const' is possible for whole batches.
     """
 
     pad: int = 0
@@ -30,6 +33,8 @@ class Augmentation:
     hflip: float = 0.0
     re_prob: float = 0.0
     cutout: int = 0
+    vflip: float = 0.0
+    re_mode: str = 'const'
 
 
 @dataclass
@@ -39,13 +44,15 @@ class Choices:
     Attributes:
         top: [N] first row of the crop in the padded image.
         left: [N] first column.
-        flip: [N] uint8, 1 where the crop is mirrored.
+        hflip: [N] uint8, 1 where the crop is mirrored left to right.
+        vflip: [N] uint8, 1 where it is mirrored top to bottom.
         boxes: Rectangles to hide, each four [N] tensors: first row, end row (exclusive), first column, end column.
     """
 
     top: torch.Tensor
     left: torch.Tensor
-    flip: torch.Tensor
+    hflip: torch.Tensor
+    vflip: torch.Tensor
     boxes: list[tuple[torch.Tensor, ...]]
 
     def to(self, device: torch.device) -> 'Choices':
@@ -53,12 +60,12 @@ class Choices:
             return tensor.to(device, non_blocking=True)
 
         boxes = [tuple(move(edge) for edge in box) for box in self.boxes]
-        return Choices(move(self.top), move(self.left), move(self.flip), boxes)
+        return Choices(*map(move, (self.top, self.left, self.hflip, self.vflip)), boxes)
 
     def of(self, index: torch.Tensor) -> 'Choices':
         """The choices for the samples `index` [B]."""
         boxes = [tuple(edge[index] for edge in box) for box in self.boxes]
-        return Choices(self.top[index], self.left[index], self.flip[index], boxes)
+        return Choices(self.top[index], self.left[index], self.hflip[index], self.vflip[index], boxes)
 
 
 def draw_choices(total: int, size: int, augmentation: Augmentation, seed: int) -> Choices:
@@ -70,14 +77,16 @@ def draw_choices(total: int, size: int, augmentation: Augmentation, seed: int) -
 
     span = 2 * augmentation.pad + 1
     top, left = (uniform(2, total) * span).long()
-    flip = (uniform(total) < augmentation.hflip).to(torch.uint8)
+    hflip = (uniform(total) < augmentation.hflip).to(torch.uint8)
     boxes = []
     if augmentation.re_prob:
         boxes.append(draw_erasing(uniform, total, size, augmentation.re_prob))
     if augmentation.cutout:
         first = (uniform(2, total) * size).long() - augmentation.cutout // 2
         boxes.append((first[0], first[0] + augmentation.cutout, first[1], first[1] + augmentation.cutout))
-    return Choices(top, left, flip, boxes)
+    # Drawn last, so that the other choices do not depend on it.
+    vflip = (uniform(total) < augmentation.vflip).to(torch.uint8)
+    return Choices(top, left, hflip, vflip, boxes)
 
 
 def draw_erasing(uniform, total: int, size: int, probability: float) -> tuple[torch.Tensor, ...]:
@@ -124,10 +133,10 @@ def crop(padded: torch.Tensor, index: torch.Tensor, top: torch.Tensor, left: tor
     return runs.index_select(0, starts.view(-1)).view(-1, chans, size, size)
 
 
-def flip(images: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """Images [B, C, H, W] uint8, mirrored left to right where `where` [B] is 1."""
+def flip(images: torch.Tensor, where: torch.Tensor, dim: int) -> torch.Tensor:
+    """Images [B, C, H, W] uint8, mirrored along `dim` (-1: left to right) where `where` [B] is 1."""
     # On CPU this is several times as fast as torch.where with a mask [B, 1, 1, 1].
-    difference = images ^ images.flip(-1)
+    difference = images ^ images.flip(dim)
     return images ^ difference.mul_(where.view(-1, 1, 1, 1))
 
 

@@ -43,7 +43,14 @@ def is_small(view: View, img_size: int, in_chans: int, pad: int = 0) -> bool:
     )
 
 
-def choose_loader(asked: str, view: View, img_size: int, in_chans: int, pad: int, auto_augment: str | None) -> str:
+def choose_loader(
+    asked: str,
+    view: View,
+    img_size: int,
+    in_chans: int,
+    augmentation: Augmentation,
+    auto_augment: str | None,
+) -> str:
     """Choose the loader: 'memory' or 'timm'; `asked` may also be 'auto'.
 
     Raises:
@@ -54,10 +61,12 @@ def choose_loader(asked: str, view: View, img_size: int, in_chans: int, pad: int
         reason = f'images of {img_size} px, it takes up to {SMALL}'
     elif auto_augment:
         reason = f'--aa {auto_augment}, which works on one image at a time'
+    elif augmentation.re_prob and augmentation.re_mode != 'const':
+        reason = f'--remode {augmentation.re_mode}, which works on one image at a time'
     if asked == 'memory' and reason:
         raise ValueError(f'--loader memory cannot do {reason} (use --loader timm)')
     if asked == 'auto':
-        asked = 'memory' if not reason and is_small(view, img_size, in_chans, pad) else 'timm'
+        asked = 'memory' if not reason and is_small(view, img_size, in_chans, augmentation.pad) else 'timm'
         _logger.info('loader: %s', asked)
     return asked
 
@@ -134,7 +143,9 @@ class MemoryLoader(PixelLoader):
             chosen = choices.of(index)
             images = crop(self.images, index, chosen.top, chosen.left, self.size)
             if self.augmentation.hflip:
-                images = flip(images, chosen.flip)
+                images = flip(images, chosen.hflip, -1)
+            if self.augmentation.vflip:
+                images = flip(images, chosen.vflip, -2)
             images = self.normalise(images)
             for box in chosen.boxes:
                 images = hide(images, box)

@@ -64,13 +64,19 @@ def train_transform(
     color_jitter: float = 0.4,
     crop_mode: str = 'rrc',
     crop_pct: float = 0.875,
+    scale: Sequence[float] | None = None,
+    ratio: Sequence[float] | None = None,
+    crop_interpolation: str | None = None,
 ) -> Callable:
     """PIL image -> normalised tensor [C, img_size, img_size].
 
     Up to 64 px: resize if needed, pad, random crop, flip, as in every CIFAR paper. Above: timm's training crop
-    `crop_mode` and, without `auto_augment`, its colour jitter. The crop 'squash' (above 64 px) is DKS's for ImageNet
-    (section 4.2): resize to a square of img_size / crop_pct whatever the aspect ratio, random crop, flip. At any size,
-    timm's policy `auto_augment` follows. `no_aug` leaves only resize, centre crop and normalisation.
+    `crop_mode`, of a part of the image's area in the range `scale` and an aspect ratio in the range `ratio`, flip and,
+    without `auto_augment`, its colour jitter. The crop 'squash' (above 64 px) is DKS's for ImageNet (section 4.2):
+    resize to a square of img_size / crop_pct whatever the aspect ratio, random crop, flip. At any size, timm's policy
+    `auto_augment` follows. `no_aug` leaves only resize, centre crop and normalisation.
+
+    `crop_interpolation`, by default `interpolation`, is that of timm's crops; 'random' chooses for each image.
 
     Raises:
         ValueError: timm has no such policy.
@@ -81,7 +87,10 @@ def train_transform(
     squash = crop_mode == 'squash' and large and not no_aug
     how = dict(interpolation=interpolation, mean=mean, std=std, color_jitter=color_jitter or None)
     if large and not squash:
-        how |= dict(hflip=augmentation.hflip, re_prob=augmentation.re_prob, no_aug=no_aug, train_crop_mode=crop_mode)
+        how |= dict(hflip=augmentation.hflip, vflip=augmentation.vflip, no_aug=no_aug)
+        how |= dict(re_prob=augmentation.re_prob, re_mode=augmentation.re_mode)
+        how |= dict(train_crop_mode=crop_mode, scale=scale, ratio=ratio)
+        how |= dict(interpolation=crop_interpolation or interpolation)
         steps = [timms_transform(size, auto_augment, **how)]
     else:
         square = resize_to_square(img_size, crop_pct, interpolation) if squash else resize(img_size, interpolation)
@@ -90,12 +99,13 @@ def train_transform(
             *square,
             transforms.RandomCrop(img_size, pad, padding_mode=augmentation.pad_mode),
             transforms.RandomHorizontalFlip(augmentation.hflip),
+            *([transforms.RandomVerticalFlip(augmentation.vflip)] if augmentation.vflip else []),
             *([timms_transform(size, auto_augment, **how, separate=True)[1]] if auto_augment else []),
             transforms.ToTensor(),
             transforms.Normalize(mean, std),
         ]
         if augmentation.re_prob:
-            steps.append(RandomErasing(augmentation.re_prob, mode='const', device='cpu'))
+            steps.append(RandomErasing(augmentation.re_prob, mode=augmentation.re_mode, device='cpu'))
     if augmentation.cutout:
         steps.append(Cutout(augmentation.cutout))
     return transforms.Compose(steps)

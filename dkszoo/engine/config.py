@@ -5,149 +5,13 @@ import difflib
 import os
 from dataclasses import dataclass
 
-from dkszoo.data import check_dataset
-from dkszoo.tasks import METHODS, LossSettings, get_method
-from dkszoo.tasks.settings import check_value, setting
+from dkszoo.data import Augmentation, check_dataset
+from dkszoo.tasks import LossSettings, get_method
+from dkszoo.tasks.settings import check_value
 
 from .kinds import coerce
 from .ranges import RANGES, check_range, flag
-
-CUDA_GRAPHS = ('reduce-overhead', 'max-autotune')
-COMPILE_MODES = ('default', *CUDA_GRAPHS, 'max-autotune-no-cudagraphs')
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    model: str = setting('cifar_resnet20', 'name of a dkszoo or timm model')
-    pretrained: bool = setting(False, "start from the model's pretrained weights")
-    initial_checkpoint: str = setting('', 'start from the weights in this file', metavar='FILE')
-    num_classes: int | None = setting(None, "classes (default: the data set's)")
-    in_chans: int | None = setting(None, "image channels (default: the data set's)")
-    img_size: int | None = setting(None, "side of the training images (default: the data set's, else the model's)")
-    drop: float = setting(0.0, 'dropout before the classifiers')
-    drop_path: float | None = setting(None, 'stochastic depth, for models that have it')
-    model_kwargs: dict | None = setting(None, 'further arguments of the model', metavar='KEY=VALUE')
-    branches: str | dict = setting(
-        '', "branch design, a YAML file with a custom one, or 'none' (default: the method's)", metavar='NAME_OR_FILE'
-    )
-    taps: tuple | None = setting(None, 'where branches leave: feature indices or module names', metavar='T')
-    grad_checkpointing: bool = setting(False, 'recompute blocks in the backward pass to save memory')
-
-
-@dataclass(frozen=True)
-class MethodSettings:
-    method: str = setting('dks', f'training method: {", ".join(METHODS)}, or a sum such as kd+ds', metavar='METHOD')
-    smoothing: float = setting(0.0, 'label smoothing')
-    bce_loss: bool = setting(False, 'binary cross-entropy instead of cross-entropy')
-    kd_model_name: str = setting('', 'the teacher: a dkszoo or timm model, pretrained unless a checkpoint is given')
-    kd_checkpoint: str = setting('', "the teacher's weights, in any format that dkszoo convert reads", metavar='FILE')
-    kd_dtype: str | None = setting(
-        None, "type the teacher computes in (default: the student's)", choices=('float32', 'float16', 'bfloat16')
-    )
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    dataset: str = setting('digits', "'digits' or a timm data set name; '' for an image folder")
-    data_dir: str | None = setting(None, 'root folder of the data set', metavar='DIR')
-    train_num_samples: int | None = setting(None, 'train on this many images, a fixed subset balanced over the classes')
-    val_split: float = setting(0.1, 'fraction of the training set held out to choose the best epoch; 0: none')
-    best_on: str = setting('val', 'what the best epoch is chosen on', choices=('val', 'test'))
-    label_noise: float = setting(0.0, 'fraction of the training labels to make wrong')
-    noise_seed: int = setting(0, 'random seed of the wrong labels')
-    batch_size: int = setting(64, 'samples per step and process', short='-b')
-    validation_batch_size: int = setting(256, 'samples per step in evaluation')
-    loader: str = setting(
-        'auto', 'images in memory, or loaded one by one (auto: memory if possible)', choices=('auto', 'memory', 'timm')
-    )
-    workers: int = setting(2, 'loading processes of --loader timm', short='-j')
-    mean: tuple[float, ...] | None = setting(None, "channel means (default: the data set's, else the model's)")
-    std: tuple[float, ...] | None = setting(None, 'channel standard deviations')
-    interpolation: str | None = setting(
-        None, "resizing (default: bilinear up to 64 px, else the model's)", choices=('bilinear', 'bicubic')
-    )
-    crop_pct: float | None = setting(
-        None, "fraction of the image that the evaluation crop keeps (default: 1 up to 64 px, else the model's)"
-    )
-    crop_mode: str | None = setting(
-        None,
-        "evaluation crop; squash ignores the aspect ratio (default: center up to 64 px, else the model's)",
-        choices=('center', 'squash', 'border'),
-    )
-    train_crop_mode: str = setting(
-        'rrc',
-        "training crop above 64 px: timm's three, or squash: resize as --crop-mode squash does, random crop, no jitter",
-        choices=('rrc', 'rkrc', 'rkrr', 'squash'),
-    )
-    pad: int | None = setting(None, "padding of the random crop up to 64 px (default: the data set's)")
-    pad_mode: str = setting('constant', 'content of the padding', choices=('constant', 'reflect'))
-    hflip: float | None = setting(None, "probability of a horizontal flip (default: the data set's)")
-    no_aug: bool = setting(False, 'turn off augmentation of single images, despite other flags (mixup and cutmix stay)')
-    aa: str | None = setting(None, "timm's auto-augment policy", metavar='POLICY')
-    color_jitter: float = setting(0.4, "strength of timm's colour jitter: above 64 px without --aa, and in its 3a")
-    reprob: float = setting(0.0, 'probability of random erasing')
-    cutout: int = setting(0, 'side of the square that Cutout hides, in pixels; 0: off')
-    mixup: float = setting(0.0, 'mixup alpha; 0: off')
-    cutmix: float = setting(0.0, 'CutMix alpha; 0: off')
-
-
-@dataclass(frozen=True)
-class OptimSettings:
-    epochs: int = setting(200, 'total number of epochs')
-    opt: str = setting('sgd', "timm's optimizer name; sgd has Nesterov momentum, momentum does not")
-    lr: float = setting(0.1, 'learning rate')
-    opt_kwargs: dict | None = setting(
-        None, 'further arguments of the optimizer, such as eps=1e-3 betas=0.9,0.99', metavar='KEY=VALUE'
-    )
-    momentum: float = setting(0.9, 'momentum')
-    weight_decay: float = setting(5e-4, 'weight decay')
-    filter_bias_and_bn: bool = setting(False, 'no weight decay on biases and norms')
-    layer_decay: float | None = setting(None, 'layer-wise learning-rate decay')
-    branch_lr_scale: float = setting(1.0, 'factor on the learning rate of all parameters outside the backbone')
-    branch_warmup_epochs: int = setting(0, 'epochs over which --branch-lr-scale rises to its full value')
-    sched: str = setting('cosine', 'cosine, step, multistep, poly, tanh or constant, as in timm')
-    sched_on_updates: bool = setting(False, 'change the learning rate at every update, not every epoch')
-    decay_milestones: tuple[int, ...] = setting(
-        (60, 120, 160), 'epochs, counted from 1, at whose start the rate drops (multistep)', metavar='E'
-    )
-    decay_epochs: float = setting(90.0, 'epochs between drops (step)')
-    decay_rate: float = setting(0.1, 'factor of each drop (step, multistep); exponent of poly (1 is linear)')
-    min_lr: float = setting(0.0, 'lowest learning rate (cosine, poly, tanh)')
-    warmup_lr: float = setting(1e-5, 'learning rate the warm-up starts from')
-    warmup_epochs: int = setting(0, 'epochs of linear warm-up')
-    clip_grad: float | None = setting(None, 'clip gradients to this value, see --clip-mode (default: off)')
-    clip_mode: str = setting('norm', 'kind of clipping', choices=('norm', 'value', 'agc'))
-    grad_accum_steps: int = setting(1, 'steps per parameter update')
-    model_ema: bool = setting(False, 'keep an exponential moving average of the weights and evaluate it')
-    model_ema_decay: float = setting(0.999, 'decay of --model-ema')
-    amp: bool = setting(False, 'mixed precision')
-    amp_dtype: str = setting('float16', 'data type of --amp', choices=('float16', 'bfloat16'))
-    channels_last: bool | None = setting(None, 'channels_last memory layout (default: off)')
-    torchcompile: bool = setting(False, 'compile network, branches and losses as one graph', word='inductor')
-    torchcompile_mode: str | None = setting(
-        None,
-        f"torch.compile's mode; {' and '.join(CUDA_GRAPHS)} replay CUDA graphs (default default)",
-        choices=COMPILE_MODES,
-    )
-    deterministic: bool = setting(False, 'deterministic cuDNN: a run on a GPU can be repeated bit for bit, but slower')
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    seed: int = setting(42, 'random seed')
-    device: str = setting('', 'device (default: the best available)')
-    output: str = setting('runs', 'parent folder of the run folders', metavar='DIR')
-    experiment: str = setting('', "name of the run folder (default: the recipe's name, else MODEL-METHOD-DATASET)")
-    resume: str = setting('', 'continue from this checkpoint if the run folder has none yet', metavar='FILE')
-    overwrite: bool = setting(False, 'start from scratch in a run folder that holds another run')
-    eval_test_every_epoch: bool = setting(False, 'evaluate the test set after every epoch')
-    log_interval: int = setting(50, 'steps between plain progress lines')
-    recovery_interval: int = setting(0, 'steps between recovery checkpoints; 0: about one a minute')
-    skip_nonfinite: int = setting(
-        0, 'non-finite losses to skip before the run ends (above 0, every step waits for the accelerator)'
-    )
-    export: str = setting('', 'export the best epoch at the end, to this .safetensors, .onnx or .pt2', metavar='FILE')
-
+from .settings import CUDA_GRAPHS, DataSettings, MethodSettings, ModelSettings, OptimSettings, RunSettings
 
 # Settings that cannot change the result of a run that has started: they may differ when it is resumed.
 # (A run that finishes has skipped no more losses than allowed; --resume was read at its start.)
@@ -189,6 +53,12 @@ class TrainConfig(RunSettings, OptimSettings, DataSettings, LossSettings, Method
             raise ValueError('--val-split 0 leaves nothing to choose the best epoch on (add --best-on test)')
         if self.train_crop_mode == 'squash' and self.aa:
             raise ValueError("--train-crop-mode squash does not support --aa (choose one of timm's crops)")
+        for name in ('scale', 'ratio'):
+            value = getattr(self, name)
+            if value is not None and (len(value) != 2 or value[0] > value[1]):
+                raise ValueError(f'{flag(name)} must be two numbers, the smaller one first, got {list(value)}')
+        if self.bce_target_thresh is not None and not self.bce_loss:
+            raise ValueError('--bce-target-thresh without --bce-loss (add it)')
         if self.batch_size == 1 and (self.mixup or self.cutmix):
             raise ValueError('--mixup and --cutmix mix images of one batch (give --batch-size 2 or more)')
         if self.torchcompile_mode and not self.torchcompile:
@@ -203,6 +73,14 @@ class TrainConfig(RunSettings, OptimSettings, DataSettings, LossSettings, Method
             choices = field.metadata.get('choices')
             if choices or field.name in loss:
                 check_value(field.name, getattr(self, field.name), choices, flag(field.name))
+
+    def default_branches(self) -> str:
+        """The branch design if none was given: the method's, or 'none' if its settings need no branches."""
+        method = get_method(self.method)
+        return method.design or 'auto' if method.needs_branches(self) else 'none'
+
+    def augmentation(self) -> Augmentation:
+        return Augmentation(self.pad, self.pad_mode, self.hflip, self.reprob, self.cutout, self.vflip, self.remode)
 
     def fixed(self) -> dict:
         """All settings that determine the result, as plain values."""

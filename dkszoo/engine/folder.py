@@ -14,9 +14,9 @@ from dkszoo.weights import dump_yaml, parse_json, parse_yaml, write_durably, wri
 
 from .checkpoint import BEST, LAST, recovery_files
 from .config import TrainConfig, flag, same_setting, say
+from .data import open_data
 from .lock import FolderLock
 from .record import check_record, parse_record
-from .setup import open_data
 
 _logger = logging.getLogger(__name__)
 

@@ -45,17 +45,22 @@ RANGES = {
     **dict.fromkeys(('epochs', 'batch_size', 'grad_accum_steps', 'log_interval'), COUNT),
     **dict.fromkeys(('train_num_samples', 'decay_milestones'), COUNT),
     **dict.fromkeys(('num_classes', 'in_chans', 'validation_batch_size'), Range(1, LARGEST)),  # files may hold them
-    **dict.fromkeys(('warmup_epochs', 'branch_warmup_epochs', 'recovery_interval', 'skip_nonfinite'), COUNT_FROM_0),
+    **dict.fromkeys(
+        ('warmup_epochs', 'branch_warmup_epochs', 'mixup_off_epoch', 'recovery_interval', 'skip_nonfinite'),
+        COUNT_FROM_0,
+    ),
     'img_size': Range(1, SIDE),
     **dict.fromkeys(('pad', 'cutout'), Range(0, SIDE)),
     'workers': Range(0, 1024),
     **dict.fromkeys(('seed', 'noise_seed'), SEED),
-    **dict.fromkeys(('hflip', 'reprob', 'label_noise', 'model_ema_decay'), SHARE),
-    **dict.fromkeys(('drop', 'drop_path', 'val_split', 'smoothing', 'momentum'), SHARE_BELOW),
+    **dict.fromkeys(
+        ('hflip', 'vflip', 'reprob', 'mixup_prob', 'mixup_switch_prob', 'label_noise', 'model_ema_decay'), SHARE
+    ),
+    **dict.fromkeys(('drop', 'drop_path', 'val_split', 'smoothing', 'momentum', 'bce_target_thresh'), SHARE_BELOW),
     'crop_pct': Range(0.01, 10),  # timm has 1.15
-    'layer_decay': Range(0, 1, above=True),
+    **dict.fromkeys(('layer_decay', 'scale'), Range(0, 1, above=True)),
     **dict.fromkeys(('lr', 'min_lr', 'warmup_lr', 'weight_decay', 'mixup', 'cutmix', 'color_jitter'), NOT_NEGATIVE),
-    **dict.fromkeys(('branch_lr_scale', 'clip_grad', 'decay_epochs', 'decay_rate', 'std'), POSITIVE),
+    **dict.fromkeys(('branch_lr_scale', 'clip_grad', 'decay_epochs', 'decay_rate', 'std', 'ratio'), POSITIVE),
     'mean': FINITE,
 }
 

@@ -17,7 +17,8 @@ from dkszoo.data import class_targets, read_sample
 from dkszoo.weights import parse_json, sha256
 
 from .contents import is_count, is_finite, is_number
-from .setup import Data, Setup
+from .data import Data
+from .setup import Setup
 
 # The entries of a record that are read, and those of a finished run's.
 ENTRIES = {'settings': dict, 'seed': int, 'threads': int, 'best_on': str}

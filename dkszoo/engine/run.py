@@ -9,11 +9,12 @@ from dkszoo.branches import cost
 from .checkpoint import LAST, read_checkpoint, state_hash
 from .config import TrainConfig
 from .curves import draw_curves
+from .data import open_data
 from .evaluate import check_images
 from .folder import RunFolder
 from .optim import updates_per_epoch
 from .record import differences, hash_of, start_record
-from .setup import Setup, build, open_data
+from .setup import Setup, build
 from .signals import StopRequest
 from .trainer import Trainer
 from .world import World, join_world

@@ -47,6 +47,7 @@ class Stepper:
         if self.setup.mixup is None:
             return images, targets
         np.random.seed(mixed_seed(config.seed, epoch, step, world.rank) % 2**32)  # noqa: NPY002 - timm's class uses it
+        self.setup.mixup.mixup_enabled = not config.mixup_off_epoch or epoch < config.mixup_off_epoch
         even = len(images) - len(images) % 2  # timm pairs a batch with itself reversed
         return self.setup.mixup(images[:even], targets[:even])
 

@@ -10,7 +10,6 @@ import torch
 from dkszoo.branches import Cost, cost
 from dkszoo.data import data_facts
 from dkszoo.engine import TrainConfig, create_model
-from dkszoo.engine.setup import default_branches
 from dkszoo.tasks import DeepSupervisionTask
 
 IMAGENET_IMAGES = 1_281_167  # assumed for data sets of unknown size: in the papers that is ImageNet
@@ -35,7 +34,7 @@ def work(settings: dict, teacher: dict | None = None) -> float:
 
 
 def run_cost(config: TrainConfig) -> Cost:
-    design = config.branches or default_branches(config)
+    design = config.branches or config.default_branches()
     facts = data_facts(config.dataset)
     arguments = dict(in_chans=config.in_chans or facts.in_chans, **(config.model_kwargs or {}))
     key = json.dumps(

@@ -1,5 +1,7 @@
 """Batch augmentation: the same pixels as torchvision for the same choices, and choices of the same distribution."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -34,17 +36,18 @@ def column(values) -> torch.Tensor:
 @pytest.mark.parametrize(('pad', 'mode'), [(4, 'constant'), (4, 'reflect'), (2, 'constant'), (0, 'constant')])
 def test_the_same_pixels_as_torchvision(pad, mode, chans):
     batch = images(50, chans)
-    choices = draw_choices(50, 32, Augmentation(pad, mode, 0.5), seed=1)
+    choices = draw_choices(50, 32, Augmentation(pad, mode, 0.5, vflip=0.3), seed=1)
     index = torch.randperm(50)
     padded = pad_images(batch, Augmentation(pad, mode)).contiguous()
     chosen = choices.of(index)
-    result = flip(crop(padded, index, chosen.top, chosen.left, 32), chosen.flip)
-    result = normalise(result, torch.tensor(255.0), column(MEAN[:chans]), column(STD[:chans]))
+    result = flip(crop(padded, index, chosen.top, chosen.left, 32), chosen.hflip, -1)
+    result = normalise(flip(result, chosen.vflip, -2), torch.tensor(255.0), column(MEAN[:chans]), column(STD[:chans]))
     assert result.dtype == torch.float32
     for i, sample in enumerate(index.tolist()):
         image = functional.pad(as_pil(batch[sample]), [pad] * 4, padding_mode=mode)
         image = functional.crop(image, int(choices.top[sample]), int(choices.left[sample]), 32, 32)
-        image = functional.hflip(image) if choices.flip[sample] else image
+        image = functional.hflip(image) if choices.hflip[sample] else image
+        image = functional.vflip(image) if choices.vflip[sample] else image
         expected = functional.normalize(functional.to_tensor(image), MEAN[:chans], STD[:chans])
         assert torch.equal(result[i], expected)
 
@@ -72,15 +75,16 @@ def test_hide_boxes():
 
 def test_choices_are_uniform():
     total = 100_000
-    choices = draw_choices(total, 32, Augmentation(4, 'constant', 0.3), seed=3)
+    choices = draw_choices(total, 32, Augmentation(4, 'constant', 0.3, vflip=0.6), seed=3)
     for edge in (choices.top, choices.left):
         counts = torch.bincount(edge, minlength=9)
         assert len(counts) == 9
         chi2 = ((counts - total / 9) ** 2 / (total / 9)).sum()
         assert chi2 < 26.1  # 99.9 % quantile, 8 degrees of freedom
-    assert abs(choices.flip.float().mean() - 0.3) < 0.006
-    together = torch.stack([choices.top, choices.left, choices.flip.long()]).double()
-    off_diagonal = torch.corrcoef(together) - torch.eye(3)
+    assert abs(choices.hflip.float().mean() - 0.3) < 0.006
+    assert abs(choices.vflip.float().mean() - 0.6) < 0.006
+    together = torch.stack([choices.top, choices.left, choices.hflip.long(), choices.vflip.long()]).double()
+    off_diagonal = torch.corrcoef(together) - torch.eye(4)
     assert off_diagonal.abs().max() < 0.015
 
 
@@ -90,8 +94,12 @@ def test_choices_belong_to_seed_and_sample():
     assert torch.equal(first.top, again.top)
     assert torch.equal(first.boxes[0][0], again.boxes[0][0])
     assert not torch.equal(first.top, other.top)
+    both = draw_choices(100, 32, dataclasses.replace(augmentation, vflip=0.5), 1)
+    assert torch.equal(both.hflip, first.hflip)
+    assert torch.equal(both.boxes[1][0], first.boxes[1][0])
     index = torch.tensor([7, 3])
     assert torch.equal(first.of(index).boxes[1][3], first.boxes[1][3][index])
+    assert torch.equal(both.of(index).vflip, both.vflip[index])
 
 
 def hidden(images: torch.Tensor) -> np.ndarray:
@@ -131,7 +139,7 @@ def test_the_same_distribution_as_one_image_at_a_time():
     theirs = torch.stack([transform(as_pil(image[0])) for _ in range(total)]).double()
     chosen = draw_choices(total, 32, augmentation, seed=9)
     padded = pad_images(image, augmentation).contiguous()
-    ours = flip(crop(padded, torch.zeros(total, dtype=torch.long), chosen.top, chosen.left, 32), chosen.flip)
+    ours = flip(crop(padded, torch.zeros(total, dtype=torch.long), chosen.top, chosen.left, 32), chosen.hflip, -1)
     ours = normalise(ours, torch.tensor(255.0), column(MEAN), column(STD)).double()
     error = (theirs.var(0) / total * 2).sqrt()
     assert ((ours.mean(0) - theirs.mean(0)).abs() / error).max() < 5.5
@@ -139,9 +147,12 @@ def test_the_same_distribution_as_one_image_at_a_time():
 
 
 def test_one_image_transform_orders_its_steps():
-    transform = train_transform(32, MEAN, STD, Augmentation(4, 'constant', 0.5, 0.25, 8))
+    transform = train_transform(32, MEAN, STD, Augmentation(4, 'constant', 0.5, 0.25, 8, 0.1, 'pixel'))
     names = [type(step).__name__ for step in transform.transforms]
-    assert names[-4:] == ['ToTensor', 'Normalize', 'RandomErasing', 'Cutout']
+    flips = ['RandomHorizontalFlip', 'RandomVerticalFlip']
+    assert names[-6:] == [*flips, 'ToTensor', 'Normalize', 'RandomErasing', 'Cutout']
+    assert transform.transforms[-5].p == 0.1
+    assert transform.transforms[-2].per_pixel
     assert isinstance(
         train_transform(32, MEAN, STD, Augmentation(cutout=8), auto_augment='rand-m9').transforms[-1], Cutout
     )

@@ -21,11 +21,11 @@ from dkszoo.data import (
 )
 from dkszoo.data.stream import Stream
 from dkszoo.engine import TrainConfig, eval_loader
-from dkszoo.engine.setup import open_data, train_stream
+from dkszoo.engine.data import open_data, train_stream
 from dkszoo.engine.world import World
 
 CPU = torch.device('cpu')
-FULL = Augmentation(4, 'reflect', 0.5, 0.5, 8)
+FULL = Augmentation(4, 'reflect', 0.5, 0.5, 8, 0.5)
 
 
 def view(total: int = 70, shape=(32, 32, 3), mode: str = 'RGB') -> View:
@@ -76,6 +76,15 @@ def test_what_a_sample_gets_does_not_depend_on_the_batch():
     small, large = (torch.cat([images for images, _ in batches(loader(samples, size), 5)]) for size in (7, 35))
     assert torch.equal(small, large)
     assert len(small) == len(order)
+
+
+@pytest.mark.parametrize(('name', 'dim'), [('hflip', -1), ('vflip', -2)])
+def test_flips(name, dim):
+    samples = view()
+    (plain, _), (flipped, _) = (
+        batches(loader(samples, augmentation=Augmentation(**more)), 0)[0] for more in ({}, {name: 1.0})
+    )
+    assert torch.equal(flipped, plain.flip(dim))
 
 
 def test_global_generators_are_left_alone():
@@ -150,7 +159,7 @@ def test_evaluation_batches_are_timms_to_the_bit(shape, mode, crop_pct, interpol
 def test_auto_takes_memory_where_it_can(monkeypatch):
     small = view()
     folder = View([(None, 0)] * 9)
-    choose = dict(img_size=32, in_chans=3, pad=4, auto_augment=None)
+    choose = dict(img_size=32, in_chans=3, augmentation=Augmentation(4), auto_augment=None)
     assert choose_loader('auto', small, **choose) == 'memory'
     assert choose_loader('timm', small, **choose) == 'timm'
     assert choose_loader('auto', folder, **choose) == 'timm'
@@ -159,6 +168,11 @@ def test_auto_takes_memory_where_it_can(monkeypatch):
     assert choose_loader('auto', small, **{**choose, 'auto_augment': 'rand-m9'}) == 'timm'
     with pytest.raises(ValueError, match='--loader memory cannot do --aa rand-m9'):
         choose_loader('memory', small, **{**choose, 'auto_augment': 'rand-m9'})
+    noisy = {**choose, 'augmentation': Augmentation(4, re_prob=0.1, re_mode='pixel')}
+    assert choose_loader('auto', small, **noisy) == 'timm'
+    with pytest.raises(ValueError, match='--loader memory cannot do --remode pixel'):
+        choose_loader('memory', small, **noisy)
+    assert choose_loader('auto', small, **{**choose, 'augmentation': Augmentation(4, re_mode='pixel')}) == 'memory'
     with pytest.raises(ValueError, match='up to 64'):
         choose_loader('memory', small, **{**choose, 'img_size': 224})
     monkeypatch.setattr('dkszoo.data.memory.LIMIT', 70 * 3 * 40 * 40 - 1)

@@ -23,7 +23,7 @@ from dkszoo.deploy.citations import PAPERS, papers_of
 from dkszoo.deploy.hub import read_results
 from dkszoo.deploy.model_card import fact_lines, recipe
 from dkszoo.engine import TrainConfig
-from dkszoo.engine.setup import open_data
+from dkszoo.engine.data import open_data
 from dkszoo.engine.teacher import build_teacher
 from dkszoo.tasks import METHODS
 

@@ -3,7 +3,8 @@
 import torch
 
 from dkszoo.engine import TrainConfig
-from dkszoo.engine.setup import Setup, build, open_data
+from dkszoo.engine.data import open_data
+from dkszoo.engine.setup import Setup, build
 from dkszoo.engine.world import World
 
 SMALL = {

@@ -9,7 +9,7 @@ from PIL import Image
 import dkszoo
 from dkszoo.data import Augmentation, train_transform
 from dkszoo.engine import TrainConfig
-from dkszoo.engine.setup import open_data
+from dkszoo.engine.data import open_data
 
 SQUASH = {'interpolation': 'bicubic', 'crop_pct': 0.875, 'crop_mode': 'squash'}
 

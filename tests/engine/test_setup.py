@@ -13,10 +13,11 @@ import dkszoo
 from dkszoo.engine import TrainConfig
 from dkszoo.engine.checkpoint import describe_model
 from dkszoo.engine.config import FREE
+from dkszoo.engine.data import open_data
 from dkszoo.engine.optim import build_optimizer, load_optimizer
 from dkszoo.engine.record import differences, fingerprint, start_record
 from dkszoo.engine.run import warn_of_average
-from dkszoo.engine.setup import build, open_data
+from dkszoo.engine.setup import build
 from dkszoo.engine.step import Stepper
 from dkszoo.engine.sums import Sums
 from dkszoo.engine.world import World
@@ -61,6 +62,9 @@ def test_the_criterion():
     assert plain == pytest.approx(F.cross_entropy(logits, labels).item())
     assert loss(smoothing=0.1) == pytest.approx(F.cross_entropy(logits, labels, label_smoothing=0.1).item())
     assert loss(bce_loss=True) != pytest.approx(plain)
+    sure = F.binary_cross_entropy_with_logits(logits, F.one_hot(labels, 10).float()).item()
+    assert loss(bce_loss=True, smoothing=0.3) != pytest.approx(sure)
+    assert loss(bce_loss=True, smoothing=0.3, bce_target_thresh=0.2) == pytest.approx(sure)
 
 
 def test_what_settings_make():

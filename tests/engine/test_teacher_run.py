@@ -12,7 +12,7 @@ import yaml
 import dkszoo
 from dkszoo.data import open_dataset
 from dkszoo.engine import TrainConfig
-from dkszoo.engine.setup import open_data
+from dkszoo.engine.data import open_data
 from dkszoo.engine.teacher import build_teacher
 from dkszoo.weights import sha256
 

@@ -8,9 +8,9 @@ from setups import made
 from dkszoo import DeepSupervisionTask
 from dkszoo.data import Augmentation
 from dkszoo.engine import StopRequest, TrainConfig
+from dkszoo.engine.data import open_data
 from dkszoo.engine.evaluate import best_by, evaluate
 from dkszoo.engine.folder import RunFolder
-from dkszoo.engine.setup import open_data
 from dkszoo.engine.step import Stepper
 from dkszoo.engine.teacher import build_teacher
 from dkszoo.engine.trainer import Trainer
@@ -44,8 +44,11 @@ def test_clipping_in_mixed_precision():
 def test_augmentation():
     mixed = made(mixup=0.2, cutmix=1.0).mixup
     assert (mixed.mixup_alpha, mixed.cutmix_alpha) == (0.2, 1.0)
-    found = made(pad=1, hflip=0.25, reprob=0.3, cutout=4).loader.augmentation
-    assert found == Augmentation(1, 'constant', 0.25, 0.3, 4)
+    assert (mixed.mix_prob, mixed.switch_prob, mixed.mode) == (1.0, 0.5, 'batch')
+    mixed = made(mixup=0.2, mixup_prob=0.3, mixup_switch_prob=0.1, mixup_mode='elem').mixup
+    assert (mixed.mix_prob, mixed.switch_prob, mixed.mode) == (0.3, 0.1, 'elem')
+    found = made(pad=1, hflip=0.25, vflip=0.1, reprob=0.3, cutout=4).loader.augmentation
+    assert found == Augmentation(1, 'constant', 0.25, 0.3, 4, 0.1)
     transform = made(img_size=96, train_crop_mode='rkrc').data.train.transform
     assert 'CenterCropOrPad' in {type(step).__name__ for step in transform.transforms[0].transforms}
 
@@ -60,8 +63,16 @@ def test_single_images_are_transformed_as_asked():
     assert (found['RandomHorizontalFlip'].p, found['RandomErasing'].probability) == (0.25, 0.3)
     assert found['RandomResizedCropAndInterpolation'].interpolation.value == 'bicubic'
     assert [float(v[0]) for v in (found['Normalize'].mean, found['Normalize'].std)] == pytest.approx([0.1, 0.2])
+    assert found['RandomResizedCropAndInterpolation'].scale == (0.08, 1.0)
+    more = {'train_interpolation': 'random', 'scale': (0.3, 0.9), 'ratio': (0.8, 1.1)}
+    found = steps(interpolation='bilinear', vflip=0.2, reprob=0.3, remode='rand', **more)
+    crop = found['RandomResizedCropAndInterpolation']
+    assert (crop.scale, crop.ratio, len(crop.interpolation)) == ((0.3, 0.9), (0.8, 1.1), 2)
+    assert found['RandomVerticalFlip'].p == 0.2
+    assert found['RandomErasing'].rand_color
     assert 'RandAugment' in steps(aa='rand-m9')
-    assert steps(train_crop_mode='squash', crop_pct=0.5)['Resize'].size == (192, 192)
+    squashed = steps(train_crop_mode='squash', crop_pct=0.5, train_interpolation='random')
+    assert (squashed['Resize'].size, squashed['Resize'].interpolation.value) == ((192, 192), 'bilinear')
     assert made(loader='timm', workers=1).loader.num_workers == 1
 
 
@@ -102,6 +113,14 @@ def test_every_step_mixes_anew():
     assert torch.equal(first, again)
     assert not torch.equal(first, next_step)
     assert not torch.equal(first, next_epoch)
+
+
+def test_mixing_ends():
+    stepper = Stepper(made(mixup=1.0, mixup_off_epoch=3, smoothing=0.1))
+    last, after = (stepper.mix(IMAGES.clone(), LABELS, epoch, 0) for epoch in (2, 3))
+    assert not torch.equal(last[0], IMAGES)
+    assert torch.equal(after[0], IMAGES)
+    assert torch.allclose(after[1], torch.eye(10)[LABELS] * 0.9 + 0.01)
 
 
 def test_wrong_labels_are_trained_on():

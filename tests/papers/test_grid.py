@@ -21,8 +21,8 @@ from dkszoo.cli.reproduce import read_flags
 from dkszoo.engine import TrainConfig
 from dkszoo.engine.config import FILLED_IN
 from dkszoo.engine.create import read_design
+from dkszoo.engine.data import open_data
 from dkszoo.engine.lock import FolderLock
-from dkszoo.engine.setup import open_data
 from dkszoo.papers import grid, processes
 from dkszoo.papers.grid import Cell, read_result, run_grid, to_flags
 from dkszoo.papers.reproduce import SCALE

@@ -20,7 +20,7 @@ import dkszoo
 from dkszoo.cli.main import main
 from dkszoo.deploy.publish import BUDGET, check_new_tag, publish
 from dkszoo.engine import TrainConfig
-from dkszoo.engine.setup import open_data
+from dkszoo.engine.data import open_data
 from dkszoo.models._tags import FILES
 from dkszoo.weights import pretrained_overlay, tag_of, weighted_name
 from dkszoo.weights.pretrained import check_source
@@ -213,7 +213,7 @@ def test_tags_load_everywhere_offline(package):
         plain, fresh = timm.create_model('cifar_resnet8'), dkszoo.create_model('cifar_resnet8')
         other = dkszoo.create_model('cifar_resnet8', pretrained=True, num_classes=3, in_chans=3, branches='dks')
         from dkszoo.engine import TrainConfig
-        from dkszoo.engine.setup import open_data
+        from dkszoo.engine.data import open_data
         from dkszoo.engine.teacher import build_teacher
         config, _ = open_data(TrainConfig(method='kd', kd_model_name='cifar_resnet8', device='cpu'))
         nets.append(build_teacher(config).model)
