@@ -87,14 +87,25 @@ def hidden_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def batches_of(loader: Iterable) -> Iterator[Iterator]:
-    """The batches of a loader whose processes receive no signals.
-
-    After an error they are shut down: Python would wait for them at exit, and they block SIGTERM.
-    """
+    """The batches of a loader whose processes receive no signals; after an error they are shut down."""
     with hidden_signals():
         batches = iter(loader)
     try:
         yield batches
     except BaseException:
-        getattr(batches, '_shutdown_workers', lambda: None)()
+        shut_down(batches)
         raise
+
+
+@contextlib.contextmanager
+def loading(loader: Iterable) -> Iterator[None]:
+    """Context of several epochs; on leaving, the loader's processes, which wait for the next one, are shut down."""
+    try:
+        yield
+    finally:
+        shut_down(getattr(loader, '_iterator', None))
+
+
+def shut_down(batches: Iterator | None) -> None:
+    """End the processes of a DataLoader's iterator: Python would wait for them at exit, and they block SIGTERM."""
+    getattr(batches, '_shutdown_workers', lambda: None)()

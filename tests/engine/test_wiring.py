@@ -1,5 +1,7 @@
 """A setting reaches what it is for, under its own name."""
 
+import multiprocessing
+
 import pytest
 import timm
 import torch
@@ -92,6 +94,13 @@ def test_evaluation(monkeypatch, tmp_path):
     device = setup.world.device
     assert loaders == [{**asked, 'batch_size': 7, 'device': device, 'distributed': False}] * 2
     assert calls[0][2:4] == (device, True)
+
+
+def test_loading_processes_end_with_the_training(tmp_path):
+    setup = made(loader='timm', workers=1, epochs=1, train_num_samples=16, val_split=0.01)
+    Trainer(setup, RunFolder(tmp_path), StopRequest()).fit()
+    assert setup.loader._iterator is not None  # still there, as it is if Python has not collected it
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize('asked', [True, False])
