@@ -3,7 +3,6 @@
 import io
 import pickletools
 import zipfile
-from collections.abc import Iterator
 from typing import BinaryIO
 
 import torch
@@ -27,12 +26,22 @@ def check_pickle(path: str, zipped: bool) -> None:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 if name.endswith('data.pkl'):
-                    with archive.open(name) as file:
-                        check_stream(io.BufferedReader(file))
+                    check_stream(io.BytesIO(archive.read(name)))
     else:
         with open(path, 'rb') as file:
             for _ in range(LEGACY_PICKLES):
                 check_stream(file)
+
+
+def effect(opcode: pickletools.OpcodeInfo) -> tuple[int, bool, int]:
+    """How many entries an opcode pops from the stack, whether it pops to a mark as well, and how many it pushes."""
+    before = opcode.stack_before
+    marked = pickletools.markobject in before
+    return before.index(pickletools.markobject) if marked else len(before), marked, len(opcode.stack_after)
+
+
+EFFECTS = {opcode.name: effect(opcode) for opcode in pickletools.opcodes}
+GETS, PUTS = ({name for name in EFFECTS if name.endswith(end)} for end in ('GET', 'PUT'))
 
 
 def check_stream(file: BinaryIO) -> None:
@@ -41,31 +50,26 @@ def check_stream(file: BinaryIO) -> None:
     memo: dict[int, int] = {}
     for opcode, argument, _ in pickletools.genops(file):
         name = opcode.name
-        if name == 'GLOBAL' and argument.endswith(' bytearray'):
-            raise ValueError('it holds a bytearray')
-        if name == 'MARK':
-            stack.append(None)
-        elif name.endswith('GET'):
+        if name in PUTS:
+            memo[int(argument)] = stack[-1] or 1
+        elif name == 'MEMOIZE':
+            memo[len(memo)] = stack[-1] or 1
+        elif name in GETS:
             stack.append(memo[int(argument)])
-        elif name.endswith('PUT') or name == 'MEMOIZE':
-            memo[len(memo) if argument is None else int(argument)] = stack[-1] or 1
+        elif name == 'MARK':
+            stack.append(None)
+        elif name == 'GLOBAL' and argument.endswith(' bytearray'):
+            raise ValueError('it holds a bytearray')
         else:
-            count = 1 + sum(taken(stack, opcode))
+            fixed, marked, pushed = EFFECTS[name]
+            count = 1
+            while marked and (item := stack.pop()) is not None:
+                count += item
+            for _ in range(fixed):
+                count += stack.pop() or 0
             if count > MOST_VALUES:
                 raise ValueError('it stands for too many values')
-            stack += [count] * len(opcode.stack_after)
-
-
-def taken(stack: list[int | None], opcode) -> Iterator[int]:
-    """Pop an opcode's operands from the stack."""
-    before = opcode.stack_before
-    fixed = len(before)
-    if pickletools.markobject in before:
-        fixed = before.index(pickletools.markobject)
-        while (item := stack.pop()) is not None:
-            yield item
-    for _ in range(fixed):
-        yield stack.pop() or 0
+            stack += [count] * pushed
 
 
 def check_contents(contents) -> None:
