@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import dkszoo
+from benchmarks.reliability.runs import PLAIN
 from dkszoo.branches import attach_branches
 from dkszoo.branches.costs import Cost, Part, Traffic, measure
 
@@ -169,9 +170,8 @@ def test_mistakes_on_the_command_line(run_cli, arguments, last):
 
 
 def test_the_training_log_starts_with_it(run_cli, caplog):
-    command = ['train', '--model', 'cifar_resnet8', '--epochs', '1', '--train-num-samples', '64', '-b', '32']
     with caplog.at_level('INFO'):
-        code, _, err = run_cli(*command)
+        code, _, err = run_cli(*PLAIN, '--epochs', '1')
     assert code == 0, err
     lines = [r.message for r in caplog.records]
     first = next(i for i, line in enumerate(lines) if line.startswith('cost of one 1x32x32 image, branches dks'))

@@ -20,7 +20,7 @@ def test_flips_and_truncations():
 
 @pytest.mark.parametrize('happen', [fail, die])
 def test_an_error_or_a_kill_at_file_operations(happen):
-    operations, wrong, kinds = break_save(happen, every=600)
+    operations, wrong, kinds = break_save(happen, every=900)
     assert not wrong
     assert operations > 10
     assert all(kinds.values())

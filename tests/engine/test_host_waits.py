@@ -64,7 +64,10 @@ def reads(run_cli, monkeypatch):
         (),
         pytest.param('--method byot --bce-loss --smoothing 0.1'.split(), marks=pytest.mark.slow),
         pytest.param('--mixup 0.2 --cutmix 1 --clip-grad 1 --grad-accum-steps 1'.split(), marks=pytest.mark.slow),
-        '--clip-grad 0.1 --clip-mode agc --reprob 0.5 --cutout 4 --amp --amp-dtype bfloat16'.split(),
+        pytest.param(
+            '--clip-grad 0.1 --clip-mode agc --reprob 0.5 --cutout 4 --amp --amp-dtype bfloat16'.split(),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=['dks', 'byot', 'mixup', 'agc'],
 )
