@@ -13,7 +13,7 @@ from dkszoo.tasks import METHODS, LossSettings, get_method
 
 from .flags import add_config, add_flags, setting_from_text
 from .grids import finish
-from .main import Parser
+from .main import Parser, tell
 from .stopping import until_stopped
 
 # Settings that `compare` makes itself or leaves out, in every run.
@@ -68,7 +68,7 @@ def split_methods(text: str) -> list[str]:
 
 def run_and_report(cells: dict[str, list[Cell]], folder: Path, jobs: int) -> int:
     everything = [c for group in cells.values() for c in group]
-    results = run_grid(everything, folder, jobs, lambda text: print(text, flush=True))
+    results = run_grid(everything, folder, jobs, lambda text: tell(text, flush=True))
     text = compare_methods({m: [results[c.name] for c in group if c.name in results] for m, group in cells.items()})
     return finish(everything, results, text, folder / 'table.md')
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from dkszoo.papers.grid import Cell, Result
 
-from .main import fail
+from .main import fail, tell
 
 
 def finish(cells: Sequence[Cell], results: dict[str, Result], text: str, path: Path) -> int:
     """Print and write the table, report the first failed run (teachers before students), and return the exit code."""
-    print(text)
+    tell(text)
     path.write_text(text + '\n', encoding='utf-8')
     everything = dict.fromkeys(cell for one in cells for cell in (*one.needs, one))
     missing = [cell.name for cell in everything if cell.name not in results]

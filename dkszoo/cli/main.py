@@ -2,12 +2,14 @@
 
 import argparse
 import difflib
+import errno
 import importlib
 import logging
 import os
 import re
 import sys
 import traceback
+from typing import TextIO
 
 import dkszoo
 
@@ -63,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('command', metavar='COMMAND', help=f'one of {", ".join(COMMANDS)}')
     rest = parser.add_argument('arguments', nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     rest.required = False  # else errors would list it beside COMMAND
-    prog, handlers = parser.prog, list(logging.root.handlers)
+    prog, handlers, level = parser.prog, list(logging.root.handlers), logging.root.level
     try:
         args = parser.parse_args(argv)
         if args.command not in COMMANDS:
@@ -82,6 +84,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     finally:
         logging.root.handlers = handlers  # else a second command in this process would log everything twice
+        logging.root.setLevel(level)
 
 
 def prog_name(command: str) -> str:
@@ -103,5 +106,16 @@ def fail(error: BaseException | str, code: int, prog: str = '') -> int:
     text = ' '.join(str(error).split())
     if prog and not text.endswith(')'):
         text += f' (see {prog} --help)'
-    print(f'dkszoo: error: {text}', file=sys.stderr)
+    tell(f'dkszoo: error: {text}', sys.stderr)
     return code
+
+
+def tell(line: str, file: TextIO | None = None, flush: bool = False) -> None:
+    """Print a line on stdout or `file`; if its terminal has been closed, drop it: the work goes on."""
+    file = file or sys.stdout
+    try:
+        print(line, file=file, flush=flush)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # else Python's final flush fails

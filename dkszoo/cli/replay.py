@@ -9,7 +9,7 @@ from dkszoo.engine import TrainConfig
 from dkszoo.engine.config import flag
 from dkszoo.engine.record import read_record
 
-from .main import Parser
+from .main import Parser, tell
 from .train import carry_out, execute
 
 ADVICE = 'give the run.json of a finished run'
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     if (Path(config.output) / config.experiment).resolve() == path.resolve().parent:
         raise ValueError(f'{config.output!r} holds the recorded run itself (choose another --output)')
     if record['threads'] != (threads := torch.get_num_threads()):
-        print(f'thread count: {record["threads"]} as recorded, not {threads}, the default of this machine')
+        tell(f'thread count: {record["threads"]} as recorded, not {threads}, the default of this machine')
         torch.set_num_threads(record['threads'])
     return carry_out(config, ['replay', *argv], lambda run: replay(run, record))
 
@@ -65,16 +65,16 @@ def replay(run: engine.Run, record: dict) -> int:
     """Print what differs from the record, train, and print whether the weights are equal; returns the exit code."""
     if run.is_main:
         for line in engine.differences(record, run.record):
-            print(f'not as recorded, the weights may differ: {line}')
+            tell(f'not as recorded, the weights may differ: {line}')
         if run.finished:
-            print(f'finished already ({run.folder.path}; remove it to run again):')
+            tell(f'finished already ({run.folder.path}; remove it to run again):')
     if not run.finished:
         execute(run)
     if not run.is_main:
         return 0
     recorded, here = record['weights_sha256'], run.record['weights_sha256']
     if recorded == here:
-        print(f'equal: the weights have the recorded SHA-256, {here}')
+        tell(f'equal: the weights have the recorded SHA-256, {here}')
         return 0
-    print(f'different: the weights have SHA-256 {here}, recorded is {recorded}')
+    tell(f'different: the weights have SHA-256 {here}, recorded is {recorded}')
     return 1

@@ -16,7 +16,7 @@ from dkszoo.papers.workload import seconds_per_work
 
 from .flags import add_flags
 from .grids import finish
-from .main import Parser
+from .main import Parser, tell
 from .stopping import until_stopped
 
 DEBIAN = '/usr/share/datasets/fashion-mnist'  # where Debian's package dataset-fashion-mnist installs it
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
 
 
 def run_and_report(args: argparse.Namespace, plans: list, cells: list, folder: Path) -> int:
-    results = run_grid(cells, folder, args.jobs, lambda text: print(text, file=sys.stderr, flush=True))
+    results = run_grid(cells, folder, args.jobs, lambda text: tell(text, sys.stderr))
     code = finish(cells, results, report(plans, results), folder / f'{args.table}.md')
     draw_groups(plans, results, folder / f'{args.table}.png')
     return code

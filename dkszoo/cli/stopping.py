@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 from dkszoo import engine
 
+from .main import tell
+
 
 def until_stopped(work: Callable[[], int]) -> int:
     """Call `work`, which a signal may stop; returns the exit code."""
@@ -17,5 +19,5 @@ def until_stopped(work: Callable[[], int]) -> int:
 
 def say_stopped(error: engine.Stopped, again: str) -> int:
     """Print how to resume after a signal, with the command `again`; returns the exit code."""
-    print(f'dkszoo: stopped by {error}; {again} resumes from here', file=sys.stderr)
+    tell(f'dkszoo: stopped by {error}; {again} resumes from here', sys.stderr)
     return error.exit_code

@@ -13,7 +13,7 @@ from dkszoo.engine import TrainConfig
 from dkszoo.weights import dump_yaml
 
 from .flags import add_config, add_flags
-from .main import Parser, fail, prog_name
+from .main import Parser, fail, prog_name, tell
 from .stopping import say_stopped
 
 
@@ -82,7 +82,7 @@ def train(run: engine.Run) -> int:
     """Execute a run unless it is finished, then print its result and export it if requested."""
     if run.finished:
         if run.is_main:
-            print(f'finished already ({run.folder.path}):')
+            tell(f'finished already ({run.folder.path}):')
     else:
         execute(run)
     if not run.is_main:
@@ -93,7 +93,7 @@ def train(run: engine.Run) -> int:
         branches = ', '.join(f'{v:.2f}' for k, v in figures.items() if k.startswith('branch') and k.endswith('top1'))
         heads = f' (branches {branches})' if branches else ''
         epoch = f'best epoch, {result["best_epoch"] + 1} on {run.record["best_on"]}' if name == 'best' else 'last epoch'
-        print(f'test accuracy, {epoch}: top-1 {figures["top1"]:.2f} %, top-5 {figures["top5"]:.2f} %{heads}')
+        tell(f'test accuracy, {epoch}: top-1 {figures["top1"]:.2f} %, top-5 {figures["top5"]:.2f} %{heads}')
     if run.config.export:
         card = deploy.export(run.folder.path / 'model_best.pth.tar', run.config.export)
         print_card(run.config.export, card)
@@ -101,6 +101,6 @@ def train(run: engine.Run) -> int:
 
 
 def print_card(out: str, card: dict) -> None:
-    print(f'{out}: {card["arch"]}, {card["num_params"]:,} parameters, {card["flops"]:,} FLOPs per image')
-    print(f'verified: {card["verified"]}')
-    print(f'sha256 {card["sha256"]}')
+    tell(f'{out}: {card["arch"]}, {card["num_params"]:,} parameters, {card["flops"]:,} FLOPs per image')
+    tell(f'verified: {card["verified"]}')
+    tell(f'sha256 {card["sha256"]}')

@@ -16,12 +16,15 @@ except ImportError:  # Windows: two runs in one folder are not detected
 _logger = logging.getLogger(__name__)
 
 
-def wait_until_free(folder: Path, enough: Callable[[], bool]) -> None:
+def wait_until_free(folder: Path, enough: Callable[[], bool]) -> bool:
     """Wait while another process uses a folder, such as a run that outlived the grid that started it.
 
     Args:
         folder: The folder, which need not exist.
         enough: Called every second; True ends the wait.
+
+    Returns:
+        Whether there was one.
     """
     lock, told = FolderLock(folder), False
     while folder.is_dir() and not enough():
@@ -33,10 +36,11 @@ def wait_until_free(folder: Path, enough: Callable[[], bool]) -> None:
             told = True
             time.sleep(1)
         except OSError:  # whoever writes there next will report it
-            return
+            break
         else:
             lock.release()
-            return
+            break
+    return told
 
 
 class FolderLock:

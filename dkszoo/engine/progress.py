@@ -27,7 +27,7 @@ class ProgressBar:
         self.batch_size, self.interval, self.show = batch_size, interval, show
         self.began = time.monotonic()
         self.bar = None
-        if show and sys.stderr.isatty():
+        if show and sys.stderr and sys.stderr.isatty():  # None: closed
             title = f'epoch {epoch + 1}/{epochs}'
             form = '{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}'  # the time left is the run's, not the epoch's
             self.bar = tqdm(total=steps, initial=start, desc=title, leave=False, dynamic_ncols=True, bar_format=form)

@@ -1,13 +1,16 @@
 """Stopping on request: at SIGTERM, SIGINT or SIGUSR1 a run ends its step and saves; at a second one it ends at once."""
 
 import contextlib
+import math
+import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
 
 SIGNALS = tuple(getattr(signal, name) for name in ('SIGTERM', 'SIGINT', 'SIGUSR1') if hasattr(signal, name))
-ECHO = 2.0  # seconds in which torchrun forwards a signal that its children have already received
+ECHO = 2.0  # seconds in which torchrun or a grid of runs forwards a signal that its children have already received
+GRID = 'DKSZOO_GRID'  # environment variable of the runs of a grid
 
 
 class Stopped(BaseException):
@@ -35,12 +38,20 @@ class StopRequest:
 
     def _note(self, signum: int, frame) -> None:
         if self.signum is not None:
-            if int(os.environ.get('WORLD_SIZE', 1)) > 1 and time.monotonic() - self.noted_at < ECHO:
-                return
-            os._exit(128 + signum)
+            forwarded = GRID in os.environ or int(os.environ.get('WORLD_SIZE', 1)) > 1
+            if not forwarded or time.monotonic() - self.noted_at > ECHO:
+                os._exit(128 + signum)
+            self.noted_at = min(self.noted_at, time.monotonic())
+            return
         self.signum, self.noted_at = signum, time.monotonic()
         if not self.waits:
             raise Stopped(signum)
+
+    def learn(self, signum: int) -> None:
+        """Record a signal that came to another process; to this one it may still come, at any time."""
+        if self.signum is None:
+            self.noted_at = math.inf
+        self.signum = signum
 
     def __enter__(self) -> 'StopRequest':
         for signum in SIGNALS:
@@ -88,8 +99,14 @@ def hidden_signals() -> Iterator[None]:
 @contextlib.contextmanager
 def batches_of(loader: Iterable) -> Iterator[Iterator]:
     """The batches of a loader whose processes receive no signals; after an error they are shut down."""
+    before = multiprocessing.active_children()
     with hidden_signals():
-        batches = iter(loader)
+        try:
+            batches = iter(loader)
+        except BaseException:  # one of its processes could not be started
+            for process in set(multiprocessing.active_children()) - set(before):
+                process.kill()
+            raise
     try:
         yield batches
     except BaseException:
@@ -109,3 +126,5 @@ def loading(loader: Iterable) -> Iterator[None]:
 def shut_down(batches: Iterator | None) -> None:
     """End the processes of a DataLoader's iterator: Python would wait for them at exit, and they block SIGTERM."""
     getattr(batches, '_shutdown_workers', lambda: None)()
+    for process in getattr(batches, '_workers', ()):
+        process.kill()  # if it is stuck; torch waits for five seconds

@@ -13,6 +13,7 @@ from timm.utils import unwrap_model
 from .evaluate import evaluate
 from .record import device_name
 from .setup import Setup
+from .signals import batches_of
 from .step import Stepper
 from .sums import Sums
 
@@ -63,8 +64,9 @@ def endless(setup: Setup) -> Iterator:
         raise ValueError(f'{setup.sampler.total} training images are fewer than a batch (give a smaller --batch-size)')
     for epoch in itertools.count():
         setup.sampler.set_position(epoch)
-        for step, (images, targets) in enumerate(itertools.islice(setup.loader, whole)):
-            yield epoch, step, images, targets
+        with batches_of(setup.loader) as batches:
+            for step, (images, targets) in enumerate(itertools.islice(batches, whole)):
+                yield epoch, step, images, targets
 
 
 def measure(setup: Setup, steps: int) -> dict:

@@ -174,7 +174,7 @@ class Trainer:
         """Whether a signal has come to any process, and whether a checkpoint is due in any."""
         signum, due = self.world.largest(self.stop.signum or 0, due)
         if signum:  # do not overwrite one that has just come
-            self.stop.signum = signum
+            self.stop.learn(signum)
         return bool(signum), bool(due)
 
     # -- after an epoch --------------------------------------------------------------------------------------------

@@ -224,12 +224,14 @@ def run_cell(cell: Cell, output: Path, processes: Processes) -> tuple[Result | N
     if (result := read_result(folder)) is None:
         wait_until_free(folder, lambda: processes.stopping)
         result = read_result(folder)
-    if result is None:
+    while result is None:
         code = processes.run(cell.name, cell.command(output))
         if code is None:
             return None, 'not started'
+        # Another grid may have started the same run in the same seconds.
+        other = code and wait_until_free(folder, lambda: processes.stopping)
         result = read_result(folder)
-        if code or result is None:
+        if (code or result is None) and not other:
             return None, f'failed with exit code {code} ({output / cell.name}.log)'
     figures = result.record['result']
     text = f'top-1 last {figures["last"]["top1"]:.2f} %, best {figures["best"]["top1"]:.2f} %'

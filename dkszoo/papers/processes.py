@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import dkszoo
+from dkszoo.engine.signals import GRID
 
 
 class Processes:
@@ -36,7 +37,7 @@ class Processes:
 
     def start(self, command: list[str], log: Path) -> subprocess.Popen | None:
         paths = [str(Path(dkszoo.__file__).parents[1]), *filter(None, [os.environ.get('PYTHONPATH')])]
-        environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(paths)}
+        environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(paths), GRID: '1'}
         if self.threads:
             environment['OMP_NUM_THREADS'] = str(self.threads)
         with self.lock:

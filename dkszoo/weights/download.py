@@ -68,7 +68,7 @@ def cached(name: str, cache_dir: str | os.PathLike | None) -> Path:
 def sweep(folder: Path, name: str) -> None:
     """Remove what a killed download left, once it is too old to be still running."""
     for rest in folder.glob(f'.{glob.escape(name)}.*'):
-        with contextlib.suppress(FileNotFoundError):  # another process removed it
+        with contextlib.suppress(OSError):  # another process removed it, or it is another user's
             if time.time() - rest.stat().st_mtime > STALE:
                 shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
 

@@ -1,10 +1,13 @@
 """What the commands say of themselves."""
 
+import os
+import pty
 import subprocess
 import sys
 
 import pytest
 
+from dkszoo.cli import main
 from dkszoo.cli.main import COMMANDS
 
 
@@ -48,6 +51,17 @@ def test_a_reader_that_has_enough_is_no_error(environment):
     done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True)
     assert done.stdout.startswith('name')
     assert done.stderr == ''
+
+
+def test_lines_for_a_terminal_that_is_gone_are_dropped():
+    terminal, ours = pty.openpty()
+    with open(ours, 'w') as file:
+        os.close(terminal)
+        main.tell('one', file)
+        main.tell('two', file)
+    with pytest.raises(OSError, match='No space'), open('/dev/full', 'w') as file:
+        main.tell('one', file, flush=True)
+        pytest.fail('it was dropped')
 
 
 def test_a_command_broken_off_says_nothing(run_cli, monkeypatch):

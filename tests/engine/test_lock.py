@@ -57,7 +57,7 @@ def test_waiting_is_said_once_and_ends_when_it_is_enough(tmp_path, monkeypatch, 
     enough, naps = iter([False, False, False, True]), iter(range(3))
     monkeypatch.setattr(FolderLock, 'acquire', acquire)
     monkeypatch.setattr(module, 'time', SimpleNamespace(sleep=lambda _: next(naps)))
-    wait_until_free(tmp_path, lambda: next(enough))
+    assert wait_until_free(tmp_path, lambda: next(enough))
     assert caplog.messages == ['waiting: it is in use']
 
 
@@ -66,7 +66,7 @@ def test_a_folder_nobody_may_write_is_not_waited_for(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, 'Permission denied')
 
     monkeypatch.setattr(FolderLock, 'acquire', acquire)
-    wait_until_free(tmp_path, lambda: False)
+    assert not wait_until_free(tmp_path, lambda: False)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What a person watching a run sees: the line in the log, and curves.png."""
 
+import sys
+
 from matplotlib.axes import Axes
 
 from dkszoo.engine import progress
@@ -15,6 +17,11 @@ def test_the_time_that_is_left(caplog, monkeypatch):
     with caplog.at_level('INFO'):
         bar.update(6, 1.0, 50.0)
     assert caplog.messages == ['epoch 2/3 step 6/10 loss 1.000 top1 50.0 % 2 img/s 00:28 left']
+
+
+def test_no_bar_where_stderr_is_closed(monkeypatch):
+    monkeypatch.setattr(sys, 'stderr', None)
+    assert progress.ProgressBar(epoch=0, epochs=1, steps=1, start=0, batch_size=4, interval=1, show=True).bar is None
 
 
 def test_curves_show_the_errors_of_all_heads(tmp_path, monkeypatch):

@@ -1,18 +1,22 @@
 """Signals end a run in order, whatever it is doing."""
 
+import errno
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from benchmarks.reliability.runs import PLAIN, differences, wait
 from benchmarks.reliability.signals import signals
 from dkszoo.cli.stopping import until_stopped
 from dkszoo.engine import run
-from dkszoo.engine.signals import SIGNALS, Stopped, StopRequest, batches_of, hidden_signals
+from dkszoo.engine.signals import SIGNALS, Stopped, StopRequest, batches_of, hidden_signals, shut_down
 
 BUSY = 120.0  # seconds: on an idle machine it takes one, on a busy one nobody knows
 
@@ -82,6 +86,33 @@ def test_loading_processes_are_ended_after_an_error_alone():
     assert (whole.ended, broken.ended) == (False, True)
 
 
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')  # torch's iterator is half made
+def test_a_loading_process_that_does_not_start_leaves_none(monkeypatch):
+    plain, started = multiprocessing.process.BaseProcess.start, []
+
+    def start(process):
+        if started:
+            raise OSError(errno.EMFILE, 'Too many open files')
+        plain(process)
+        started.append(process)
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, 'start', start)
+    loader = torch.utils.data.DataLoader([1, 2, 3], num_workers=2, persistent_workers=True)
+    with pytest.raises(OSError, match='Too many'), batches_of(loader):
+        pytest.fail('started')
+    started[0].join(BUSY)
+    assert not multiprocessing.active_children()
+
+
+def test_a_loading_process_that_is_stuck_is_killed():
+    with hidden_signals():
+        stuck = multiprocessing.get_context('fork').Process(target=time.sleep, args=(BUSY,), daemon=True)
+        stuck.start()
+    shut_down(SimpleNamespace(_workers=[stuck]))
+    stuck.join(BUSY / 2)
+    assert stuck.exitcode == -signal.SIGKILL
+
+
 def test_a_signal_at_the_very_end_is_too_late(monkeypatch):
     plain, sent = signal.signal, []
 
@@ -118,8 +149,12 @@ def test_a_second_signal_ends_at_once(monkeypatch):
             time.sleep(60)
 
     assert fork(work) == 130
-    # torchrun passes on what a terminal has sent to all already: that is one request, not two
-    monkeypatch.setenv('WORLD_SIZE', '2')
+
+
+@pytest.mark.parametrize(('name', 'value'), [('WORLD_SIZE', '2'), ('DKSZOO_GRID', '1')])
+def test_a_signal_that_is_passed_on_is_no_second_one(monkeypatch, name, value):
+    """torchrun and grids pass on what a terminal, or the system, has sent to all already."""
+    monkeypatch.setenv(name, value)
 
     def passed_on():
         with StopRequest() as stop, stop.deferred():
@@ -137,6 +172,15 @@ def test_a_second_signal_ends_at_once(monkeypatch):
             time.sleep(5)
 
     assert fork(later) == 143
+
+    def learnt():
+        with StopRequest() as stop, stop.deferred():
+            stop.learn(signal.SIGINT)
+            stop.noted_at -= 3
+            os.kill(os.getpid(), signal.SIGINT)  # its own, of which it has heard from another process
+            os._exit(7 if stop.noted_at < time.monotonic() else 8)
+
+    assert fork(learnt) == 7
 
 
 def test_hidden_signals_are_delivered_later_and_not_to_children():

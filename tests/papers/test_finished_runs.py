@@ -54,6 +54,19 @@ def test_a_run_that_another_grid_ends_is_not_run_again(tmp_path, monkeypatch):
     assert set(run_grid([cell('one')], tmp_path, 1, lambda _: None)) == {'one'}
 
 
+def test_a_run_that_another_grid_starts_in_the_same_seconds(tmp_path, monkeypatch):
+    codes, others = iter([2, 2]), iter(['none', 'killed', 'finished'])
+
+    def wait_until_free(folder, _) -> bool:
+        if (other := next(others)) == 'finished':
+            finish(folder)
+        return other != 'none'
+
+    monkeypatch.setattr(Processes, 'run', lambda *_: next(codes))
+    monkeypatch.setattr(grid, 'wait_until_free', wait_until_free)
+    assert set(run_grid([cell('one')], tmp_path, 1, lambda _: None)) == {'one'}
+
+
 def test_a_run_without_a_result_has_failed(tmp_path, monkeypatch):
     monkeypatch.setattr(Processes, 'run', lambda *_: 0)
     said = []

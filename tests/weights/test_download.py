@@ -1,5 +1,6 @@
 """The authors' weights: downloaded once, converted, checked ever after; whatever goes wrong leaves nothing behind."""
 
+import errno
 import http.server
 import io
 import json
@@ -292,6 +293,9 @@ def test_timm_alone_says_so_before_it_downloads_anything(mirror, cache):
 
 
 def test_leftovers_of_killed_downloads_go(tmp_path, monkeypatch):
+    def refuse(_):
+        raise PermissionError(errno.EACCES, 'Permission denied')
+
     monkeypatch.setattr(download, 'STALE', -1)
     (tmp_path / f'.{NAME}.abc').mkdir()
     (tmp_path / f'.{NAME}.abc/file').touch()
@@ -300,4 +304,7 @@ def test_leftovers_of_killed_downloads_go(tmp_path, monkeypatch):
     download.sweep(tmp_path, NAME)
     assert names(tmp_path) == ['else']
     (tmp_path / f'.{NAME}.gone').symlink_to('nowhere')  # as if another process had just removed it
+    download.sweep(tmp_path, NAME)
+    (tmp_path / f'.{NAME}.theirs').mkdir()
+    monkeypatch.setattr(download.shutil, 'rmtree', refuse)
     download.sweep(tmp_path, NAME)
