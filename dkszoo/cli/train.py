@@ -1,5 +1,6 @@
 """`dkszoo train` and `python train.py`."""
 
+import errno
 import logging
 import os
 import traceback
@@ -15,6 +16,9 @@ from dkszoo.weights import dump_yaml
 from .flags import add_config, add_flags
 from .main import Parser, fail, prog_name, tell
 from .stopping import say_stopped
+
+# What a loading process that cannot be started, or was killed, ends in, besides a RuntimeError.
+LOADING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ECONNRESET, errno.ECONNREFUSED)
 
 
 def main(argv: list[str]) -> int:
@@ -48,7 +52,8 @@ def carry_out(config: TrainConfig, argv: list[str], work: Callable[[engine.Run],
             try:
                 return work(run)
             except OSError as error:  # a disk error at this point is not a mistake in the settings
-                hint = f'free some space or repair the disk; {again} resumes from what is saved'
+                cure = 'give fewer --workers' if error.errno in LOADING else 'free some space or repair the disk'
+                hint = f'{cure}; {again} resumes from what is saved'
                 raise engine.RunFailed(f'{error} ({hint})') from error
     except (engine.RunFailed, deploy.VerificationFailed) as error:
         return fail(error, 1)
@@ -71,7 +76,7 @@ def execute(run: engine.Run) -> None:
         engine.execute(run)
     except UnreadableImage as error:
         raise engine.RunFailed(error) from error
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # out of memory, a loading process killed
         traceback.print_exc()
         saved = any(run.folder.path.glob('*.pth.tar'))
         hint = f'{same_command(run.config)} resumes from what is saved' if saved else 'nothing is saved yet'

@@ -132,6 +132,8 @@ def replace_checkpoint(path: Path, write: Callable[[Path], object], check: Calla
     try:
         write_durably(path, write, check)
     except (OSError, RuntimeError, ValueError) as error:
+        if 'DataLoader worker' in str(error):  # torch says so in whatever it interrupts
+            raise
         raise OSError(f'cannot write {str(path)!r}: {reason(error)}') from error
 
 

@@ -65,6 +65,11 @@ def fingerprint(data: Data) -> str:
     return digest.hexdigest()
 
 
+def image_counts(data: Data) -> dict[str, int]:
+    views = {'train': data.train, 'val': data.val, 'test': data.test}
+    return {f'{part}_images': len(view) if view is not None else 0 for part, view in views.items()}
+
+
 def device_name(device: torch.device) -> str:
     """The name of the GPU, or the processor and its instruction set, which determines the kernels."""
     if device.type == 'cuda':
@@ -92,9 +97,7 @@ def start_record(setup: Setup, argv: list[str], started: str) -> dict:
         'git_commit': git_commit(),
         'device': device_name(setup.world.device),
         'dataset_sha256': fingerprint(setup.data),
-        'train_images': len(setup.data.train),
-        'val_images': len(setup.data.val) if setup.data.val is not None else 0,
-        'test_images': len(setup.data.test),
+        **image_counts(setup.data),
         'wrong_labels': len(setup.data.flips),
         'kd_checkpoint_sha256': hash_of(setup.config.kd_checkpoint),
         'initial_checkpoint_sha256': hash_of(setup.config.initial_checkpoint),

@@ -9,11 +9,11 @@ from dkszoo.branches import cost
 from .checkpoint import LAST, read_checkpoint, state_hash
 from .config import TrainConfig
 from .curves import draw_curves
-from .data import open_data
+from .data import Data, open_data
 from .evaluate import check_images
 from .folder import RunFolder
 from .optim import updates_per_epoch
-from .record import differences, hash_of, start_record
+from .record import differences, hash_of, image_counts, start_record
 from .setup import Setup, build
 from .signals import StopRequest
 from .trainer import Trainer
@@ -86,6 +86,7 @@ def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
     try:
         if world.is_main and not new:
             folder.open(config)
+            check_counts(record, data, folder)
         world.wait()
         trainer.resume()
         check_same(world, (trainer.progress.epoch, trainer.progress.step), folder)
@@ -109,13 +110,24 @@ def check_same(world: World, found, folder: RunFolder) -> None:
         )
 
 
+def check_counts(record: dict, data: Data, folder: RunFolder) -> None:
+    """Raise a ValueError if images were added or removed: it would hold out others, and has trained on some of them."""
+    for key, count in image_counts(data).items():
+        if record.get(key, count) != count:
+            what = key.replace('_', ' ')
+            raise ValueError(
+                f'the run in {str(folder.path)!r} was started with {record[key]} {what}, but there are {count} now '
+                '(restore them, or --overwrite starts anew)'
+            )
+
+
 def begin_record(folder: RunFolder, setup: Setup, argv: list[str]) -> dict:
     """run.json from the start of the run, written now if it starts here. Warns about what has changed since."""
     here, record = start_record(setup, argv, now()), folder.read_record()
     # --resume is only read at the start: a run that continues needs neither the file nor its hash.
     here['resume_sha256'] = record.get('resume_sha256') if record else hash_of(setup.config.resume)
     for line in differences(record, here):
-        _logger.warning('the run was started with another %s: the result may differ in its last digits', line)
+        _logger.warning('the run was started with another %s: the result may differ', line)
     if not record:
         folder.write_record(here)
     return record or here

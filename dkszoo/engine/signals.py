@@ -99,18 +99,16 @@ def hidden_signals() -> Iterator[None]:
 @contextlib.contextmanager
 def batches_of(loader: Iterable) -> Iterator[Iterator]:
     """The batches of a loader whose processes receive no signals; after an error they are shut down."""
-    before = multiprocessing.active_children()
-    with hidden_signals():
-        try:
-            batches = iter(loader)
-        except BaseException:  # one of its processes could not be started
-            for process in set(multiprocessing.active_children()) - set(before):
-                process.kill()
-            raise
+    before, batches = multiprocessing.active_children(), None
     try:
+        with hidden_signals():  # raises on leaving if a signal has come
+            batches = iter(loader)
         yield batches
     except BaseException:
         shut_down(batches)
+        if batches is None:  # one of its processes could not be started
+            for process in set(multiprocessing.active_children()) - set(before):
+                process.kill()
         raise
 
 

@@ -215,6 +215,21 @@ def test_a_folder_may_be_written_otherwise(run_cli, tmp_path):
     assert json.loads((tmp_path / 'runs/r/run.json').read_text())['settings']['data_dir'] == '.'
 
 
+def test_a_run_does_not_go_on_with_fewer_images(run_cli, tmp_path):
+    make(tmp_path, 12)
+    assert run_cli(*TRAIN, '--workers', '0')[0] == 0
+    path = tmp_path / 'runs/r/run.json'
+    record = json.loads(path.read_text())
+    del record['result']  # as if stopped before the test
+    path.write_text(json.dumps(record))
+    (tmp_path / 'train/a/003.png').rename(tmp_path / 'gone.png')
+    code, _, err = run_cli(*TRAIN, '--workers', '0')
+    assert code == 2
+    assert 'was started with 22 train images, but there are 21 now' in err
+    (tmp_path / 'gone.png').rename(tmp_path / 'train/a/003.png')
+    assert run_cli(*TRAIN, '--workers', '0')[0] == 0
+
+
 def test_a_run_can_be_repeated_where_its_folder_has_moved(run_cli, tmp_path):
     make(tmp_path / 'data', 12)
     assert run_cli(*TRAIN, '--data-dir', 'data', '--workers', '0')[0] == 0

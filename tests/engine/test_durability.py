@@ -71,6 +71,16 @@ def test_format_1_loads_and_goes_on_for_ever(run_cli, tmp_path):
     assert run_cli('export', GOLDEN, 'out.safetensors')[0] == 0
 
 
+def test_a_loading_process_that_dies_in_a_save_is_no_fault_of_the_disk(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed.')
+
+    monkeypatch.setattr(torch, 'save', interrupted)
+    with pytest.raises(RuntimeError, match='DataLoader worker'):
+        save_checkpoint({}, tmp_path / 'a.pth.tar')
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_copy_that_is_not_its_source_is_not_kept(tmp_path, monkeypatch):
     source, target = tmp_path / 'a.pth.tar', tmp_path / 'b.pth.tar'
     source.write_bytes(b'new')

@@ -1,6 +1,7 @@
 """Every setting does what it says: what a run is made of, and what one step does."""
 
 import dataclasses
+import errno
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from setups import made
 from torch.nn import functional as F
 
 import dkszoo
+from benchmarks.reliability.runs import PLAIN
 from dkszoo.engine import TrainConfig
 from dkszoo.engine.checkpoint import describe_model
 from dkszoo.engine.config import FREE
@@ -65,6 +67,21 @@ def test_the_criterion():
     sure = F.binary_cross_entropy_with_logits(logits, F.one_hot(labels, 10).float()).item()
     assert loss(bce_loss=True, smoothing=0.3) != pytest.approx(sure)
     assert loss(bce_loss=True, smoothing=0.3, bce_target_thresh=0.2) == pytest.approx(sure)
+
+
+@pytest.mark.parametrize(
+    ('error', 'message'),
+    [
+        (RuntimeError('out of memory'), 'training failed, see above (the same command resumes from what is saved)'),
+        (OSError(errno.EMFILE, 'Too many'), '[Errno 24] Too many (give fewer --workers; the same command resumes'),
+        (OSError(errno.ENOSPC, 'Full'), '[Errno 28] Full (free some space or repair the disk; the same command'),
+    ],
+)
+def test_what_ends_a_run_is_said_in_one_line(run_cli, at_step, error, message):
+    at_step(3, lambda *_: (_ for _ in ()).throw(error))
+    code, _, err = run_cli(*PLAIN)
+    assert code == 1
+    assert err.splitlines()[-1].startswith(f'dkszoo: error: {message}')
 
 
 def test_what_settings_make():

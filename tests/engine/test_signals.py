@@ -113,6 +113,18 @@ def test_a_loading_process_that_is_stuck_is_killed():
     assert stuck.exitcode == -signal.SIGKILL
 
 
+def test_a_signal_while_loading_processes_start_ends_them():
+    class Starting(Batches):
+        def __iter__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return self
+
+    loader = Starting()
+    with StopRequest(), pytest.raises(Stopped), batches_of(loader):
+        time.sleep(5)
+    assert loader.ended
+
+
 def test_a_signal_at_the_very_end_is_too_late(monkeypatch):
     plain, sent = signal.signal, []
 
