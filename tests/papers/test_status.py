@@ -155,6 +155,28 @@ def test_what_ten_seeds_of_another_network_say_is_what_the_runs_give():
         assert cells == [f'the plain network, {epochs} epochs', gain_by_seed(other, dks)[1:], count_ahead(dks, other)]
 
 
+@pytest.mark.parametrize('epoch', ['last', 'best'])
+def test_the_tables_of_distillation_are_what_the_runs_give(epoch):
+    errors = {}
+    for method, epochs in (('baseline', 80), ('baseline', 160), ('kd', 80), ('dskd', 80), ('dks', 80)):
+        folder, study = ('distillation', '') if 'kd' in method else ('lengths', '-resnet8-float32')
+        paths = (RESULTS / folder / 'runs').glob(f'{method}-epochs_{epochs}-seed?{study}.json')
+        records = [json.loads(path.read_text()) for path in paths]
+        errors[method, epochs] = {record['seed']: 100 - record['result'][epoch]['top1'] for record in records}
+    header = ('method', 'epochs', 'runs', f'error, {epoch}')
+    plain, lines = [('baseline', 80), ('baseline', 160)], []
+    for (method, epochs), by_seed in list(errors.items())[:4]:
+        gains = [gain_by_seed(errors[other], by_seed) if method != 'baseline' else '' for other in plain]
+        lines.append([method, str(epochs), str(len(by_seed)), show(*mean_std(list(by_seed.values()))), *gains])
+    page = (RESULTS / 'distillation/README.md').read_text()
+    assert table((*header, 'gain over the plain 80 epochs', 'over its 160'), lines) in page
+    dskd, lines = errors['dskd', 80], []
+    for method in ('kd', 'dks'):
+        other = {seed: error for seed, error in errors[method, 80].items() if seed in dskd}
+        lines.append([f'`{method}`', gain_by_seed(other, dskd), f'{count_ahead(dskd, other)} of {len(dskd)}'])
+    assert table((f'`dskd`, {epoch} epoch, against', 'gain', 'ahead in'), lines) in page
+
+
 @pytest.mark.parametrize('percent', ['50', '80'])
 def test_what_is_said_of_wrong_labels_is_what_the_runs_give(percent):
     dks, lines = errors_of_ten_seeds('noise/runs', 'dks', 10, f'-{percent}'), []
