@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         command = importlib.import_module(f'dkszoo.cli.{args.command}')
         return command.main(args.arguments)
     except BrokenPipeError:  # the reader of our output has closed it: `dkszoo models | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's final flush fails
+        discard(sys.stdout)
         return 141  # 128 + SIGPIPE
     except (ValueError, OSError) as error:
         return fail(error, 2, prog)
@@ -118,4 +118,9 @@ def tell(line: str, file: TextIO | None = None, flush: bool = False) -> None:
     except OSError as error:
         if error.errno != errno.EIO:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # else Python's final flush fails
+        discard(file)
+
+
+def discard(file: TextIO) -> None:
+    """Drop all that is still to be written to a file whose reader is gone; else Python's final flush fails."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())

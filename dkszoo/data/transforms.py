@@ -87,10 +87,17 @@ def train_transform(
     squash = crop_mode == 'squash' and large and not no_aug
     how = dict(interpolation=interpolation, mean=mean, std=std, color_jitter=color_jitter or None)
     if large and not squash:
-        how |= dict(hflip=augmentation.hflip, vflip=augmentation.vflip, no_aug=no_aug)
-        how |= dict(re_prob=augmentation.re_prob, re_mode=augmentation.re_mode)
-        how |= dict(train_crop_mode=crop_mode, scale=scale, ratio=ratio)
-        how |= dict(interpolation=crop_interpolation or interpolation)
+        how |= dict(
+            no_aug=no_aug,
+            train_crop_mode=crop_mode,
+            scale=scale,
+            ratio=ratio,
+            interpolation=crop_interpolation or interpolation,
+            hflip=augmentation.hflip,
+            vflip=augmentation.vflip,
+            re_prob=augmentation.re_prob,
+            re_mode=augmentation.re_mode,
+        )
         steps = [timms_transform(size, auto_augment, **how)]
     else:
         square = resize_to_square(img_size, crop_pct, interpolation) if squash else resize(img_size, interpolation)
