@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .images import ArrayImages
+from .images import ArrayImages, how_to_fetch
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,7 @@ class Layout:
     """File layout of a CIFAR data set.
 
     Attributes:
+        kind: The class in torchvision.
         folder: Its folder in torchvision's root.
         train: Files of the training images.
         test: Files of the test images.
@@ -23,6 +24,7 @@ class Layout:
         names: Key of the class names.
     """
 
+    kind: str
     folder: str
     train: tuple[str, ...]
     test: tuple[str, ...]
@@ -33,6 +35,7 @@ class Layout:
 
 LAYOUTS = {
     'torch/cifar10': Layout(
+        'CIFAR10',
         'cifar-10-batches-py',
         tuple(f'data_batch_{i}' for i in range(1, 6)),
         ('test_batch',),
@@ -40,7 +43,9 @@ LAYOUTS = {
         'batches.meta',
         'label_names',
     ),
-    'torch/cifar100': Layout('cifar-100-python', ('train',), ('test',), 'fine_labels', 'meta', 'fine_label_names'),
+    'torch/cifar100': Layout(
+        'CIFAR100', 'cifar-100-python', ('train',), ('test',), 'fine_labels', 'meta', 'fine_label_names'
+    ),
 }
 
 
@@ -101,9 +106,7 @@ def read_cifar_pickle(path: Path) -> dict:
             of integers; nothing in it is executed.
     """
     if not path.is_file():
-        raise ValueError(
-            f"no file {path.name} in {str(path.parent)!r} (--data-dir: torchvision's root, or the pickles' folder)"
-        )
+        raise ValueError(f'no file {path.name} in {str(path.parent)!r} (download it again)')
     try:
         contents = ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding='latin1').load()
     except Exception as error:  # a damaged pickle can raise anything
@@ -141,6 +144,8 @@ def open_cifar(name: str, data_dir: str, train: bool) -> ArrayImages:
     layout = LAYOUTS[name]
     folder = Path(data_dir) / layout.folder
     folder = folder if folder.is_dir() else Path(data_dir)
+    if not (folder / layout.meta).is_file():
+        raise ValueError(f'no file {layout.meta} in {str(folder)!r} ({how_to_fetch(layout.kind, data_dir)})')
     names = read_cifar_pickle(folder / layout.meta).get(layout.names)
     if not isinstance(names, list) or not all(isinstance(n, str | bytes) for n in names):
         raise ValueError(f'{str(folder / layout.meta)!r} has no list "{layout.names}" (download it again)')

@@ -13,7 +13,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from .cifar import LAYOUTS, open_cifar
 from .digits import open_digits
 from .idx import FOLDERS, open_idx
-from .images import ArrayImages
+from .images import ArrayImages, how_to_fetch
 
 _logger = logging.getLogger(__name__)
 
@@ -128,7 +128,10 @@ def open_dataset(name: str, data_dir: str | None, split: str, in_chans: int = 3)
     if kind in ('', 'torch') and not data_dir:
         raise ValueError(f'data set {name!r} needs a folder (give --data-dir)')
     if kind in ('', 'torch') and not os.path.isdir(data_dir):
-        raise ValueError(f'no data folder {data_dir!r} for data set {name!r} (give another --data-dir)')
+        advice = 'give another --data-dir'
+        if name.lower() in SMALL_SETS:
+            advice = how_to_fetch(FOLDERS.get(name.lower()) or LAYOUTS[name.lower()].kind, data_dir)
+        raise ValueError(f'no data folder {data_dir!r} for data set {name!r} ({advice})')
     if name.lower() in SMALL_SETS:
         return open_small(name.lower(), data_dir, split)
     if name.lower() in IMAGE_FOLDERS:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from torchvision import datasets
 
-from .images import ArrayImages
+from .images import ArrayImages, how_to_fetch
 
 UINT8 = 0x08
 MOST_DEFLATED = 1032  # the largest compression ratio of deflate
@@ -67,7 +67,8 @@ def open_idx(name: str, data_dir: str, train: bool) -> ArrayImages:
     folder = Path(data_dir) / FOLDERS[name] / 'raw'
     folder = folder if folder.is_dir() else Path(data_dir)
     part = 'train' if train else 't10k'
-    files = [find(folder, f'{part}-images-idx3-ubyte'), find(folder, f'{part}-labels-idx1-ubyte')]
+    advice = how_to_fetch(FOLDERS[name], data_dir)
+    files = [find(folder, f'{part}-{kind}-ubyte', advice) for kind in ('images-idx3', 'labels-idx1')]
     images, labels = read_idx(files[0], 3), read_idx(files[1], 1)
     classes = getattr(datasets, FOLDERS[name]).classes
     if len(images) != len(labels):
@@ -77,8 +78,8 @@ def open_idx(name: str, data_dir: str, train: bool) -> ArrayImages:
     return ArrayImages(images, labels, classes)
 
 
-def find(folder: Path, name: str) -> Path:
+def find(folder: Path, name: str, advice: str) -> Path:
     for path in (folder / name, folder / f'{name}.gz'):
         if path.is_file():
             return path
-    raise ValueError(f'no file {name} or {name}.gz in {str(folder)!r} (choose another --data-dir)')
+    raise ValueError(f'no file {name} or {name}.gz in {str(folder)!r} ({advice})')

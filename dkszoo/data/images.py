@@ -7,6 +7,11 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 
+def how_to_fetch(kind: str, folder: str) -> str:
+    """Advice for a missing file: the Python call that downloads torchvision's data set `kind` into a folder."""
+    return f'another --data-dir, or fetch it: torchvision.datasets.{kind}({folder!r}, download=True)'
+
+
 class ArrayImages(Dataset):
     """A data set of images of the same size in memory; `data_set[index]` is (PIL image, class).
 

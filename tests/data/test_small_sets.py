@@ -182,6 +182,17 @@ def test_missing_files(tmp_path):
         open_dataset('torch/cifar10', str(tmp_path), 'extra')
 
 
+@pytest.mark.parametrize('name', [*FOLDERS, 'torch/cifar10', 'torch/cifar100'])
+def test_what_is_not_there_is_named_with_the_call_that_fetches_it(tmp_path, name):
+    for folder in (tmp_path, tmp_path / 'new'):
+        with pytest.raises(ValueError, match='or fetch it: ') as raised:
+            open_dataset(name, str(folder), 'train')
+        call = str(raised.value).partition('or fetch it: ')[2].removesuffix(')')
+        kind = call.removeprefix('torchvision.datasets.').partition('(')[0]
+        assert call == f'torchvision.datasets.{kind}({str(folder)!r}, download=True)'
+        assert getattr(datasets, kind).__name__.lower() == name.removeprefix('torch/').replace('_', '')
+
+
 def test_networks_for_gray_images_are_not_measured_on_colour(run_cli, tmp_path):
     write_cifar(tmp_path, 10)
     torch.save(dkszoo.create_model('cifar_resnet8', num_classes=10, in_chans=1).state_dict(), tmp_path / 'gray.pth')
