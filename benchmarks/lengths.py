@@ -4,10 +4,10 @@
     python -m benchmarks.lengths runs/compare-cifar_wrn16_1 --figure lengths.png
 
 Prints a Markdown table: test error at the last epoch in percent, mean (sample standard deviation), and the gain in
-points over the baseline at equal epochs and at equal time. For the latter, the baseline's error is interpolated between
-two lengths over the logarithm of the time, and left empty beyond its shortest and longest run. The time estimates that
-of an otherwise idle machine: epochs times the lowest decile of the training seconds per epoch, over all runs of a
-method (`log.jsonl` of each).
+points over the baseline, if it was run, at equal epochs and at equal time. For the latter, the baseline's error is
+interpolated between two lengths over the logarithm of the time, and left empty beyond its shortest and longest run. The
+time estimates that of an otherwise idle machine: epochs times the lowest decile of the training seconds per epoch, over
+all runs of a method (`log.jsonl` of each).
 """
 
 import argparse
@@ -78,7 +78,7 @@ def epoch_seconds(run: Result) -> list[float]:
 def at_time(curve: dict[int, Point], seconds: float) -> dict[int, float]:
     """Error by seed after `seconds` of training, interpolated; empty outside the range of the runs."""
     times = [p.seconds for p in curve.values()]
-    if not times[0] <= seconds <= times[-1]:
+    if not times or not times[0] <= seconds <= times[-1]:
         return {}
     seeds = set.intersection(*(set(p.errors) for p in curve.values()))
     at = math.log(seconds)
@@ -86,7 +86,7 @@ def at_time(curve: dict[int, Point], seconds: float) -> dict[int, float]:
 
 
 def report(points: dict[str, dict[int, Point]]) -> str:
-    base, rows = points['baseline'], []
+    base, rows = points.get('baseline', {}), []
     for method, curve in points.items():
         for epochs, point in curve.items():
             equal = ['', '']
@@ -130,8 +130,8 @@ def main() -> None:
     parser.add_argument('--figure', type=Path, metavar='PNG', help='also draw the curves')
     args = parser.parse_args()
     points = read_points(args.folder)
-    if 'baseline' not in points:
-        parser.error(f'no finished run of a baseline in {str(args.folder)!r}')
+    if not points:
+        parser.error(f'no finished run in {str(args.folder)!r}')
     print(report(points))
     if args.figure:
         draw(points, args.figure)

@@ -47,6 +47,12 @@ def test_gains(points):
     assert columns == ['2', '13.00(0.71)', '+3.00 +- 0.00', '', '800 s']  # the baseline was not run that long
 
 
+def test_without_a_baseline_only_errors_and_times_are_given(points):
+    del points['baseline']
+    row = report(points).splitlines()[2]
+    assert [cell.strip() for cell in row.split('|')[1:-1]] == ['dks', '10', '2', '19.00(1.41)', '', '', '200 s']
+
+
 def test_figure(points, tmp_path):
     draw(points, tmp_path / 'lengths.png')
     assert (tmp_path / 'lengths.png').read_bytes().startswith(b'\x89PNG')
