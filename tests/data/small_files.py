@@ -57,3 +57,22 @@ def write_cifar(root: Path, num_classes: int, protocol: int = 2, keys=str.encode
     with open(folder / ('batches.meta' if ten else 'meta'), 'wb') as file:
         pickle.dump(meta, file, protocol)
     return parts
+
+
+def python2_batch(images: np.ndarray, labels: list[int]) -> bytes:
+    """A batch of CIFAR-10 as Python 2 pickled the published one: all its strings are byte strings.
+
+    Args:
+        images: uint8, [N, 3072], with N below 256.
+        labels: Classes of the images.
+    """
+
+    def string(data: bytes) -> bytes:
+        return b'T' + struct.pack('<i', len(data)) + data
+
+    array = b'cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85' + string(b'b') + b'\x87R'
+    dtype = b'cnumpy\ndtype\n' + string(b'u1') + b'K\x00K\x01\x87R(K\x03' + string(b'|')
+    dtype += b'NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb'
+    array += b'(K\x01K' + bytes([len(images)]) + b'M\x00\x0c\x86' + dtype + b'\x89' + string(images.tobytes()) + b'tb'
+    numbers = b''.join(b'K' + bytes([label]) for label in labels)
+    return b'\x80\x02}(' + string(b'labels') + b'](' + numbers + b'e' + string(b'data') + array + b'u.'

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_files import idx_bytes, write_cifar, write_idx
+from small_files import idx_bytes, python2_batch, write_cifar, write_idx
 from torchvision import datasets
 
 import dkszoo
@@ -58,6 +58,14 @@ def test_cifar(tmp_path, num_classes, protocol, keys):
         check(dataset, images, labels)
         assert class_names(dataset) == [f'class{i}' for i in range(num_classes)]
         assert dataset[0][0].mode == 'RGB'
+
+
+def test_cifar_as_python_2_wrote_it(tmp_path):
+    images, labels = write_cifar(tmp_path, 10)['test']
+    batch = python2_batch(images.transpose(0, 3, 1, 2).reshape(len(images), 3072), labels.tolist())
+    (tmp_path / 'cifar-10-batches-py/test_batch').write_bytes(batch)
+    assert pickle.loads(batch, encoding='bytes')[b'labels'] == labels.tolist()
+    check(open_dataset('torch/cifar10', str(tmp_path), 'test'), images, labels)
 
 
 def test_cifar_from_its_own_folder(tmp_path):
