@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dkszoo.papers.grid import Cell, Result
+from dkszoo.weights import write_text
 
 from .main import fail, tell
 
@@ -11,7 +12,10 @@ from .main import fail, tell
 def finish(cells: Sequence[Cell], results: dict[str, Result], text: str, path: Path) -> int:
     """Print and write the table, report the first failed run (teachers before students), and return the exit code."""
     tell(text)
-    path.write_text(text + '\n', encoding='utf-8')
+    try:
+        write_text(path, text + '\n')
+    except OSError as error:
+        return fail(f'cannot write {str(path)!r}: {error} (free some space; the same command writes it)', 1)
     everything = dict.fromkeys(cell for one in cells for cell in (*one.needs, one))
     missing = [cell.name for cell in everything if cell.name not in results]
     if missing:

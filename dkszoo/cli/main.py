@@ -74,7 +74,10 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f'unknown command {args.command!r} ({hint})')
         prog = prog_name(args.command)
         command = importlib.import_module(f'dkszoo.cli.{args.command}')
-        return command.main(args.arguments)
+        code = command.main(args.arguments)
+        if sys.stdout:
+            sys.stdout.flush()  # the last chance to notice that the reader is gone
+        return code
     except BrokenPipeError:  # the reader of our output has closed it: `dkszoo models | head`
         discard(sys.stdout)
         return 141  # 128 + SIGPIPE

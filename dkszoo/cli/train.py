@@ -51,6 +51,8 @@ def carry_out(config: TrainConfig, argv: list[str], work: Callable[[engine.Run],
             again = same_command(config)  # only from here on has --overwrite removed the old run
             try:
                 return work(run)
+            except BrokenPipeError:  # not the disk: the reader of the output is gone
+                raise
             except OSError as error:  # a disk error at this point is not a mistake in the settings
                 cure = 'give fewer --workers' if error.errno in LOADING else 'free some space or repair the disk'
                 hint = f'{cure}; {again} resumes from what is saved'
@@ -75,12 +77,16 @@ def execute(run: engine.Run) -> None:
     try:
         engine.execute(run)
     except UnreadableImage as error:
-        raise engine.RunFailed(error) from error
+        raise engine.RunFailed(f'{str(error).removesuffix(")")}; {outlook(run)})') from error
     except (ValueError, RuntimeError) as error:  # out of memory, a loading process killed
         traceback.print_exc()
-        saved = any(run.folder.path.glob('*.pth.tar'))
-        hint = f'{same_command(run.config)} resumes from what is saved' if saved else 'nothing is saved yet'
-        raise engine.RunFailed(f'training failed, see above ({hint})') from error
+        raise engine.RunFailed(f'training failed, see above ({outlook(run)})') from error
+
+
+def outlook(run: engine.Run) -> str:
+    """What the next start of a failed run begins with."""
+    saved = any(run.folder.path.glob('*.pth.tar'))
+    return f'{same_command(run.config)} resumes from what is saved' if saved else 'nothing is saved yet'
 
 
 def train(run: engine.Run) -> int:
@@ -93,14 +99,16 @@ def train(run: engine.Run) -> int:
     if not run.is_main:
         return 0
     result = run.record['result']
+    card = None  # before the first line, whose reader may be gone
+    if run.config.export:
+        card = deploy.export(run.folder.path / 'model_best.pth.tar', run.config.export)
     for name in ('last', 'best'):
         figures = result[name]
         branches = ', '.join(f'{v:.2f}' for k, v in figures.items() if k.startswith('branch') and k.endswith('top1'))
         heads = f' (branches {branches})' if branches else ''
         epoch = f'best epoch, {result["best_epoch"] + 1} on {run.record["best_on"]}' if name == 'best' else 'last epoch'
         tell(f'test accuracy, {epoch}: top-1 {figures["top1"]:.2f} %, top-5 {figures["top5"]:.2f} %{heads}')
-    if run.config.export:
-        card = deploy.export(run.folder.path / 'model_best.pth.tar', run.config.export)
+    if card:
         print_card(run.config.export, card)
     return 0
 

@@ -19,7 +19,7 @@ from dkszoo.data import View
 from dkszoo.engine.ranges import check_range
 from dkszoo.engine.world import join_world
 
-from .main import Parser, prog_name
+from .main import Parser, fail, prog_name
 from .subject import Subject, is_export, open_view, read_subject
 
 MEMORY = ('out of memory', "can't allocate memory")  # in torch's messages, for a GPU and for a CPU
@@ -47,7 +47,10 @@ def main(argv: list[str]) -> int:
         print_table(result)
         print(json.dumps({key: finite(value) for key, value in result.items()}, allow_nan=False), flush=True)
         if args.results_file:
-            write_results(Path(args.results_file), result)
+            try:
+                write_results(Path(args.results_file), result)
+            except OSError as error:
+                return fail(f'cannot write results file {args.results_file!r}: {error} (free some space)', 1)
     if failed:
         raise ValueError(f'{len(failed)} of {len(asked)} models were not measured: {", ".join(failed)} (see above why)')
     return 0
@@ -222,10 +225,14 @@ def read_header(path: Path) -> list[str]:
 
 
 def write_results(path: Path, result: dict) -> None:
-    """Append one row to a CSV file, with a header if it is new."""
-    new = not path.exists() or not os.path.getsize(path)
-    with open(path, 'a', newline='', encoding='utf-8') as file:
-        writer = csv.DictWriter(file, fieldnames=list(result))
-        if new:
-            writer.writeheader()
-        writer.writerow(result)
+    """Append one row, or nothing if there is no space, to a CSV file, with a header if it is new."""
+    size = os.path.getsize(path) if path.exists() else 0
+    try:
+        with open(path, 'a', newline='', encoding='utf-8') as file:
+            writer = csv.DictWriter(file, fieldnames=list(result))
+            if not size:
+                writer.writeheader()
+            writer.writerow(result)
+    except OSError:
+        os.truncate(path, size)
+        raise

@@ -80,7 +80,7 @@ def read_sample(base: Dataset, index: int) -> tuple[Image.Image, int]:
             image = opened.convert(mode) if mode else opened.copy()
     except Exception as error:  # Pillow can raise anything on a damaged file
         name = base.filename(index, absolute=True)
-        raise UnreadableImage(f'cannot read image {name!r}: {first_line(error)} (repair or remove it)') from error
+        raise UnreadableImage(f'cannot read image {name!r}: {first_line(error)} (repair or replace it)') from error
     return image, -1 if target is None else target
 
 

@@ -10,6 +10,7 @@ LEFT_OUT = (
     *('workers', 'log_interval', 'recovery_interval', 'device'),
 )
 PLACES = ('data_dir', 'initial_checkpoint', 'kd_checkpoint')
+LOCAL = 'local-dir:'  # timm's word for a folder with weights
 
 
 def model_card(card: dict, settings: dict, results: dict, license: str) -> str:
@@ -112,6 +113,8 @@ def result_lines(card: dict, results: dict, dataset: str) -> list[str]:
 
 def recipe(settings: dict) -> str:
     """The settings as a recipe, without paths and empty values."""
+    if settings.get('model', '').startswith(LOCAL):
+        settings = {**settings, 'model': f'{LOCAL}DIR'}
     kept = {
         key: value
         for key, value in settings.items()

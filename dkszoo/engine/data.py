@@ -87,6 +87,12 @@ def fit_data(config: TrainConfig, train: Dataset, test: Dataset) -> tuple[TrainC
     own = config.pretrained or facts.mean is None
     if config.initial_checkpoint:
         said = recorded_data(read_any(config.initial_checkpoint), f'checkpoint {config.initial_checkpoint!r}')
+        takes, *_ = said.get('input_size') or (in_chans,)
+        if takes != in_chans:
+            raise ValueError(
+                f'checkpoint {config.initial_checkpoint!r} takes {takes} channels, the images have {in_chans} '
+                f'(train with --in-chans {takes})'
+            )
         own = own or is_of_weights(cfg) or bool(said.get('mean'))
         cfg |= {key: value for key, value in said.items() if value}
     input_size = cfg.get('input_size', (3, 224, 224))

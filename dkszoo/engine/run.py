@@ -111,8 +111,14 @@ def check_same(world: World, found, folder: RunFolder) -> None:
 
 
 def check_counts(record: dict, data: Data, folder: RunFolder) -> None:
-    """Raise a ValueError if images were added or removed: it would hold out others, and has trained on some of them."""
-    for key, count in image_counts(data).items():
+    """Raise a ValueError if images were added or removed: it would hold out others, and has trained on some of them.
+
+    The number of test images may differ, unless the best epoch is chosen on them.
+    """
+    counts = image_counts(data)
+    if record.get('best_on') == 'val':
+        del counts['test_images']
+    for key, count in counts.items():
         if record.get(key, count) != count:
             what = key.replace('_', ' ')
             raise ValueError(
@@ -130,7 +136,8 @@ def begin_record(folder: RunFolder, setup: Setup, argv: list[str]) -> dict:
         _logger.warning('the run was started with another %s: the result may differ', line)
     if not record:
         folder.write_record(here)
-    return record or here
+        return here
+    return {**record, 'test_images': here['test_images']}  # those that the result will be of
 
 
 def log_outset(setup: Setup) -> None:

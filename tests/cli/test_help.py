@@ -1,5 +1,6 @@
 """What the commands say of themselves."""
 
+import errno
 import io
 import os
 import pty
@@ -62,6 +63,30 @@ def test_lines_for_a_terminal_that_is_gone_are_dropped():
         main.tell('two', file)
     with open('/dev/full', 'wb', buffering=0) as full, pytest.raises(OSError, match='No space'):
         main.tell('one', io.TextIOWrapper(full, write_through=True))
+
+
+class Pipe(io.StringIO):
+    """Standard output whose reader is gone; where it is buffered, only a flush notices."""
+
+    def __init__(self, file, buffered: bool):
+        super().__init__()
+        self.fileno = file.fileno
+        for name in ('flush',) if buffered else ('flush', 'write'):
+            setattr(self, name, self.fail)
+
+    def fail(self, *_):
+        raise BrokenPipeError(errno.EPIPE, 'Broken pipe')
+
+
+@pytest.mark.parametrize('buffered', [False, True])
+def test_a_run_whose_output_nobody_reads_is_exported_all_the_same(tmp_path, monkeypatch, capsys, buffered):
+    monkeypatch.chdir(tmp_path)
+    argv = ('train', '--model', 'cifar_resnet8', '--method', 'baseline', '--epochs', '1', '--train-num-samples', '20')
+    with open('sink', 'w') as file:
+        monkeypatch.setattr(sys, 'stdout', Pipe(file, buffered))
+        assert main.main([*argv, '--device', 'cpu', '--export', 'net.safetensors']) == 141
+    assert (tmp_path / 'net.safetensors').exists()
+    assert 'error' not in capsys.readouterr().err
 
 
 def test_a_command_broken_off_says_nothing(run_cli, monkeypatch):

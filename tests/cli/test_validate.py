@@ -1,6 +1,7 @@
 """validate.py for benchmark numbers: columns, calibration, smaller batches, patterns."""
 
 import csv
+import errno
 import json
 
 import numpy as np
@@ -128,6 +129,21 @@ def test_results_file_has_timms_columns_first(run_cli, digits_export, tmp_path):
     assert code == 2
     assert 'cannot write results file' in err.splitlines()[-1]
     assert not out
+
+
+def test_no_part_of_a_row_is_written(run_cli, digits_export, tmp_path, monkeypatch):
+    def half(writer, _):
+        writer.writer.writerow(['half'])
+        raise OSError(errno.ENOSPC, 'Full')
+
+    monkeypatch.setattr(csv.DictWriter, 'writerow', half)
+    for held in ('', ','.join(TIMM_COLUMNS + OUR_COLUMNS) + '\n'):
+        (tmp_path / 'r.csv').write_text(held)
+        code, out, err = run_cli(*digits_export, '--results-file', 'r.csv')
+        assert code == 1
+        assert "cannot write results file 'r.csv': [Errno 28] Full (free some space)" in err.splitlines()[-1]
+        assert figures(out)['images'] == 359
+        assert (tmp_path / 'r.csv').read_text() == held
 
 
 def test_a_results_file_is_for_one_number_of_branches(run_cli, monkeypatch):

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -228,6 +229,31 @@ def test_a_run_does_not_go_on_with_fewer_images(run_cli, tmp_path):
     assert 'was started with 22 train images, but there are 21 now' in err
     (tmp_path / 'gone.png').rename(tmp_path / 'train/a/003.png')
     assert run_cli(*TRAIN, '--workers', '0')[0] == 0
+
+
+def test_a_damaged_test_image_may_be_removed_after_the_training(run_cli, tmp_path):
+    make(tmp_path, 12, splits=('train',))
+    make(tmp_path, 40, splits=('test',))
+    path = tmp_path / 'test/a/004.png'  # not among the 64 that are read at the start
+    path.write_bytes(path.read_bytes()[:60])
+    code, _, err = run_cli(*TRAIN, '--workers', '0')
+    assert code == 1
+    assert err.splitlines()[-1].endswith('(repair or replace it; the same command resumes from what is saved)')
+    path.unlink()
+    code, _, err = run_cli(*TRAIN, '--workers', '0')
+    assert code == 0, err
+    assert 'the run was started with another data set (its fingerprint)' in err
+    assert json.loads((tmp_path / 'runs/r/run.json').read_text())['test_images'] == 79
+    shutil.rmtree(tmp_path / 'runs')
+    chosen = ('--workers', '0', '--best-on', 'test', '--val-split', '0')
+    assert run_cli(*TRAIN, *chosen)[0] == 0
+    record = json.loads((tmp_path / 'runs/r/run.json').read_text())
+    del record['result']
+    (tmp_path / 'runs/r/run.json').write_text(json.dumps(record))
+    (tmp_path / 'test/a/005.png').unlink()
+    code, _, err = run_cli(*TRAIN, *chosen)
+    assert code == 2
+    assert 'was started with 79 test images, but there are 78 now' in err
 
 
 def test_a_run_can_be_repeated_where_its_folder_has_moved(run_cli, tmp_path):

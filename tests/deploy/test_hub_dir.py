@@ -278,3 +278,4 @@ def test_the_recipe_of_a_folder_of_images_says_so():
 def test_no_place_is_in_a_recipe():
     places = {'data_dir': '/a', 'initial_checkpoint': '/b', 'kd_checkpoint': '/c', 'output': 'o', 'device': 'cpu'}
     assert yaml.safe_load(recipe({'lr': 0.1, **places})) == {'lr': 0.1}
+    assert yaml.safe_load(recipe({'model': 'local-dir:/a', 'lr': 0.1})) == {'model': 'local-dir:DIR', 'lr': 0.1}

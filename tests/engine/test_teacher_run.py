@@ -88,6 +88,11 @@ def test_weights_that_name_no_statistics_are_of_the_data(tmp_path):
     assert config.mean == (0.485, 0.456, 0.406)  # the name's own weights are
 
 
+def test_weights_for_other_channels_name_the_flag(teacher):
+    with pytest.raises(ValueError, match=r'takes 1 channels, the images have 3 \(train with --in-chans 1\)'):
+        open_data(TrainConfig(initial_checkpoint=TEACHER, in_chans=3))
+
+
 def test_its_images_are_normalised_as_the_file_says(tmp_path, teacher):
     values = dict(method='kd', kd_checkpoint=TEACHER, device='cpu', mean=(0.5,), std=(0.5,))
     config, _ = open_data(TrainConfig(**values))

@@ -1,5 +1,6 @@
 """What a grid makes of runs that were finished before it, and of those that leave nothing."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -77,6 +78,14 @@ def test_a_run_without_a_result_has_failed(tmp_path, monkeypatch):
 def test_teachers_are_counted_among_the_failed(tmp_path, capsys):
     assert finish_grid([PUPIL], {}, 'text', tmp_path / 'table.md') == 1
     assert '2 of 2 runs failed, the first is teacher (see its .log' in capsys.readouterr().err
+
+
+def test_a_table_that_has_no_room_keeps_the_old_one(tmp_path, monkeypatch, capsys):
+    (tmp_path / 'table.md').write_text('old')
+    monkeypatch.setattr(os, 'fsync', lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, 'Full')))
+    assert finish_grid([], {}, 'text', tmp_path / 'table.md') == 1
+    assert "table.md': [Errno 28] Full (free some space; the same command writes it)" in capsys.readouterr().err
+    assert (tmp_path / 'table.md').read_text() == 'old'
 
 
 def test_a_file_is_teacher_enough():
