@@ -1,6 +1,7 @@
 """Batch augmentation: the same pixels as torchvision for the same choices, and choices of the same distribution."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -222,6 +223,14 @@ def test_erasing_goes_up_to_a_third_and_to_every_border():
     values = iter((1 - 1e-9, 0.5, 0.0, 1 - 1e-9, 1 - 1e-9))  # area, aspect, whether to erase, row, column
     uniform = lambda *shape: torch.full(shape, next(values), dtype=torch.float64)  # noqa: E731
     assert [int(edge) for edge in draw_erasing(uniform, 1, 32, 0.5)] == [14, 32, 14, 32]
+
+
+@pytest.mark.parametrize('aspect', [(1 + math.log(3) / math.log(1 / 0.3)) / 2, 1 - 1e-9])  # of 32 and of 34 rows
+def test_a_rectangle_as_high_as_the_image_is_not_erased(aspect):
+    values = iter((1 - 1e-9, aspect, 0.0, 0.0, 0.0))
+    uniform = lambda *shape: torch.full(shape, next(values), dtype=torch.float64)  # noqa: E731
+    top, bottom, left, right = draw_erasing(uniform, 1, 32, 0.5)
+    assert (bottom - top, right - left) == (0, 0)
 
 
 @pytest.mark.parametrize('crop_mode', ['rrc', 'squash'])

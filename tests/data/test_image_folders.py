@@ -77,6 +77,15 @@ def test_images_of_other_kinds_are_missed(tmp_path, caplog):
         open_dataset('', str(tmp_path), 'train')
 
 
+def test_a_class_that_is_a_link_is_looked_into(tmp_path):
+    make(tmp_path, 2)
+    (tmp_path / 'elsewhere').mkdir()
+    Image.new('L', (32, 32)).save(tmp_path / 'elsewhere/x.webp', 'png')
+    (tmp_path / 'train/c').symlink_to(tmp_path / 'elsewhere')
+    with pytest.raises(ValueError, match=r'convert its \.webp files'):
+        open_dataset('', str(tmp_path), 'train')
+
+
 @pytest.mark.parametrize('mode', ['I;16', 'I', 'F'])
 def test_images_of_more_than_eight_bits_are_not_cut_off(tmp_path, mode):
     make(tmp_path, 1)

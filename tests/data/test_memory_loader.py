@@ -16,9 +16,12 @@ from dkszoo.data import (
     View,
     choose_loader,
     is_small,
+    mixed_seed,
     pixel_transform,
     read_pixels,
+    stream_loader,
 )
+from dkszoo.data.augment import draw_choices
 from dkszoo.data.stream import Stream
 from dkszoo.engine import TrainConfig, eval_loader
 from dkszoo.engine.data import open_data, train_stream
@@ -57,6 +60,7 @@ def test_stream_depends_on_seed_and_epoch_alone():
     batches(memory, 0)
     assert equal(batches(memory, 2), whole)
     assert equal(batches(memory, 2, start=3), whole[3:])
+    assert len(memory) == 2
     assert not equal(batches(memory, 1), whole)
     assert not equal(batches(loader(samples, seed=4), 2), whole)
 
@@ -168,6 +172,7 @@ def test_auto_takes_memory_where_it_can(monkeypatch):
     assert choose_loader('auto', small, **{**choose, 'auto_augment': 'rand-m9'}) == 'timm'
     with pytest.raises(ValueError, match='--loader memory cannot do --aa rand-m9'):
         choose_loader('memory', small, **{**choose, 'auto_augment': 'rand-m9'})
+    assert choose_loader('memory', small, **{**choose, 'augmentation': Augmentation(4, re_prob=0.1)}) == 'memory'
     noisy = {**choose, 'augmentation': Augmentation(4, re_prob=0.1, re_mode='pixel')}
     assert choose_loader('auto', small, **noisy) == 'timm'
     with pytest.raises(ValueError, match='--loader memory cannot do --remode pixel'):
@@ -250,6 +255,13 @@ def test_every_epoch_has_an_order_and_an_augmentation_of_its_own():
     assert not torch.equal(*batches)
 
 
+def test_an_augmentation_is_drawn_from_another_seed_than_the_order(monkeypatch):
+    seeds = []
+    monkeypatch.setattr('dkszoo.data.memory.draw_choices', lambda *args: seeds.append(args[-1]) or draw_choices(*args))
+    batches(loader(view()), 5)
+    assert not {mixed_seed(3, 5), *(mixed_seed(3, 5, i) for i in range(70))} & set(seeds)
+
+
 class Draws(torch.utils.data.Dataset):
     """Samples that show the next values of the global generators."""
 
@@ -273,3 +285,15 @@ def test_one_image_at_a_time_leaves_the_global_generators_alone():
     torch.manual_seed(0), random.seed(0), np.random.seed(0)  # noqa: NPY002
     Stream(Draws(), 3).__getitems__([(0, 5)])
     assert Draws()[0] == expected
+
+
+def test_a_pass_over_single_images_leaves_the_global_generators_alone():
+    samples, before = view(), torch.get_rng_state()
+    samples.transform = pixel_transform(32, 'bilinear')
+    assert len(list(stream_loader(samples, StreamSampler(70, 16, 3), 0, False))) == 5
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_seeds_are_those_of_all_versions():
+    """On which the order and the augmentation of a run that goes on or is repeated depend."""
+    assert [mixed_seed(42), mixed_seed(42, 3, 7)] == [6839728766377637706, 6167622215355815081]

@@ -73,6 +73,14 @@ def test_cifar_from_its_own_folder(tmp_path):
     check(open_dataset('Torch/CIFAR100', str(tmp_path / 'cifar-100-python'), 'validation'), images, labels)
 
 
+def test_an_array_stored_by_columns(tmp_path):
+    images, labels = write_cifar(tmp_path, 100)['test']
+    flat = np.asfortranarray(images.transpose(0, 3, 1, 2).reshape(len(images), -1))
+    contents = {'data': flat, 'fine_labels': labels.tolist()}
+    (tmp_path / 'cifar-100-python/test').write_bytes(pickle.dumps(contents, 5))
+    check(open_dataset('torch/cifar100', str(tmp_path), 'test'), images, labels)
+
+
 def damage(path, change):
     path.write_bytes(change(path.read_bytes()))
 
@@ -85,7 +93,8 @@ IDX_DAMAGE = {
     'floats': (IMAGES, lambda p: p.write_bytes(idx_bytes(np.zeros((2, 28, 28), 'uint8'), kind=0x0D)), 'not an idx'),
     'dimensions': (IMAGES, lambda p: p.write_bytes(idx_bytes(np.zeros(4, 'uint8'))), 'not an idx'),
     'no images': (IMAGES, lambda p: p.write_bytes(idx_bytes(np.zeros((0, 28, 28), 'uint8'))), 'empty'),
-    'truncated': (IMAGES, lambda p: damage(p, lambda b: b[:-1]), 'truncated'),
+    'a byte less': (IMAGES, lambda p: damage(p, lambda b: b[:-1]), 'too short'),
+    'half': (IMAGES, lambda p: damage(p, lambda b: b[: len(b) // 2]), 'truncated'),
     'too long': (IMAGES, lambda p: damage(p, lambda b: b + b'\0'), 'too long'),
     'boast': (
         IMAGES,
