@@ -56,6 +56,14 @@ def test_weight_decay_groups_stay():
     assert all((decays[id(p)] == 0) == (p.ndim == 1) for p in trainable.parameters())
 
 
+def test_what_a_model_leaves_out_of_weight_decay_stays_out():
+    net = attach_branches(timm.create_model('test_vit', num_classes=5), 'linear')
+    trainable = DeepSupervisionTask(net, 'ds').get_trainable_module()
+    groups = build_optimizer(TrainConfig(branch_lr_scale=2.0, weight_decay=0.1), trainable).param_groups
+    decays = {id(p): group['weight_decay'] for group in groups for p in group['params']}
+    assert {decays[id(p)] for p in (net.backbone.pos_embed, net.backbone.cls_token)} == {0.0}
+
+
 def test_it_resumes():
     settings = dict(branch_lr_scale=4.0, branch_warmup_epochs=3)
     _, trainable, optimizer, scheduler = make(**settings)

@@ -57,6 +57,15 @@ def test_calibration_error_is_the_papers():
     assert error.compute() == pytest.approx(ece(probabilities.max(1), correct), rel=1e-9)
 
 
+def test_calibration_error_in_mixed_precision():
+    logits, labels, errors = torch.randn(200, 10).half(), torch.arange(200) % 10, []
+    for dtype in (torch.float16, torch.float32):
+        error = CalibrationError()
+        error.update(logits.to(dtype), labels)
+        errors.append(error.compute())
+    assert errors[0] == errors[1]
+
+
 def test_calibration_error_by_hand():
     # four images, all with confidence 0.8 in class 0; three of them are of class 0: |3/4 - 0.8|
     error = CalibrationError()

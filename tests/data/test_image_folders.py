@@ -14,6 +14,8 @@ from PIL import Image
 from small_files import write_cifar
 
 from dkszoo.data import UnreadableImage, View, class_names, class_targets, open_dataset, read_sample
+from dkszoo.engine import TrainConfig
+from dkszoo.engine.data import open_data
 
 TRAIN = (
     *('train', '--dataset', '', '--data-dir', '.', '--model', 'cifar_resnet8', '--img-size', '32', '--device', 'cpu'),
@@ -180,6 +182,12 @@ def test_a_folder_level_forgotten(run_cli, tmp_path):
     code, _, err = run_cli(*TRAIN)
     assert code == 2
     assert 'one class' in err
+
+
+def test_one_class_may_be_asked_for(tmp_path):
+    make(tmp_path, 12, classes=('.',))
+    config, _ = open_data(TrainConfig(dataset='', data_dir=str(tmp_path), num_classes=1, img_size=32))
+    assert config.num_classes == 1
 
 
 def test_other_classes_are_named(run_cli, tmp_path):

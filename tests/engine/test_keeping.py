@@ -193,6 +193,12 @@ def test_a_line_of_the_log_is_flushed(tmp_path, monkeypatch):
     assert flushed == ['{"epoch": 0}\n']
 
 
+def test_a_run_that_begins_anew_has_no_summary(tmp_path):
+    (tmp_path / 'summary.csv').touch()
+    RunFolder(tmp_path).write_summary([])
+    assert not list(tmp_path.iterdir())
+
+
 def test_ruined_weights_are_not_saved_at_the_end_of_an_epoch_either(kept, monkeypatch):
     monkeypatch.setattr(kept, 'is_sound', lambda: False)
     for save in (lambda: kept.save_recovery(Progress()), lambda: kept.save_epoch(Progress(epoch=1), 50.0, True)):
@@ -252,9 +258,10 @@ def test_the_name_of_a_run_folder(settings, name):
 
 
 def test_the_systems_own_words_are_said_of_a_disk():
-    """Which torch's writer wraps in others."""
+    """Which torch's writer wraps in others, one in another."""
     error = RuntimeError('PytorchStreamWriter failed')
-    error.__context__ = OSError(28, 'No space left on device')
+    error.__context__ = RuntimeError('unexpected pos 64 vs 0')
+    error.__context__.__context__ = OSError(28, 'No space left on device')
     assert reason(error) == 'No space left on device'
     assert reason(ValueError('a line\nanother')) == 'a line'
 

@@ -50,6 +50,28 @@ def test_where_nothing_can_be_locked_it_is_said(tmp_path, monkeypatch, caplog):
     assert 'No locks available): take care that no other run uses it' in caplog.text
 
 
+def test_a_lock_file_goes_before_the_lock(tmp_path, monkeypatch):
+    """After it the file would be the next holder's."""
+    lock, close, there = FolderLock(tmp_path), os.close, []
+    lock.acquire()
+    monkeypatch.setattr(os, 'close', lambda handle: there.append((tmp_path / '.lock').exists()) or close(handle))
+    lock.release()
+    assert there == [False]
+
+
+@pytest.mark.parametrize('number', [errno.EAGAIN, errno.EACCES])
+def test_a_lock_that_another_has_is_refused(tmp_path, monkeypatch, number):
+    """In either way that POSIX allows."""
+
+    def lockf(handle, how):
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / '.lock').write_text('process 7 on a machine')
+    monkeypatch.setattr(fcntl, 'lockf', lockf)
+    with pytest.raises(ValueError, match='is in use by process 7 on a machine'):
+        FolderLock(tmp_path).acquire()
+
+
 def test_waiting_is_said_once_and_ends_when_it_is_enough(tmp_path, monkeypatch, caplog):
     def acquire(_):
         raise ValueError('it is in use (wait for it)')

@@ -163,6 +163,13 @@ def test_a_run_looked_at_later_is_the_same(run_cli, tmp_path, later):
     assert not differences(PLAIN, tmp_path)
 
 
+def test_a_sum_of_finite_terms_may_be_broken():
+    check = FiniteCheck(World(torch.device('cpu')), later=False)
+    with pytest.raises(NonFinite) as caught:
+        check.note(3, {'loss': torch.tensor(float('inf')), 'ce': torch.tensor(3e38), 'ds': torch.tensor(3e38)})
+    assert (caught.value.step, caught.value.names) == (3, ['loss'])
+
+
 class OtherProcess(World):
     """This process beside one in which the loss of the second of the noted steps was broken."""
 

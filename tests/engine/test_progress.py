@@ -24,6 +24,14 @@ def test_no_bar_where_stderr_is_closed(monkeypatch):
     assert progress.ProgressBar(epoch=0, epochs=1, steps=1, start=0, batch_size=4, interval=1, show=True).bar is None
 
 
+def test_one_process_alone_says_how_far_it_is():
+    bars = [
+        progress.ProgressBar(epoch=0, epochs=1, steps=9, start=0, batch_size=4, interval=5, show=s)
+        for s in (True, False)
+    ]
+    assert [[bar.due(step) for step in (4, 5)] for bar in bars] == [[False, True], [False, False]]
+
+
 def test_curves_show_the_errors_of_all_heads(tmp_path, monkeypatch):
     drawn, marked, plain = {}, [], Axes.plot
 

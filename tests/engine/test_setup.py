@@ -15,6 +15,7 @@ from benchmarks.reliability.runs import PLAIN
 from dkszoo.engine import TrainConfig
 from dkszoo.engine.checkpoint import describe_model
 from dkszoo.engine.config import FREE
+from dkszoo.engine.create import load_body
 from dkszoo.engine.data import open_data
 from dkszoo.engine.optim import build_optimizer, load_optimizer
 from dkszoo.engine.record import differences, fingerprint, start_record
@@ -67,6 +68,8 @@ def test_the_criterion():
     sure = F.binary_cross_entropy_with_logits(logits, F.one_hot(labels, 10).float()).item()
     assert loss(bce_loss=True, smoothing=0.3) != pytest.approx(sure)
     assert loss(bce_loss=True, smoothing=0.3, bce_target_thresh=0.2) == pytest.approx(sure)
+    labels = torch.full((1, 10), 0.1)  # of mixed images, which are smoothed already
+    assert loss(mixup=0.2, smoothing=0.1) == pytest.approx(F.cross_entropy(logits, labels).item())
 
 
 @pytest.mark.parametrize(
@@ -196,6 +199,13 @@ def test_a_record_knows_the_first_weights(tmp_path):
     assert record['kd_checkpoint_sha256'] is None
 
 
+def test_first_weights_without_a_classifier_are_refused():
+    net = timm.create_model('cifar_resnet8', num_classes=5)
+    state = {key: value for key, value in net.state_dict().items() if not key.startswith('fc.')}
+    with pytest.raises(ValueError, match=r"first\.pth does not fit the model: it lacks 'fc\.weight'"):
+        load_body(net, state, 'first.pth')
+
+
 def test_one_value_for_all_channels():
     config = open_data(TrainConfig(in_chans=3, mean=(0.5,), std=(0.1, 0.2, 0.3)))[0]
     assert (config.mean, config.std) == ((0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
@@ -207,6 +217,21 @@ def test_seeds_of_data():
     assert held(1) == held(2)
     flips = lambda **settings: open_data(TrainConfig(label_noise=0.5, **settings))[1].flips  # noqa: E731
     assert flips(noise_seed=3) == flips(noise_seed=3, seed=7) != flips(noise_seed=4)
+
+
+def test_first_values_of_a_projection_do_not_depend_on_the_teacher(tmp_path):
+    found = []
+    for name in ('cifar_resnet8', 'cifar_resnet14'):
+        torch.save(timm.create_model(name, num_classes=10, in_chans=1).state_dict(), tmp_path / f'{name}.pth')
+        task = made(method='fitnet', kd_checkpoint=str(tmp_path / f'{name}.pth')).task
+        found.append(torch.cat([p.flatten() for p in task.get_trainable_module().terms.parameters()]))
+    assert torch.equal(*found)
+
+
+def test_training_draws_from_a_seed_of_its_own():
+    """Which is as it was for all runs on record."""
+    made(seed=5)
+    assert torch.initial_seed() == 6
 
 
 def test_settings_that_do_not_count():
@@ -245,13 +270,20 @@ def test_tuples_are_the_lists_that_args_yaml_holds():
     assert config.to_dict()['model_kwargs'] == {'channels': [2, 4], 'more': {'of': [1]}}
 
 
-def test_a_recipe_is_told_of_lists():
+def test_a_recipe_is_told_of_kinds():
     for settings, says in (
         (dict(std=0.25), 'std must be a list, got'),
         (dict(alpha='x'), 'alpha must be float or a list'),
+        (dict(lr=True), 'lr must be float, got True'),
+        (dict(lr=10**400), 'lr must be float, got a number of 401 digits'),
     ):
         with pytest.raises(ValueError, match=says):
             TrainConfig.from_dict(settings)
+
+
+def test_a_range_may_be_one_number():
+    config = TrainConfig(scale=(0.5, 0.5), ratio=(1.0, 1.0))
+    assert (config.scale, config.ratio) == ((0.5, 0.5), (1.0, 1.0))
 
 
 def test_every_change_of_what_a_run_was_made_in_is_said():

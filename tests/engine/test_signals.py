@@ -88,7 +88,7 @@ def test_loading_processes_are_ended_after_an_error_alone():
 
 
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')  # torch's iterator is half made
-def test_a_loading_process_that_does_not_start_leaves_none(monkeypatch):
+def test_a_loading_process_that_does_not_start_leaves_only_what_was_there(monkeypatch):
     plain, started = multiprocessing.process.BaseProcess.start, []
 
     def start(process):
@@ -97,12 +97,16 @@ def test_a_loading_process_that_does_not_start_leaves_none(monkeypatch):
         plain(process)
         started.append(process)
 
+    other = multiprocessing.get_context('fork').Process(target=time.sleep, args=(BUSY,), daemon=True)
+    other.start()
     monkeypatch.setattr(multiprocessing.process.BaseProcess, 'start', start)
     loader = torch.utils.data.DataLoader([1, 2, 3], num_workers=2, persistent_workers=True)
     with pytest.raises(OSError, match='Too many'), batches_of(loader):
         pytest.fail('started')
     started[0].join(BUSY)
-    assert not multiprocessing.active_children()
+    assert multiprocessing.active_children() == [other]
+    other.kill()
+    other.join(BUSY)
 
 
 def test_a_loading_process_that_is_stuck_is_killed():
@@ -181,6 +185,7 @@ def test_a_signal_that_is_passed_on_is_no_second_one(monkeypatch, name, value):
     def later():
         with StopRequest() as stop, stop.deferred():
             os.kill(os.getpid(), signal.SIGINT)
+            stop.learn(signal.SIGINT)  # the processes agree on it
             stop.noted_at -= 3
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5)

@@ -13,7 +13,7 @@ import dkszoo
 from dkszoo.data import open_dataset
 from dkszoo.engine import TrainConfig
 from dkszoo.engine.data import open_data
-from dkszoo.engine.teacher import build_teacher
+from dkszoo.engine.teacher import build_teacher, check_fit
 from dkszoo.weights import sha256
 
 SMALL = ('--model-kwargs', 'channels=[4,8,16]', 'stem_chs=4')
@@ -145,6 +145,12 @@ def test_a_teacher_of_another_size_is_refused(run_cli, teacher):
     code, _, err = run_cli(*argv)
     assert code == 2
     assert 'takes images of 32 px, training is at 40 px (train with --img-size 32' in err.splitlines()[-1]
+
+
+def test_a_teacher_of_larger_images_is_refused_too():
+    config = TrainConfig(num_classes=10, in_chans=1, img_size=32)
+    with pytest.raises(ValueError, match='takes images of 48 px, training is at 32 px'):
+        check_fit(config, 't.pth', 10, (1, 48, 48))
 
 
 def test_wrong_labels_are_written_down_and_only_trained_on(run_cli, tmp_path):

@@ -1,5 +1,6 @@
 """A setting reaches what it is for, under its own name."""
 
+import dataclasses
 import multiprocessing
 
 import pytest
@@ -16,6 +17,7 @@ from dkszoo.engine.folder import RunFolder
 from dkszoo.engine.step import Stepper
 from dkszoo.engine.teacher import build_teacher
 from dkszoo.engine.trainer import Trainer
+from dkszoo.engine.world import World
 
 IMAGES, LABELS = torch.rand(4, 1, 32, 32), torch.arange(4)
 
@@ -114,14 +116,21 @@ def test_layout(asked):
     assert [t.is_contiguous(memory_format=torch.channels_last) for t in (weight, given, *seen)] == [asked] * 3
 
 
-def test_every_step_mixes_anew():
-    stepper = Stepper(made(mixup=1.0))
+def test_every_step_mixes_anew_in_every_process():
+    setup = made(mixup=1.0)
+    stepper, other = Stepper(setup), Stepper(dataclasses.replace(setup, world=World(setup.world.device, 1, 2)))
     first, again, next_step, next_epoch = (
         stepper.mix(IMAGES.clone(), LABELS, *at)[1] for at in ((0, 0), (0, 0), (0, 1), (1, 0))
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, next_step)
     assert not torch.equal(first, next_epoch)
+    assert not torch.equal(first, other.mix(IMAGES.clone(), LABELS, 0, 0)[1])
+
+
+def test_an_odd_batch_is_mixed_without_its_last_image():
+    images, targets = Stepper(made(mixup=1.0)).mix(torch.rand(5, 1, 32, 32), torch.arange(5), 0, 0)
+    assert (len(images), len(targets)) == (4, 4)
 
 
 def test_mixing_ends():

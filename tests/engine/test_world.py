@@ -4,10 +4,13 @@ import os
 import pickle
 from datetime import timedelta
 
+import numpy as np
 import pytest
 import torch
 from torch import distributed
 
+from dkszoo.data import ArrayImages, View
+from dkszoo.engine.evaluate import eval_loader, evaluate
 from dkszoo.engine.folder import RunFolder
 from dkszoo.engine.run import check_same
 from dkszoo.engine.sums import Sums
@@ -70,6 +73,24 @@ def test_running_statistics_are_those_of_the_first(both):
         return net.running_mean.tolist(), net.weight.tolist()
 
     assert both(share) == [([5.0], [5.0]), ([5.0], [6.0])]
+
+
+class First(torch.nn.Module):
+    """Says the first of ten classes of any image."""
+
+    def forward(self, images):
+        return torch.eye(10)[:1].expand(len(images), 10)
+
+
+def test_each_image_is_evaluated_once(both):
+    """Of five images one process has three, and the other one of these again."""
+
+    def figures(world: World) -> dict:
+        view = View(ArrayImages(np.zeros((5, 32, 32), np.uint8), [0, 1, 1, 1, 1], []), mode='L')
+        how = dict(img_size=32, mean=(0.5,), std=(0.5,), batch_size=2, workers=0, distributed=True)
+        return evaluate(First(), eval_loader(view, **how), world.device, distributed=True)
+
+    assert [found['top1'] for found in both(figures)] == [20.0, 20.0]
 
 
 def test_training_figures_are_of_all_samples(both):

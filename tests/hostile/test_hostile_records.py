@@ -171,6 +171,15 @@ def test_lines_that_are_no_epochs_are_dropped(tmp_path, line):
     assert (tmp_path / 'log.jsonl').read_text() == '{"epoch": 0}\n'
 
 
+def test_a_line_without_an_end_is_dropped(tmp_path):
+    """The next one would be written behind it."""
+    from dkszoo.engine.folder import RunFolder
+
+    (tmp_path / 'log.jsonl').write_text('{"epoch": 0}\n{"epoch": 1}')
+    RunFolder(tmp_path).trim_log(2)
+    assert (tmp_path / 'log.jsonl').read_text() == '{"epoch": 0}\n'
+
+
 @pytest.mark.parametrize('name', TEXTS)
 def test_a_run_that_is_not_finished_writes_its_record_again(tmp_path, caplog, name):
     from dkszoo.engine.folder import RunFolder

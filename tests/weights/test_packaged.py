@@ -15,6 +15,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
 import dkszoo
 from dkszoo.cli.main import main
@@ -181,6 +182,19 @@ def test_which_weights_a_name_without_tag_stands_for(monkeypatch):
 def test_weights_of_timms_are_timms_matter(monkeypatch):
     monkeypatch.setattr('dkszoo.weights.pretrained.cached', lambda *_: pytest.fail('fetched'))
     assert pretrained_overlay('resnet18') == pretrained_overlay('cifar_resnet8') == {}
+
+
+def test_a_file_goes_before_the_weights_of_a_tag(tmp_path, recwarn):
+    state = dkszoo.create_model(SMALLEST, pretrained=True).state_dict()
+    torch.save({key: value + 1 for key, value in state.items()}, tmp_path / 'w.pth')
+    made = dkszoo.create_model(SMALLEST, pretrained=True, checkpoint_path=tmp_path / 'w.pth')
+    assert torch.equal(made.fc.bias, state['fc.bias'] + 1)
+    assert not recwarn.list  # torch warns of every weight that is loaded where only shapes are wanted
+
+
+def test_more_of_a_configuration_may_be_given_with_a_tag():
+    net = dkszoo.create_model(SMALLEST, pretrained=True, pretrained_cfg_overlay={'crop_pct': 0.5})
+    assert (net.pretrained_cfg['crop_pct'], net.pretrained_cfg['tag']) == (0.5, SMALLEST.partition('.')[2])
 
 
 def test_a_configuration_may_be_a_dict(tmp_path):
