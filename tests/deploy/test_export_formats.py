@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import importlib.util
 import json
 import logging
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import dkszoo
-from dkszoo.deploy import VerificationFailed
+from dkszoo.deploy import VerificationFailed, check_target
 from dkszoo.deploy import formats as formats_of_deploy
 from dkszoo.deploy.export import compare
 from dkszoo.deploy.formats import FORMATS, graph
@@ -139,6 +140,15 @@ def test_wrong_targets(run_cli, checkpoint, tmp_path):
         assert code == 2
         assert says in err.splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ['c.pth.tar']
+
+
+def test_a_folder_nobody_may_write_is_found_before_any_work(tmp_path, monkeypatch):
+    def refuse(dir):
+        raise PermissionError(errno.EACCES, 'Permission denied', str(dir))
+
+    monkeypatch.setattr('tempfile.TemporaryFile', refuse)
+    with pytest.raises(ValueError, match='cannot write into folder'):
+        check_target(tmp_path / 'o.pt2')
 
 
 def test_a_file_is_compared_at_several_sizes(checkpoint, tmp_path, monkeypatch):

@@ -178,6 +178,9 @@ def test_the_place_of_a_folder(tmp_path, monkeypatch):
             check_folder(tmp_path / name)
     monkeypatch.chdir(tmp_path / 'empty')
     assert check_folder('.') == tmp_path / 'empty'
+    monkeypatch.setattr('os.access', lambda *_: False)
+    with pytest.raises(ValueError, match='cannot make a folder in'):
+        check_folder('hub')
 
 
 def test_the_name_of_a_folder_is_flushed(run_folder, tmp_path, monkeypatch):

@@ -80,6 +80,11 @@ def test_what_is_only_of_the_run_is_in_no_recipe():
     assert yaml.safe_load(recipe({'lr': 0.1, **run})) == {'lr': 0.1}
 
 
+def test_what_is_zero_or_off_is_in_a_recipe():
+    off = {'pad': 0, 'hflip': 0.0, 'val_split': 0.0, 'model_ema': False}
+    assert yaml.safe_load(recipe({**off, 'aa': None, 'model_kwargs': {}})) == off
+
+
 RECORDS = {
     'damaged': '{"settings": ',
     'list': '[1]',

@@ -268,11 +268,13 @@ def events(monkeypatch):
 def test_teachers_come_first_and_threads_are_shared(events, tmp_path):
     said = []
     (tmp_path / 'bad.log').write_text('what an earlier try said\n')
-    results = run_grid([cell('alone'), cell('pupil', cell('teacher')), cell('bad')], tmp_path, 2, said.append)
+    cells = [cell('alone'), cell('pupil', cell('teacher')), cell('second', cell('teacher')), cell('bad')]
+    results = run_grid(cells, tmp_path, 2, said.append)
     assert events[:2] == ['teacher starts, threads: 4', 'teacher ends']
+    assert [text.partition(':')[0] for text in said].count('teacher') == 1
     starts = [event for event in events if 'starts' in event]
-    assert sorted(starts) == [f'{name} starts, threads: 4' for name in ('alone', 'bad', 'pupil', 'teacher')]
-    assert set(results) == {'teacher', 'alone', 'pupil'}
+    assert sorted(starts) == [f'{name} starts, threads: 4' for name in ('alone', 'bad', 'pupil', 'second', 'teacher')]
+    assert set(results) == {'teacher', 'alone', 'pupil', 'second'}
     assert f'bad: failed with exit code 1 ({tmp_path / "bad"}.log)' in said
     assert (tmp_path / 'bad.log').read_text() == 'what an earlier try said\n'
 
@@ -307,6 +309,13 @@ def test_runs_of_other_settings_are_not_taken(tmp_path):
     with pytest.raises(ValueError, match='holds a run with --branches dks, not its default'):
         grid.check_settings(Cell('x', {'lr': 0.001}), tmp_path / 'x')
     assert grid.check_settings(Cell('x', {'lr': 0.001, 'branches': 'dks', 'mean': [0.3]}), tmp_path / 'x')
+
+
+def test_every_model_is_made_before_the_first_run():
+    settings = {'model': 'cifar_resnet8', 'dataset': 'digits', 'branches': 'dks'}
+    wrong = Cell('wrong', {**settings, 'model_kwargs': {'chanels': [4, 8, 16]}})
+    with pytest.raises(ValueError, match="cannot make model 'cifar_resnet8'"):
+        grid.check_runs([wrong, Cell('right', settings)])
 
 
 def test_one_mean_for_all_channels_is_the_same_again(tmp_path):

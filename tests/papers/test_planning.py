@@ -20,6 +20,7 @@ def test_a_longer_run_drops_at_the_same_share():
     longest = longer(cell, 1.5).settings
     assert longest == {**settings, 'epochs': 90, 'decay_milestones': [28, 55, 82], 'decay_epochs': 30}
     assert longer(cell, 1.004) is None
+    assert longer(named('kd', {**settings, 'method': 'kd'}, (cell,)), 1.5).needs == (cell,)
     shortest = stretched({'epochs': 200, 'decay_milestones': [2, 100], 'decay_epochs': 3}, 10)
     assert shortest == {'epochs': 10, 'decay_milestones': [2, 6], 'decay_epochs': 1}
 
@@ -51,6 +52,13 @@ def test_images_that_are_not_trained_on_are_no_work():
 def test_smaller_batches_are_more_updates_of_as_many_images():
     settings = {'dataset': 'digits', 'model': 'cifar_resnet8', 'epochs': 2, 'method': 'baseline'}
     assert 1 < work({**settings, 'batch_size': 32}) / work({**settings, 'batch_size': 64}) < 1.5
+
+
+def test_larger_images_of_more_channels_are_more_work():
+    settings = {'dataset': 'digits', 'model': 'cifar_resnet8', 'epochs': 2, 'method': 'baseline'}
+    plain, coloured = work(settings), work({**settings, 'in_chans': 3})
+    assert plain < coloured < 1.1 * plain
+    assert work({**settings, 'img_size': 64}) == pytest.approx(4 * plain, rel=0.2)
 
 
 def test_a_unit_of_work_takes_the_median_step(monkeypatch):

@@ -61,6 +61,19 @@ def test_a_row_of_the_table_by_hand():
     assert row[2:3] + row[5:] == ['top-1 error', '1', '27.00', '25.00', '+3.00', '+4.00', '+2.00', '+2.50', '30 s']
 
 
+def test_each_row_is_compared_by_its_own_figure():
+    """The second branch of DKS with the only one of a network that has no other."""
+    plans = plan_table([r for r in read_table('dks-table5') if r.group == 'c2'], 'small', 1, read_flags, {})
+    names = [plan.cells[0][0].name for plan in plans] + [cell.name for cell in plans[1].equal_time]
+    figures = [{'branch0_top1': 60.0}, {'branch0_top1': 1.0, 'branch1_top1': 64.0}, {'branch0_top1': 62.0}]
+    runs = {
+        name: Result({'seed': 0, 'result': {'last': found, 'best': found}}, 1.0, None)
+        for name, found in zip(names, figures, strict=True)
+    }
+    row = [cell.strip() for cell in report(plans, runs).splitlines()[3].split('|')[1:-1]]
+    assert row[6:-1] == ['36.00', '36.00', '+4.00', '+4.00', '+2.00', '+2.00']
+
+
 def test_a_figure_in_words():
     figures = {r.metric: r.figure for name in ('dks-table5', 'dks-text') for r in read_table(name)}
     assert figures['top1'] == 'top-1 accuracy'

@@ -1,10 +1,11 @@
 """What a file may say of its model; tests/hostile has whole files."""
 
 import argparse
+from types import SimpleNamespace
 
 import pytest
 
-from dkszoo.weights import check_arguments, check_values, recorded_data
+from dkszoo.weights import check_arguments, check_values, fit_channels, name_and_arguments, recorded_data
 from dkszoo.weights.description import ENTRIES, check_data
 
 DATA = {'input_size': (3, 8, 8), 'mean': (0.5,) * 3, 'std': (0.5,) * 3}
@@ -52,6 +53,26 @@ def test_all_ways_of_timm_to_prepare_images(key, values):
         check_values({key: value}, '')
     with pytest.raises(ValueError, match=f'^{key} cannot be'):
         check_values({key: 'other'}, '')
+
+
+@pytest.mark.parametrize('size', [(0, 8, 8), (3, 0, 8), (3, 8.0, 8), (3, 8), (3, 8, 8, 8), (3, 2**12, 2**12)])
+def test_sizes_that_no_image_has(size):
+    check_values({'input_size': (3, 2**11, 2**11)}, '')
+    with pytest.raises(ValueError, match='^input_size cannot be'):
+        check_values({'input_size': size}, '')
+
+
+def test_statistics_of_another_number_of_channels_are_their_mean():
+    assert fit_channels((0.25, 0.5, 0.75), 1) == (0.5,)
+    assert fit_channels((0.25, 0.75), 3) == (0.5,) * 3
+    assert fit_channels([1, 2], 2) == (1.0, 2.0)
+
+
+def test_arguments_given_go_before_those_of_a_hub_folder():
+    model = SimpleNamespace(pretrained_cfg={'architecture': 'a'}, _model_args={'num_classes': 4, 'stem_chs': 8})
+    given = {'num_classes': 7}
+    assert name_and_arguments('local-dir:x', given, model) == ('a', {'num_classes': 7, 'stem_chs': 8})
+    assert name_and_arguments('b', given, model) == ('b', given)
 
 
 @pytest.mark.parametrize('kind', [dict, argparse.Namespace])

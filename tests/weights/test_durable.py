@@ -34,6 +34,21 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, fai
     assert os.listdir(tmp_path) == ['a.txt']
 
 
+def test_nothing_is_left_of_what_was_broken_off(tmp_path):
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        durable.write_durably(tmp_path / 'a.txt', lambda temporary: temporary.write_text('new'), stop)
+    assert os.listdir(tmp_path) == []
+
+
+def test_no_file_stays_open(tmp_path):
+    before = os.listdir('/proc/self/fd')
+    durable.write_text(tmp_path / 'a.txt', 'x')
+    assert os.listdir('/proc/self/fd') == before
+
+
 def test_sha256(tmp_path):
     (tmp_path / 'a').write_bytes(b'abc')
     assert durable.sha256(tmp_path / 'a') == 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'

@@ -22,7 +22,7 @@ from dkszoo.cli.main import main
 from dkszoo.deploy.publish import BUDGET, check_new_tag, publish
 from dkszoo.engine import TrainConfig
 from dkszoo.engine.data import open_data
-from dkszoo.models._tags import FILES
+from dkszoo.models._tags import FILES, read_cfg
 from dkszoo.weights import pretrained_overlay, tag_of, weighted_name
 from dkszoo.weights.pretrained import check_source
 
@@ -177,6 +177,12 @@ def test_which_weights_a_name_without_tag_stands_for(monkeypatch):
     tags[:] = ['dks_a', 'dks_b', 'base_a']
     with pytest.raises(ValueError, match=r'several weights \(name one: cifar_resnet8.dks_a, cifar_resnet8.dks_b\)'):
         weighted_name('cifar_resnet8')
+
+
+@pytest.mark.parametrize('text', ['{', '{}', '[]', '{"data": 7}'])
+def test_a_damaged_card_does_not_keep_the_package_from_loading(tmp_path, text):
+    (tmp_path / 'a.json').write_text(text)
+    assert read_cfg(tmp_path / 'a.json') == {}
 
 
 def test_weights_of_timms_are_timms_matter(monkeypatch):

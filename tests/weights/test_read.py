@@ -130,11 +130,12 @@ def test_what_cannot_be_read_now_is_not_damaged(tmp_path, monkeypatch, place, er
         read_pickle(path)
 
 
-def test_a_place_that_the_file_names_and_that_cannot_be(tmp_path, monkeypatch):
+@pytest.mark.parametrize('error', [OSError(errno.EINVAL, 'Invalid argument'), OSError('not what was expected')])
+def test_a_place_that_the_file_names_and_that_cannot_be(tmp_path, monkeypatch, error):
     path = saved(tmp_path, {'w': torch.ones(2)})
 
     def fail(*args, **kwargs):
-        raise OSError(errno.EINVAL, 'Invalid argument')
+        raise error
 
     monkeypatch.setattr('torch.load', fail)
     with pytest.raises(ValueError, match=r'is damaged \(OSError\)'):
