@@ -31,6 +31,11 @@ def test_convolutions(name, layer, spread):
         assert (norm.bias == 0).all()
 
 
+def test_the_last_convolution_of_a_branch():
+    (conv, *_), _ = zoo.fresh('cifar_mobilenet_v2_half').make_norm(160)
+    assert conv.weight.std().item() == pytest.approx((2 / 1280) ** 0.5, rel=0.06)
+
+
 @pytest.mark.parametrize('name', ['cifar_vgg13', 'cifar_mobilenet_v2_half'])
 def test_classifiers_that_start_small(name):
     classifier = zoo.fresh(name).get_classifier()

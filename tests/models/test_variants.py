@@ -34,6 +34,23 @@ def test_impossible_depths(name, arguments, rule):
         zoo.meta(name, **arguments)
 
 
+@pytest.mark.parametrize(
+    ('arguments', 'says'),
+    [
+        ({'shortcut': 'padded'}, "shortcut must be 'projection' or 'pad', got 'padded'"),
+        ({'channels': (4, 8, 16, 32)}, r'expected 3 or 4 stages, got layers \(1, 1, 1\) and channels \(4, 8, 16, 32\)'),
+    ],
+)
+def test_impossible_resnets(arguments, says):
+    with pytest.raises(ValueError, match=says):
+        zoo.meta('cifar_resnet8', **arguments)
+
+
+@pytest.mark.parametrize(('width', 'features'), [(0.5, 1280), (2.0, 2560)])
+def test_the_last_features_of_a_mobilenet_grow_but_do_not_shrink(width, features):
+    assert zoo.meta('cifar_mobilenet_v2_half', width_mult=width).num_features == features
+
+
 @pytest.mark.parametrize(('name', 'depth'), [('cifar_wrn16_2', 10), ('cifar_densenet40_12', 7)])
 def test_the_smallest_depths(name, depth):
     assert zoo.meta(name, depth=depth).stage_depths == (1, 1, 1)

@@ -58,7 +58,7 @@ def test_all_ways_of_timm_to_prepare_images(key, values):
 @pytest.mark.parametrize('size', [(0, 8, 8), (3, 0, 8), (3, 8.0, 8), (3, 8), (3, 8, 8, 8), (3, 2**12, 2**12)])
 def test_sizes_that_no_image_has(size):
     check_values({'input_size': (3, 2**11, 2**11)}, '')
-    with pytest.raises(ValueError, match='^input_size cannot be'):
+    with pytest.raises(ValueError, match=r'^input_size cannot be'):
         check_values({'input_size': size}, '')
 
 
