@@ -116,7 +116,8 @@ def install(name: str, path: Path, temporary: Path, known: str | None) -> None:
     if converted.model_kwargs != expected:
         raise ValueError(f'{source!r} holds a network with {converted.model_kwargs}, not {expected} (use another file)')
     state = {key: value.contiguous() for key, value in converted.backbone.items()}
-    write_durably(path, lambda part: safetensors.torch.save_file(state, part, {'format': 'pt'}))
+    content = safetensors.torch.save(state, {'format': 'pt'})  # save_file's mode is 0600
+    write_durably(path, lambda part: part.write_bytes(content))
     keys = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
     card = {
         'arch': cfg.architecture,

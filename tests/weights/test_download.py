@@ -6,6 +6,7 @@ import io
 import json
 import os
 import socket
+import stat
 import struct
 import threading
 import time
@@ -158,6 +159,7 @@ def test_a_folder_as_mirror_and_a_cache_of_ones_own(tmp_path, monkeypatch, resne
     net = dkszoo.create_model(NAME, pretrained=True, cache_dir=cache)
     assert torch.equal(net.fc.weight, resnet18.fc.weight)
     assert names(cache) == [f'{NAME}.json', f'{NAME}.safetensors']
+    assert len({stat.S_IMODE(file.stat().st_mode) for file in cache.iterdir()}) == 1  # that of any other file
 
 
 def test_a_mirror_in_the_home_folder(tmp_path, monkeypatch):
