@@ -91,7 +91,7 @@ def same_settings(records: Sequence[dict]) -> dict:
         raise ValueError('publish needs the run.json of every run, finished')
     shared = [{k: v for k, v in record['settings'].items() if k not in OWN_TO_A_RUN} for record in records]
     for other in shared[1:]:
-        differing = sorted(key for key in shared[0] if other.get(key) != shared[0][key])
+        differing = sorted(key for key in shared[0] | other if other.get(key) != shared[0].get(key))
         if differing:
             raise ValueError(f'the runs differ in {", ".join(differing)} (only the seed may differ)')
     seeds = [record['seed'] for record in records]

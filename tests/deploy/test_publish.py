@@ -5,7 +5,7 @@ import json
 import pytest
 
 import dkszoo
-from dkszoo.deploy.publish import MEASURED, check_new_tag, publish
+from dkszoo.deploy.publish import MEASURED, check_new_tag, publish, same_settings
 
 SETTINGS = {'model': 'cifar_resnet8', 'method': 'dks', 'dataset': 'digits'}
 SAID = {'device': 'cpu', 'versions': {'torch': '2'}, 'git_commit': 'abc', 'started': '1', 'ended': '2'}
@@ -49,6 +49,13 @@ def test_a_tag_written_again_counts_once(package, tmp_path, monkeypatch):
 def test_runs_are_needed(package, tmp_path):
     with pytest.raises(ValueError, match=r'needs the run\.json of every run'):
         publish(tmp_path / 'o.safetensors', 'dks_digits', {}, [], 'a note', tmp_path / 'files')
+
+
+def test_a_setting_that_one_run_lacks():
+    runs = [{'settings': s, 'result': RESULT, 'seed': i} for i, s in enumerate((SETTINGS, {**SETTINGS, 'lr': 0.1}))]
+    for order in (runs, runs[::-1]):
+        with pytest.raises(ValueError, match='the runs differ in lr'):
+            same_settings(order)
 
 
 @pytest.mark.parametrize(
