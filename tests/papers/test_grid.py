@@ -308,6 +308,8 @@ def test_runs_of_other_settings_are_not_taken(tmp_path):
     (tmp_path / 'x/run.json').write_text(json.dumps(record))
     with pytest.raises(ValueError, match='holds a run with --branches dks, not its default'):
         grid.check_settings(Cell('x', {'lr': 0.001}), tmp_path / 'x')
+    with pytest.raises(ValueError, match=r'holds a run with --mean \[0\.3\], not its default'):
+        grid.check_settings(Cell('x', {'lr': 0.001, 'branches': 'dks'}), tmp_path / 'x')
     assert grid.check_settings(Cell('x', {'lr': 0.001, 'branches': 'dks', 'mean': [0.3]}), tmp_path / 'x')
 
 
