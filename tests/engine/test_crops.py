@@ -47,6 +47,16 @@ def test_what_was_given_else_the_models_own(folder, settings, expected):
     assert {key: getattr(config, key) for key in expected} == expected
 
 
+def test_what_a_file_leaves_open_is_the_models_own(tmp_path):
+    args = {'num_classes': 10, 'in_chans': 1}
+    data = {'input_size': [1, 96, 96], 'mean': [0.5], 'std': [0.5], 'crop_pct': None}
+    model = {'arch': 'cifar_resnet8', 'model_args': args, 'data': data}
+    state = dkszoo.create_model('cifar_resnet8', **args).state_dict()
+    torch.save({'state_dict': state, 'dkszoo': {'model': model}}, tmp_path / 'w.pth')
+    config, _ = open_data(TrainConfig(model='cifar_resnet8', img_size=96, initial_checkpoint=str(tmp_path / 'w.pth')))
+    assert (config.mean, config.crop_pct) == ((0.5,), 1.0)
+
+
 def test_a_run_and_its_export_look_at_the_same_part_of_an_image(run_cli, folder):
     small = ('--model', 'test_resnet', '--img-size', '96', '--crop-mode', 'squash', '--train-crop-mode', 'squash')
     data = ('--dataset', '', '--data-dir', str(folder), '--val-split', '0.25', '--batch-size', '2', '--workers', '0')
