@@ -30,7 +30,7 @@ class Cutout:
         height, width = image.shape[-2:]
         top = int(torch.randint(height, ())) - self.side // 2
         left = int(torch.randint(width, ())) - self.side // 2
-        image[..., max(top, 0) : max(top + self.side, 0), max(left, 0) : max(left + self.side, 0)] = 0
+        image[..., max(top, 0) : top + self.side, max(left, 0) : left + self.side] = 0
         return image
 
 

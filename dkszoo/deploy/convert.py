@@ -72,7 +72,7 @@ def convert_file(
     if averaged and ema:
         _logger.info('%s: using its averaged weights (--no-ema: the raw weights)', source)
     elif averaged:
-        contents = {key: contents[key] for key in contents if key not in (*AVERAGED, 'task_state_ema')}
+        contents = {key: contents[key] for key in contents if key not in AVERAGED}
     elif not ema:
         _logger.warning('%s: --no-ema has no effect, it has only one set of weights', source)
     converted = identify(contents, source, model, check_arguments(model_kwargs or {}, '--model-kwargs'))
