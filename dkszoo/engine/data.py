@@ -82,19 +82,8 @@ def fit_data(config: TrainConfig, train: Dataset, test: Dataset) -> tuple[TrainC
         raise ValueError('the data set has one class (an image folder needs one sub-folder per class)')
     if classes and (found := class_names(test)) not in (None, classes):
         raise ValueError(f'the test set has other classes: {compare_classes(classes, found)} (check the folders)')
-    name = weighted_name(config.model) if config.pretrained else config.model
-    cfg = known_cfg(name)
-    own = config.pretrained or facts.mean is None
-    if config.initial_checkpoint:
-        said = recorded_data(read_any(config.initial_checkpoint), f'checkpoint {config.initial_checkpoint!r}')
-        takes, *_ = said.get('input_size') or (in_chans,)
-        if takes != in_chans:
-            raise ValueError(
-                f'checkpoint {config.initial_checkpoint!r} takes {takes} channels, the images have {in_chans} '
-                f'(train with --in-chans {takes})'
-            )
-        own = own or is_of_weights(cfg) or bool(said.get('mean'))
-        cfg |= {key: value for key, value in said.items() if value}
+    cfg, own = input_cfg(config)
+    own = own or facts.mean is None
     input_size = cfg.get('input_size', (3, 224, 224))
     img_size = config.img_size or facts.img_size or input_size[-1]
     stats = {key: (cfg.get(key) if own else getattr(facts, key)) or (0.5,) for key in ('mean', 'std')}
@@ -124,6 +113,27 @@ def fit_data(config: TrainConfig, train: Dataset, test: Dataset) -> tuple[TrainC
         view.targets, flips = corrupt_labels(targets, config.label_noise, total, config.noise_seed, kept)
     loader = choose_loader(config.loader, view, img_size, in_chans, config.augmentation(), config.aa)
     return dataclasses.replace(config, loader=loader), Data(view, val, View(test, None, mode), classes, flips)
+
+
+def input_cfg(config: TrainConfig) -> tuple[dict, bool]:
+    """What the model's configuration and its first weights say of its images, and whether they go before the data's.
+
+    Raises:
+        ValueError: The weights are for another number of channels.
+    """
+    cfg = known_cfg(weighted_name(config.model) if config.pretrained else config.model)
+    path = config.initial_checkpoint
+    if not path:
+        return cfg, config.pretrained
+    said = recorded_data(read_any(path), f'checkpoint {path!r}')
+    takes, *_ = said.get('input_size') or (config.in_chans,)
+    if takes != config.in_chans:
+        raise ValueError(
+            f'checkpoint {path!r} takes {takes} channels, the images have {config.in_chans} '
+            f'(train with --in-chans {takes})'
+        )
+    own = config.pretrained or is_of_weights(cfg) or bool(said.get('mean'))
+    return {**cfg, **{key: value for key, value in said.items() if value}}, own
 
 
 def train_stream(
