@@ -104,6 +104,7 @@ def test_the_curves_of_the_long_runs_are_whole(tmp_path):
     [
         *(('lengths', study) for study in ('', '-resnet8', '-resnet8-float32', '-noise50')),
         *(('noise', study) for study in ('-50', '-80')),
+        ('cifar10', ''),
     ],
 )
 def test_the_tables_of_lengths_are_what_the_runs_give(folder, study):
@@ -153,6 +154,19 @@ def test_what_ten_seeds_of_another_network_say_is_what_the_runs_give():
     for epochs, cells in zip((80, 160), published[start + 2 : start + 4], strict=True):
         other = errors_of_ten_seeds('lengths/runs', 'baseline', epochs, study)
         assert cells == [f'the plain network, {epochs} epochs', gain_by_seed(other, dks)[1:], count_ahead(dks, other)]
+
+
+@pytest.mark.parametrize('epochs', [80, 160])
+def test_what_is_said_of_cifar10_is_what_the_runs_give(epochs):
+    runs = [json.loads(path.read_text()) for path in (RESULTS / 'cifar10/runs').glob('*.json')]
+    last = {
+        (r['settings']['method'], r['settings']['epochs'], r['seed']): 100 - r['result']['last']['top1'] for r in runs
+    }
+    plain = {seed: error for (method, length, seed), error in last.items() if (method, length) == ('baseline', epochs)}
+    dks = {seed: last['dks', 80, seed] for seed in plain}
+    seeds = f'{count_ahead(dks, plain)} of {len(dks)}'
+    line = [f'the plain network, {epochs} epochs', gain_by_seed(plain, dks)[1:], seeds]
+    assert line in rows((RESULTS / 'cifar10/README.md').read_text())
 
 
 @pytest.mark.parametrize('epoch', ['last', 'best'])
