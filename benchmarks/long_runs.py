@@ -1,4 +1,4 @@
-"""Curves of the runs on all of Fashion-MNIST: validation error against epochs, mean and range over the seeds.
+"""Curves of long runs on whole data sets: validation error against epochs, mean and range over the seeds.
 
     python -m benchmarks.long_runs docs/results/fashion_mnist_65_epochs/runs curves.png
 
@@ -31,6 +31,10 @@ def draw(folder: Path, path: Path) -> None:
     from matplotlib.figure import Figure
 
     panels = read_curves(folder)
+    best: dict[float, float] = {}  # of each fraction of wrong labels, whose panels have the same axis
+    for (_, noise), curves in panels.items():
+        lowest = min(min(map(sum, zip(*runs, strict=True))) / len(runs) for runs in curves.values())
+        best[noise] = min(best.get(noise, lowest), lowest)
     figure = Figure(figsize=(10, 3.5 * ((len(panels) + 1) // 2)), layout='constrained')
     for place, ((model, noise), curves) in enumerate(sorted(panels.items(), key=lambda item: item[0][::-1]), start=1):
         axes = figure.add_subplot((len(panels) + 1) // 2, 2, place)
@@ -41,7 +45,7 @@ def draw(folder: Path, path: Path) -> None:
                 at, [mean_std(p)[0] for p in points], lw=1.3, color=color, label=f'{ORDER[method]}, {epochs} epochs'
             )
             axes.fill_between(at, [min(p) for p in points], [max(p) for p in points], alpha=0.13, color=color, lw=0)
-        axes.set(xlabel='epoch', ylabel='validation error (%)', ylim=(7, 25) if noise else (4, 12))
+        axes.set(xlabel='epoch', ylabel='validation error (%)', ylim=(0.85 * best[noise], 2.8 * best[noise]))
         axes.set_title(model + (f', {100 * noise:g} % wrong labels' if noise else ''), fontsize='medium')
         axes.grid(alpha=0.3)
         axes.legend(fontsize='small', loc='upper right')

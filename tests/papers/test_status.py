@@ -54,14 +54,15 @@ def test_a_published_table_is_what_its_runs_give(entry):
 
 
 LONG = RESULTS / 'fashion_mnist_65_epochs'
+CIFAR10 = RESULTS / 'cifar10_75_epochs'
 
 
 @pytest.mark.parametrize('which', ['last', 'best'])
-@pytest.mark.parametrize('noise', [0.0, 0.5])
-def test_the_tables_of_the_long_runs_are_what_the_runs_give(noise, which):
+@pytest.mark.parametrize(('folder', 'noise'), [(LONG, 0.0), (LONG, 0.5), (CIFAR10, 0.0)])
+def test_the_tables_of_the_long_runs_are_what_the_runs_give(folder, noise, which):
     """Error and cross-entropy on the test images; gains over the baseline of as many epochs and over the longer one."""
     runs: dict[tuple, list[dict]] = {}
-    for path in sorted((LONG / 'runs').glob('*.json')):
+    for path in sorted((folder / 'runs').glob('*.json')):
         record = json.loads(path.read_text())
         settings = record['settings']
         if settings['label_noise'] == noise:
@@ -86,16 +87,19 @@ def test_the_tables_of_the_long_runs_are_what_the_runs_give(noise, which):
         'gain over the longer baseline',
     )
     columns = 6 if noise else 7  # no longer baseline was run with wrong labels
-    assert table(header[:columns], [line[:columns] for line in lines]) in (LONG / 'README.md').read_text()
+    assert table(header[:columns], [line[:columns] for line in lines]) in (folder / 'README.md').read_text()
 
 
-def test_the_curves_of_the_long_runs_are_whole(tmp_path):
-    panels = read_curves(LONG / 'runs')
-    assert {model for model, noise in panels if not noise} == {'cifar_resnet20', 'cifar_resnet8x4', 'cifar_wrn16_2'}
+@pytest.mark.parametrize(
+    ('folder', 'networks'), [(LONG, ('resnet20', 'resnet8x4', 'wrn16_2')), (CIFAR10, ('resnet8x4', 'wrn16_2'))]
+)
+def test_the_curves_of_the_long_runs_are_whole(tmp_path, folder, networks):
+    panels = read_curves(folder / 'runs')
+    assert sorted(model for model, noise in panels if not noise) == [f'cifar_{name}' for name in networks]
     for curves in panels.values():
         for (_, epochs), runs in curves.items():
             assert [len(errors) for errors in runs] == [epochs] * 3
-    draw(LONG / 'runs', tmp_path / 'curves.png')
+    draw(folder / 'runs', tmp_path / 'curves.png')
     assert (tmp_path / 'curves.png').read_bytes().startswith(b'\x89PNG')
 
 
