@@ -219,3 +219,43 @@ def test_every_row_has_a_status():
             assert status.word in ('reproduced', 'scaled analogue', 'not run')
             assert (status.word == 'reproduced') == (status.why == '')
             assert (status.word == 'not run') == (status.results == '')
+
+
+# Of each row in the summary: records, network, epochs, epochs of a plain network given about DKS's time.
+SUMMARY = (
+    ('lengths/runs/*-seed?.json', 'cifar_wrn16_1', 80, 160),
+    ('lengths/runs/*-seed?-resnet8-float32.json', 'cifar_resnet8', 80, 160),
+    ('cifar10/runs/*.json', 'cifar_resnet8', 80, 160),
+    ('fashion_mnist_65_epochs/runs/*.json', 'cifar_wrn16_2', 65, 104),
+    ('fashion_mnist_65_epochs/runs/*.json', 'cifar_resnet8x4', 65, 116),
+    ('fashion_mnist_65_epochs/runs/*.json', 'cifar_resnet20', 65, None),
+    ('cifar10_75_epochs/runs/*.json', 'cifar_resnet8x4', 75, 131),
+    ('cifar10_75_epochs/runs/*.json', 'cifar_wrn16_2', 75, 120),
+)
+
+
+def summary() -> str:
+    lines = []
+    for records, network, epochs, longer in SUMMARY:
+        errors: dict[tuple[str, int], dict[int, float]] = {}
+        for path in RESULTS.glob(records):
+            record = json.loads(path.read_text())
+            settings = record['settings']
+            if settings['model'] == network and not settings['label_noise']:
+                run = (settings['method'], settings['epochs'])
+                errors.setdefault(run, {})[record['seed']] = 100 - record['result']['last']['top1']
+                images = settings['train_num_samples'] or record['train_images']
+                data = {'torch/fashion_mnist': 'Fashion-MNIST', 'torch/cifar10': 'CIFAR-10'}[settings['dataset']]
+        plain, dks = errors['baseline', epochs], errors['dks', epochs]
+        assert plain.keys() == dks.keys()
+        setting = (f'{data}, {images:,}', f'`{network}`', str(epochs), str(len(dks)))
+        means = [show(mean_std(list(by_seed.values()))[0], None) for by_seed in (plain, dks)]
+        at_equal_time = gain_by_seed(errors['baseline', longer], dks) if longer else 'not run'
+        lines.append((*setting, *means, gain_by_seed(plain, dks), at_equal_time))
+    header = ('data, images', 'network', 'epochs', 'seeds', 'plain', 'DKS', 'gain', 'gain at equal time')
+    return table(header, lines)
+
+
+@pytest.mark.parametrize('page', ['README.md', 'docs/results/when.md'])
+def test_the_summary_is_what_the_runs_give(page):
+    assert summary() in (RESULTS.parents[1] / page).read_text()
