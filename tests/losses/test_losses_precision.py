@@ -1,6 +1,7 @@
 """Properties of all losses: precision, autocast, extreme inputs, degenerate sizes, one graph."""
 
 import inspect
+import math
 
 import pytest
 import torch
@@ -107,6 +108,12 @@ def test_distillation_of_nearly_equal_predictions(scale):
     exact = 400 * (log_p.exp() * (log_p - log_q)).sum(-1)  # KL by its definition; in float32 it would cancel
     assert (value >= 0).all()
     assert_close(value.double(), exact, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize('gap', [10.0, 80.0, 95.0, 200.0])
+def test_distillation_of_confident_predictions_that_differ(gap):
+    student, teacher = torch.tensor([[0.0, gap]]), torch.tensor([[gap, 0.0]])
+    assert L.kd_loss(student, teacher, tau=1.0).item() == pytest.approx(gap * math.tanh(gap / 2), rel=1e-6)
 
 
 @pytest.mark.parametrize('function', MAPS.values(), ids=MAPS)

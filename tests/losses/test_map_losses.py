@@ -112,11 +112,14 @@ def test_bad_arguments():
         attention_loss([a[..., 0]], [a])
     with pytest.raises(ValueError, match='of one batch'):
         match_size(a, a[:1])
-    with pytest.raises(ValueError, match=r'p: expected .* got 0\.5'):
-        attention_loss([a], [a], p=0.5)
+    for p in (0.5, float('nan')):
+        with pytest.raises(ValueError, match=f'p: expected .* got {p}'):
+            attention_loss([a], [a], p=p)
     with pytest.raises(ValueError, match=r'got \(2, 3, 4, 4\), expected \(2, 3, 2, 2\)'):
         vid_loss(a, a[..., :2, :2], torch.zeros(3))
     with pytest.raises(ValueError, match=r'log_scale: .* got \(4,\)'):
         vid_loss(a, a, torch.zeros(4))
+    with pytest.raises(ValueError, match='log_scale: expected one value per channel'):
+        vid_loss(a[0, 0, 0], a[0, 0, 0], torch.zeros(()))
     with pytest.raises(ValueError, match='eps: expected'):
         vid_loss(a, a, torch.zeros(3), eps=0)

@@ -52,7 +52,8 @@ def test_kinds_of_target():
     expected = deep_supervision_loss(logits, TARGET)
     assert_close(deep_supervision_loss(logits, one_hot), expected)
     assert_close(deep_supervision_loss(logits, one_hot.double()), expected)
-    assert_close(deep_supervision_loss(logits, TARGET.to(torch.uint8)), expected)
+    for dtype in (torch.uint8, torch.int32):
+        assert_close(deep_supervision_loss(logits, TARGET.to(dtype)), expected)
 
 
 @pytest.mark.parametrize(

@@ -220,6 +220,7 @@ def test_compiles_as_one_graph(backend, settings):
         ({'form': 'KL'}, "nearest: 'kl'.*kl, ce"),
         ({'eps': -1e-8}, 'eps: expected 0 or'),
         ({'eps': 1e-40}, 'eps: expected 0 or'),
+        ({'eps': 1.0}, 'eps: expected 0 or'),
         ({'beta': -1.0}, 'beta: expected a weight >= 0, got -1.0'),
         ({'beta': math.inf}, 'beta: expected a weight >= 0, got inf'),
         ({'beta': [1.0, 1.0]}, '2 x 2 matrix'),
