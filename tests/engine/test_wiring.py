@@ -187,7 +187,7 @@ def test_the_figure_that_chooses():
         ('dks', {'beta': 0.0}, False),
         ('dks', {'synergy': 'top-down'}, False),
         ('dks', {'synergy': 'bottom-up'}, True),
-        ('dks', {'beta': ((0.0, 1.0, 0.0), (1.0, 0.0, 0.0), (1.0, 1.0, 0.0))}, False),
+        ('dks', {'beta': ((0.0, 1.0, 0.0), (1.0, 0.0, 0.0), (1.0, 1.0, 1.0))}, False),
         ('dks', {'beta': ((0.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, 0.0, 0.0))}, True),
         ('kd+ds', {}, True),
         ('kd+ds', {'kd_on': 'branches'}, False),

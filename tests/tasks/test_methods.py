@@ -196,11 +196,16 @@ def test_unknown_names():
         ({'alpha': float('nan')}, 'alpha must be at least 0 and finite'),
         ({'alpha_zero_from': 1.5}, 'alpha_zero_from must be a fraction'),
         ({'at_power': 0.5}, 'at_power must be at least 1'),
+        ({'hint_stage': True}, 'hint_stage must be a whole number'),
     ],
 )
 def test_settings_out_of_range(settings, message):
     with pytest.raises(ValueError, match=message):
         LossSettings(**settings)
+
+
+def test_settings_at_the_ends_of_their_ranges():
+    LossSettings(alpha_zero_from=1.0, at_power=1.0, synergy_eps=1e-30, kd_weight=0.0)
 
 
 def test_what_a_method_needs():

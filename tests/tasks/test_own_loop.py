@@ -38,6 +38,7 @@ def test_the_average_takes_no_gradients():
     trained = sum(p.requires_grad for p in task.parameters())
     task.setup_ema(decay=0.5)
     assert sum(p.requires_grad for p in task.parameters()) == trained
+    assert groups(task, layer_decay=0.5) == groups(make_task('vid'), layer_decay=0.5)
     before = next(task.get_net(ema=True).parameters()).clone()
     next(task.get_net().parameters()).data += 1
     task.update_ema()

@@ -40,6 +40,10 @@ def test_state_goes_round_and_is_checked(method):
                 fresh.load_task_state({**state['task_state'], part: dict(list(tensors.items())[1:])})
 
 
+def test_a_baseline_has_no_state_to_miss():
+    make_task('baseline').load_task_state(None)
+
+
 def test_projections_and_variances_are_trained_and_saved():
     expected = {'fitnet': 'regressor', 'vid': 'log_scale', 'byot': 'projections', 'dskd': 'projections'}
     for method, name in expected.items():
@@ -185,6 +189,14 @@ def test_a_teacher_of_another_size_than_its_description_says():
     assert torch.isfinite(task(torch.randn(2, 3, 224, 224), torch.arange(2))['loss'])
 
 
+def test_a_student_of_another_size_than_its_description_says():
+    student = timm.create_model('cifar_resnet8', num_classes=10)
+    student.pretrained_cfg = {**student.pretrained_cfg, 'input_size': (3, 224, 224), 'fixed_input_size': True}
+    kwargs = dict(num_classes=10, img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=3)
+    task = dkszoo.DeepSupervisionTask(student, 'at', teacher=timm.create_model('vit_tiny_patch16_224', **kwargs))
+    assert torch.isfinite(task(torch.randn(2, 3, 32, 32), torch.arange(2))['loss'])
+
+
 def test_terms_that_are_idle_with_one_class(caplog):
     net = dkszoo.create_model('cifar_resnet8', num_classes=1, branches='dks')
     for method, said in (('dks', 'synergy will'), ('byot', 'self_kd will'), ('ds', '')):
@@ -217,6 +229,12 @@ def test_class_weights_keep_their_precision(dtype, kept):
     assert_close(result['ce'], expected.detach())
 
 
+def test_a_network_in_double_precision():
+    images, labels = digits()
+    task = dkszoo.DeepSupervisionTask(network('bottleneck').double(), 'byot')
+    assert {value.dtype for value in task(images.double(), labels).values()} == {torch.float64}
+
+
 @pytest.mark.parametrize(('classes', 'said'), [(0, 'has 0 classes'), (1, 'always 0, give a criterion')])
 def test_without_classes_there_is_nothing_to_learn(classes, said):
     net = timm.create_model('cifar_resnet8', num_classes=classes)
@@ -232,6 +250,12 @@ def test_branches_of_other_classes_are_refused():
     net.backbone.reset_classifier(7)
     with pytest.raises(ValueError, match='branch 0 has 10 classes, the network 7'):
         dkszoo.DeepSupervisionTask(net, 'dks')
+
+
+def test_the_head_of_a_branch_may_be_a_convolution():
+    net = network('dks')
+    net.branches[0].head.fc = torch.nn.Conv2d(64, 10, 1)
+    dkszoo.DeepSupervisionTask(net, 'ds')
 
 
 def test_compiled_twice():

@@ -98,6 +98,17 @@ def test_statistics_of_the_network_and_of_a_plain_teacher_are_its_pretrained_cfg
         assert task.teacher.renormalises == differs
 
 
+def test_what_nobody_asked_for_is_said(caplog):
+    student = timm.create_model('cifar_resnet8', num_classes=5)
+    other = timm.create_model('cifar_resnet8', num_classes=5, pretrained_cfg_overlay={'mean': (0.5, 0.5, 0.5)})
+    described = Teacher(other, input_mean=(0.4,) * 3, input_std=(0.2,) * 3)
+    caplog.set_level('INFO', 'dkszoo')
+    for teacher, verbose, said in ((other, True, True), (other, False, False), (described, True, False)):
+        caplog.clear()
+        dkszoo.DeepSupervisionTask(student, 'kd', teacher=teacher, verbose=verbose)
+        assert ('images are normalised again' in caplog.text) == said
+
+
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32, None])
 def test_its_type_whatever_autocast_says(dtype):
     teacher = Teacher(make_teacher(), dtype=dtype)
@@ -144,6 +155,12 @@ def test_what_does_not_fit_is_refused():
         task(*digits())
 
 
+def test_examples_have_the_size_the_teacher_takes():
+    teacher = Teacher(make_teacher(), input_size=(64, 64))
+    task = dkszoo.DeepSupervisionTask(network(None), 'fitnet', teacher=teacher)
+    assert torch.isfinite(task(torch.randn(2, 1, 64, 64), torch.arange(2))['loss'])
+
+
 # -- stages ------------------------------------------------------------------------------------------------------------
 
 
@@ -151,6 +168,7 @@ def test_what_does_not_fit_is_refused():
     ('name', 'stages'),
     [
         ('cifar_resnet8', [0, 1, 2]),
+        ('cifar_vgg8', [0, 1, 2, 3]),
         ('resnet18', [1, 2, 3, 4]),
         ('regnetx_002', [1, 2, 3, 4]),
         ('convnext_atto', [0, 1, 2, 3]),
@@ -160,6 +178,13 @@ def test_what_does_not_fit_is_refused():
 def test_a_stem_is_no_stage(name, stages):
     with torch.device('meta'):
         assert stage_indices(timm.create_model(name)) == stages
+
+
+def test_a_single_stage_is_no_stem():
+    with torch.device('meta'):
+        net = timm.create_model('resnet18')
+    net.feature_info = net.feature_info[:1]
+    assert stage_indices(net) == [0]
 
 
 def test_stages_pair_from_the_first_on():

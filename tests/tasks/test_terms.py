@@ -204,6 +204,8 @@ def test_only_the_heads_that_learn_have_a_projection(kd_on, heads):
         ((4, 16, 16), (5, 8, 8), (3, 3), False),
         ((4, 4, 4), (5, 8, 8), (4, 4), True),
         ((4, 10, 9), (5, 8, 8), (3, 2), False),
+        ((4, 10, 8), (5, 8, 8), (3, 1), False),
+        ((4, 8, 9), (5, 8, 8), (1, 2), False),
     ],
 )
 def test_hint_regressor_by_sizes(student, teacher, kernel, transposed):
