@@ -13,7 +13,7 @@ from torch import nn
 import dkszoo
 from dkszoo.branches import DESIGNS, attach_branches, default_taps, list_designs
 from dkszoo.branches.designs import named_design
-from dkszoo.branches.parts import Attention, ResidualConv, SepConv
+from dkszoo.branches.parts import Attention, ConvNormAct, ResidualConv, SepConv, TwoLayerHead
 from dkszoo.branches.probe import Probe
 
 
@@ -168,6 +168,27 @@ def test_resnet_stages_start_as_the_network_does(name, zeroed):
         assert blocks[-1].drop_path.drop_prob == pytest.approx(0.2)
 
 
+def test_stages_of_a_resnet_have_its_type():
+    net = attach_branches(meta('resnet18').double(), 'dks')
+    assert {p.dtype for p in net.parameters()} == {torch.float64}
+
+
+def test_maps_of_a_single_position():
+    backbone = meta('resnet18', pretrained_cfg_overlay={'input_size': (3, 32, 32)})
+    assert attach_branches(backbone.train(), 'conv').taps == (2, 3)
+
+
+def test_a_resnet_of_a_name_that_takes_no_sizes(monkeypatch):
+    backbone = meta('resnet18')
+    expected = num_params(attach_branches(backbone, 'dks'))
+
+    def without_sizes(name, **kwargs):
+        raise TypeError("unexpected keyword argument 'layers'")
+
+    monkeypatch.setattr(timm, 'create_model', without_sizes)
+    assert num_params(attach_branches(backbone, 'dks')) == expected
+
+
 def test_default_taps():
     assert default_taps(meta('resnet50')) == (2, 3)
     assert default_taps(meta('convnext_atto')) == (1, 2)
@@ -245,7 +266,7 @@ def test_list_designs():
     assert list_designs('cifar_resnet20') == list(DESIGNS) == list_designs(timm.create_model('cifar_resnet20'))
     assert list_designs('convnext_atto') == ['mirror', 'conv', 'linear', 'ap_conv_2fc', 'ap_2fc', 'bottleneck']
     assert list_designs('vit_tiny_patch16_224') == ['linear', 'ap_conv_2fc', 'ap_2fc']
-    assert 'conv' not in list_designs('crossvit_tiny_240')  # its down-samplings differ
+    assert not {'conv', 'bottleneck'} & set(list_designs('crossvit_tiny_240'))  # its down-samplings differ
     assert dkszoo.list_designs is list_designs
     with pytest.raises(ValueError, match=r'did you mean .*cifar_resnet20'):
         list_designs('cifar_resnt20')
@@ -257,6 +278,7 @@ def test_list_designs():
         ('convnext_atto', {}, 'dks', None, 'no stages that can be made in other sizes'),
         ('wide_resnet50_2', {}, 'dks', None, 'layer1 is not the plain'),
         ('resnet50', {'output_stride': 16}, 'dks', None, 'layer4 is not the plain'),
+        ('resnet18', {'layers': (1, 1, 0, 1)}, 'dks', None, 'one of its stages has no blocks'),
         ('resnet18', {}, 'dks', [0], "'act1' lies before the first stage"),
         ('vit_tiny_patch16_224', {}, 'mirror', None, 'cannot be run again'),
         ('vit_tiny_patch16_224', {}, 'conv', None, 'one resolution'),
@@ -297,6 +319,9 @@ def test_parts_of_branches():
     assert [m.stride for m in SepConv(4, 8, 2, {}) if isinstance(m, nn.Conv2d)] == [(2, 2), (1, 1), (1, 1), (1, 1)]
     assert ResidualConv(4, 4, 1, {})(x).min() >= 0
     assert ResidualConv(16, 64, 1, {}).conv1.weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
+    assert ConvNormAct(16, 64, {})[0].weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
+    head = TwoLayerHead(4, 8, 3, 0.0, {})
+    torch.testing.assert_close(head(x), head.fc(head.fc1(x.mean((2, 3))).relu()))
     net = attach_branches(timm.create_model('cifar_resnet8'), 'ap_conv_2fc', 0)
     assert net(torch.randn(2, 3, 32, 32)).branch_features[0].shape[-2:] == (32, 32)
     wide = attach_branches(meta('resnet50'), 'conv')

@@ -63,6 +63,12 @@ def test_a_network_in_hand_is_not_touched():
     assert found == dkszoo.cost(net.eval())
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float64])
+def test_another_type_than_float32_costs_the_same(dtype):
+    net = timm.create_model('test_convnext').to(dtype)
+    assert dkszoo.cost(net, 'linear') == dkszoo.cost('test_convnext', 'linear')
+
+
 def test_a_large_network_takes_no_memory():
     """With values, the weights would take 8 GB."""
     found = dkszoo.cost('resnet18', 'dks', batch_size=1, num_classes=10**6)

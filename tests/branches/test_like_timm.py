@@ -302,6 +302,18 @@ class TestMirror:
         backbone.__class__ = type('Own', (type(backbone),), {})
         assert donor(backbone, 5) is None
 
+    @pytest.mark.parametrize('error', [TypeError, RuntimeError, AssertionError])
+    def test_a_size_that_cannot_be_given_is_left_out(self, monkeypatch, error):
+        backbone, create = timm.create_model('test_vit', num_classes=5), timm.create_model
+
+        def without_size(name, **kwargs):
+            if 'img_size' in kwargs:
+                raise error
+            return create(name, **kwargs)
+
+        monkeypatch.setattr(timm, 'create_model', without_size)
+        assert type(donor(backbone, 5)) is type(backbone)
+
     def test_what_cannot_start_afresh_is_refused(self):
         class Scale(nn.Module):
             def __init__(self):
@@ -337,6 +349,9 @@ def test_maps_of_either_layout():
     for shape in ((1, 4, 2, 3), (1, 4, 3, 4)):
         assert to_map(torch.empty(shape), None, model).shape == shape
     assert to_map(torch.empty(1, 2, 3, 4), None, model).shape == (1, 4, 2, 3)
+    tokens, fewer, final = torch.empty(1, 9, 4), torch.empty(1, 4, 4), torch.empty(1, 4, 2, 3)
+    assert to_map((tokens, final, fewer), None, model) is final
+    assert to_map([tokens, None, fewer], None, model).shape == (1, 4, 2, 2)
 
 
 def test_a_task_is_grouped_as_its_network():

@@ -152,6 +152,15 @@ def test_other_channels_and_sizes():
     assert Probe(model).record.input_size == (3, 64, 64)
 
 
+def test_a_network_of_small_images_that_does_not_say_so():
+    class Small(Chain):
+        def forward_intermediates(self, x, indices=None, stop_early=False):
+            assert x.shape[-1] == 32
+            return super().forward_intermediates(x, indices)
+
+    assert Probe(Small()).record.input_size == (3, 32, 32)
+
+
 def test_skeleton():
     model = timm.create_model('cifar_resnet8')
     twin = skeleton(model)
@@ -191,7 +200,8 @@ def test_other_types_than_float32(name, dtype):
     assert {p.dtype for p in net.parameters()} == {dtype}
 
 
-def test_a_backbone_that_cannot_checkpoint():
-    net = attach_branches(timm.create_model('dla34', num_classes=4), 'linear')
+@pytest.mark.parametrize('make', [lambda: timm.create_model('dla34', num_classes=4), Chain])
+def test_a_backbone_that_cannot_checkpoint(make):
+    net = attach_branches(make(), 'linear')
     with pytest.raises(ValueError, match='no gradient checkpointing'):
         net.set_grad_checkpointing()

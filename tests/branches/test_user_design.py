@@ -125,6 +125,23 @@ def test_convolutions_keep_a_channel_however_thin(kind):
     assert net(torch.randn(2, 3, 32, 32)).branch_features[0].shape[1] == 1
 
 
+@pytest.mark.parametrize(
+    ('name', 'kind', 'blocks', 'width', 'chs'),
+    [
+        ('cifar_resnet8', 'conv', 2, 0.5, 32),
+        ('cifar_resnet8', 'conv3x3', 2, 2.0, 64),
+        ('resnet50', 'conv', 1, 0.5, 256),  # of the 512 that such convolutions have at most
+        ('resnet50', 'sepconv', 1, 0.5, 1024),
+    ],
+)
+def test_widths_are_factors_on_the_networks_own(name, kind, blocks, width, chs):
+    tap = 'layer3' if name == 'resnet50' else 1
+    branch = {'tap': tap, 'kind': kind, 'stages': [{'blocks': blocks, 'width': width}]}
+    with torch.device('meta'):
+        net = attach_branches(backbone(name), {'branches': [branch]})
+    assert net.branches[0].get_classifier().in_features == chs
+
+
 @pytest.mark.parametrize('design', [{}, {'branches': []}, {'branches': [3]}, {'branchs': [{'tap': 0}]}])
 def test_designs_without_branches(design):
     with pytest.raises(ValueError, match='branches'):
@@ -132,9 +149,10 @@ def test_designs_without_branches(design):
 
 
 def test_branches_stand_shallow_to_deep():
-    branches = [{'tap': 1, 'stages': [1]}, {'tap': 0, 'stages': [1, 1]}]
-    with pytest.raises(ValueError, match='shallow to deep'):
-        attach_branches(backbone(), {'branches': branches})
+    early, late = {'tap': 0, 'stages': [1, 1]}, {'tap': 1, 'stages': [1]}
+    for branches in ([late, early], [late, late]):
+        with pytest.raises(ValueError, match='shallow to deep'):
+            attach_branches(backbone(), {'branches': branches})
 
 
 @pytest.mark.parametrize('kind', ['own', 'conv', 'sepconv'])
