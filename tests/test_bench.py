@@ -131,6 +131,12 @@ def test_a_teacher_that_was_given_is_taken(tmp_path):
     assert random_teacher(config, tmp_path).kd_checkpoint == 'mine.pth'
 
 
+def test_a_random_teacher_takes_the_images_of_its_pupil(tmp_path):
+    config = TrainConfig(method='kd', kd_model_name='cifar_resnet8', num_classes=2, in_chans=1)
+    state = torch.load(random_teacher(config, tmp_path).kd_checkpoint, weights_only=True)
+    assert (state['conv1.weight'].shape[1], len(state['fc.weight'])) == (1, 2)
+
+
 def test_real_images(run_cli):
     result, _ = bench(run_cli, '--config', 'quickstart', '--train-num-samples', '9', '--loader', 'timm')
     assert result['recipe']['train_images'] == 9

@@ -116,6 +116,7 @@ def test_training_mistakes(run_cli, tmp_path, argv, says):
     [
         (('images',), "unknown arguments: images (a folder of images is --dataset '' --data-dir images; see"),
         (('--batchsize', '3'), '(did you mean --batch-size? see'),
+        (('--batchsize=1000000',), '(did you mean --batch-size? see'),
         (('--checkpoint-hist', '3'), 'unknown arguments: --checkpoint-hist 3 (see'),
         (('--model', 'resnet8x4'), "unknown model 'resnet8x4' (did you mean cifar_resnet8x4?)"),
         (('--model', 'runs/12:30.pth'), "unknown model 'runs/12:30.pth' (dkszoo models lists ours)"),
@@ -161,6 +162,9 @@ def test_commands(run_cli, tmp_path):
     )
     assert 'no checkpoint file' in refused(run_cli, tmp_path, 'export', 'a.pth.tar', 'b.safetensors')
     assert 'add --hub-dir DIR' in refused(run_cli, tmp_path, 'export', 'a.pth.tar', 'b.onnx', '--license', 'mit')
+    assert 'no checkpoint file' in refused(run_cli, tmp_path, 'export', 'a.pth.tar', '--no-ema', 'b.safetensors')
+    elsewhere = ('b.safetensors', '--hub-dir', 'no/where')
+    assert 'cannot make a folder in' in refused(run_cli, tmp_path, 'export', 'a.pth.tar', *elsewhere)
     for flag in ('--batch-size', '--img-size', '--crop-pct', '--num-classes', '--in-chans'):
         assert f'{flag} must be' in refused(run_cli, tmp_path, 'validate', '--checkpoint', 'a.pth.tar', flag, '0')
     assert '--workers must be' in refused(run_cli, tmp_path, 'validate', '--checkpoint', 'a.pth.tar', '-j', '-1')

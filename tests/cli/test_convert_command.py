@@ -164,6 +164,9 @@ def test_mistakes(run_cli, tmp_path, dhm_file):
         (('model_best.pth.tar', 'no/w.safetensors'), 'cannot write into folder'),
         (('model_best.pth.tar', 'w.safetensors', '--model', 'cifar_resnet20'), 'does not fit cifar_resnet20: it lacks'),
         (('model_best.pth.tar', 'w.safetensors', '--model', 'cifar_resnet7'), 'did you mean'),
+        (('model_best.pth.tar', 'w.safetensors', '--img-size', '0'), '--img-size must be at least 1'),
+        (('model_best.pth.tar', 'w.safetensors', '--crop-pct', '0'), '--crop-pct must be at least 0.01'),
+        (('model_best.pth.tar', 'w.safetensors', '--std', '0'), '--std must be above 0'),
         (('model_best.pth.tar', 'w.safetensors', '--model-kwargs', 'checkpoint_path=x.pth'), 'would read other files'),
     ):
         code, _, err = run_cli('convert', *argv)

@@ -31,16 +31,18 @@ def test_a_comparison_of_the_model_of_a_folder_stays_below_its_output(run_cli, m
 
 
 def test_reproduce(run_cli, monkeypatch):
-    seen = []
+    seen, written = [], []
     monkeypatch.setattr(reproduce, 'run_grid', lambda *args: seen.append(args[:3]))
-    for name in ('finish', 'report', 'draw_groups'):
-        monkeypatch.setattr(reproduce, name, lambda *_: 0)
+    for name in ('finish', 'draw_groups'):
+        monkeypatch.setattr(reproduce, name, lambda *args: written.append(args[-1]) or 0)
+    monkeypatch.setattr(reproduce, 'report', lambda *_: '')
     grid = ('--seeds', '2', '--jobs', '3', '--output', 'out', '--no-equal-time')
     data = ('--dataset', 'cifar10', '--data-dir', 'D', '--device', 'cpu', '--workers', '4')
     code, _, err = run_cli('reproduce', 'dks-table1', '--row', 'resnet32-dks', *grid, *data)
     assert code == 0, err
     ((cells, folder, jobs),) = seen
     assert (folder, jobs) == (Path('out/reproduce-small'), 3)
+    assert written == [folder / 'dks-table1.md', folder / 'dks-table1.png']
     assert sorted(cell.settings['seed'] for cell in cells) == [0, 0, 1, 1]
     asked = {'dataset': 'torch/cifar10', 'data_dir': 'D', 'device': 'cpu', 'workers': 4}
     assert all({key: cell.settings[key] for key in asked} == asked for cell in cells)

@@ -65,6 +65,16 @@ def test_lines_for_a_terminal_that_is_gone_are_dropped():
         main.tell('one', io.TextIOWrapper(full, write_through=True))
 
 
+def test_an_error_is_one_line_unless_more_is_asked_for(capsys, monkeypatch):
+    error = ValueError('two\n  lines')
+    assert main.fail(error, 2, 'dkszoo cost') == 2
+    line = 'dkszoo: error: two lines (see dkszoo cost --help)\n'
+    assert capsys.readouterr().err == line
+    monkeypatch.setenv('DKSZOO_DEBUG', '1')
+    main.fail(error, 2, 'dkszoo cost')
+    assert capsys.readouterr().err == f'ValueError: two\n  lines\n{line}'
+
+
 class Pipe(io.StringIO):
     """Standard output whose reader is gone; where it is buffered, only a flush notices."""
 
@@ -87,6 +97,11 @@ def test_a_run_whose_output_nobody_reads_is_exported_all_the_same(tmp_path, monk
         assert main.main([*argv, '--device', 'cpu', '--export', 'net.safetensors']) == 141
     assert (tmp_path / 'net.safetensors').exists()
     assert 'error' not in capsys.readouterr().err
+
+
+def test_a_command_without_an_output(monkeypatch):
+    monkeypatch.setattr(sys, 'stdout', None)
+    assert main.main(['models', 'cifar_resnet8']) == 0
 
 
 def test_a_command_broken_off_says_nothing(run_cli, monkeypatch):

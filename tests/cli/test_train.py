@@ -12,6 +12,7 @@ import torch
 import yaml
 
 import dkszoo
+from dkszoo.cli import train
 from dkszoo.cli.main import main
 from dkszoo.cli.reproduce import read_flags
 from dkszoo.deploy import export_hub
@@ -103,6 +104,7 @@ def test_validate_per_branch_and_results_file(run_cli, tmp_path):
     assert float(rows[0]['top1']) == result['top1']
     plain = json.loads(run_cli(*validate[:3])[1].splitlines()[-1])
     assert (float(rows[0]['param_count']), float(rows[0]['ece'])) == (plain['param_count'], plain['ece'])
+    assert not [key for key in plain if key.startswith('branch')]
 
 
 def test_best_on_test_is_stamped(run_cli, tmp_path):
@@ -161,9 +163,10 @@ def test_ema_is_what_is_judged_and_exported(run_cli, tmp_path):
 
 
 def test_print_config_is_a_recipe_of_itself(run_cli, tmp_path):
-    code, out, _ = run_cli('train', '--config', 'quickstart', '--print-config', '--synergy', 'top-down')
+    code, out, _ = run_cli('train', '--config', 'quickstart', '--print-config', '--synergy', 'top-down', '--overwrite')
     assert code == 0
-    assert yaml.safe_load(out)['num_classes'] == 10
+    shown = yaml.safe_load(out)
+    assert (shown['num_classes'], shown['overwrite']) == (10, False)
     (tmp_path / 'mine.yaml').write_text(out)
     code, again, _ = run_cli('train', '--config', 'mine.yaml', '--print-config')
     assert code == 0
@@ -196,6 +199,11 @@ def test_lists_are_taken_in_timms_form_and_in_one_word(name, value):
 
 def test_negative_numbers_are_no_flags():
     assert read_flags(['--beta', '-1,0;0,-.5', '--lr', '-1e-3']) == {'beta': ((-1, 0), (0, -0.5)), 'lr': -0.001}
+
+
+def test_flags_are_not_abbreviated():
+    with pytest.raises(ValueError, match=r'unknown arguments: --epoch 3 \(did you mean --epochs'):
+        read_flags(['--epoch', '3'])
 
 
 def test_torchcompile_takes_timms_word():
@@ -234,8 +242,10 @@ def test_the_best_is_exported_not_the_last(run_cli, tmp_path, monkeypatch):
     falling = iter(range(99, 0, -1))
     figures = lambda *_, **__: {'loss': 1.0, 'top1': float(next(falling)), 'top5': 100.0}  # noqa: E731
     monkeypatch.setattr('dkszoo.engine.trainer.evaluate', figures)
-    assert run_cli(*TINY, '--export', 'o.safetensors')[0] == 0
+    code, out, err = run_cli(*TINY, '--export', 'o.safetensors')
+    assert code == 0, err
     assert json.loads((tmp_path / 'o.json').read_text())['epoch'] == 0
+    assert 'test accuracy, best epoch, 1 on val: ' in out
 
 
 def test_the_best_epoch_is_tested_with_its_own_branches(run_cli, tmp_path, monkeypatch):
@@ -249,11 +259,29 @@ def test_the_best_epoch_is_tested_with_its_own_branches(run_cli, tmp_path, monke
     assert {key: figures[key] for key in best} == best
 
 
+def test_the_first_of_all_processes_tells(monkeypatch):
+    """Not the first of every machine."""
+
+    def refuse(*_):
+        raise ValueError('refused')
+
+    levels = []
+    monkeypatch.setattr(train, 'setup_default_logging', levels.append)
+    monkeypatch.setattr(train.engine, 'prepare', refuse)
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    for rank in ('0', '8'):
+        monkeypatch.setenv('RANK', rank)
+        with pytest.raises(ValueError, match='refused'):
+            train.carry_out(TrainConfig(), [], None)
+    assert levels == [logging.INFO, logging.WARNING]
+
+
 def test_several_commands_in_one_process_say_all_once(tmp_path, monkeypatch, capsys):
     """As in a notebook."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(logging.root, 'handlers', [])
+    level = logging.root.level
     for said in (1, 2):
         assert main([*TINY, '--epochs', '1', '--experiment', str(said)]) == 0
         assert capsys.readouterr().err.count('branches: design') == 1
-    assert not logging.root.handlers
+    assert (logging.root.handlers, logging.root.level) == ([], level)

@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -189,7 +190,11 @@ def test_batches_processes_and_device_are_those_asked_for(run_cli, digits_export
 
     monkeypatch.setattr('dkszoo.cli.validate.measure', note)
     run_cli(*digits_export, '-b', '7', '-j', '3')
-    assert seen == [(7, 3, 'cpu')]
+    data = {'input_size': (1, 32, 32), 'mean': (0.3,), 'std': (0.3,), 'interpolation': 'bilinear', 'crop_pct': 1.0}
+    trained = Subject(SimpleNamespace(num_classes=10), 'net', data, evaluation={'batch_size': 9})
+    monkeypatch.setattr('dkszoo.cli.validate.read_subject', lambda _: trained)
+    run_cli(*digits_export)
+    assert seen == [(7, 3, 'cpu'), (9, 2, 'cpu')]
 
 
 def test_figures_that_are_not_finite_are_null(run_cli, digits_export, monkeypatch):

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -9,6 +10,7 @@ import torch
 from dkszoo import engine
 from dkszoo.cli.subject import Subject, open_view, read_pretrained, recorded
 from dkszoo.cli.validate import find_names, measure
+from dkszoo.data import ArrayImages
 
 
 def test_a_processors_words_for_short_memory(monkeypatch):
@@ -23,6 +25,14 @@ def test_a_processors_words_for_short_memory(monkeypatch):
     monkeypatch.setattr(engine.CalibrationError, 'compute', lambda self: 0.0)
     subject = Subject(torch.nn.Linear(1, 1), 'net', {})
     assert measure(subject, None, {}, 8, 0, torch.device('cpu')).batch_size == 2
+
+
+def test_images_that_a_model_does_not_take(monkeypatch):
+    images = [(torch.zeros(2, 3, 33, 33), torch.zeros(2, dtype=torch.long))]
+    monkeypatch.setattr(engine, 'eval_loader', lambda *_, **__: images)
+    subject, how = Subject(timm.create_model('test_vit'), 'test_vit', {}), {'mean': (0.5,) * 3, 'img_size': 33}
+    with pytest.raises(ValueError, match="'test_vit' does not take 33x33 images"):
+        measure(subject, None, how, 2, 0, torch.device('cpu'))
 
 
 def test_weights_of_timms_are_measured_as_timm_does(monkeypatch):
@@ -46,6 +56,13 @@ def test_another_data_set_is_not_looked_for_in_the_folder_of_the_first():
     assert len(open_view(SimpleNamespace(dataset='digits', data_dir=None, split='test'), subject)) == 359
     with pytest.raises(ValueError, match="'nowhere'"):
         open_view(SimpleNamespace(dataset=None, data_dir=None, split='test'), subject)
+
+
+def test_images_of_no_named_classes(monkeypatch):
+    images = ArrayImages(np.zeros((2, 8, 8), dtype=np.uint8), [0, 1], [])
+    monkeypatch.setattr('dkszoo.cli.subject.open_dataset', lambda *_: images)
+    subject = Subject(SimpleNamespace(num_classes=2), 'net', {'mean': (0.5,)}, ['a', 'b'], {}, ('digits', None))
+    assert len(open_view(SimpleNamespace(dataset=None, data_dir=None, split='test'), subject)) == 2
 
 
 def test_a_folder_with_brackets_is_no_pattern():

@@ -5,6 +5,7 @@ import json
 import pytest
 import yaml
 
+from dkszoo.cli.flags import read_tuple
 from dkszoo.engine import TrainConfig
 from dkszoo.weights import dump_yaml, parse_yaml
 
@@ -71,6 +72,11 @@ def test_texts_that_are_no_settings(refused, text):
     (folder / 'args.yaml').write_text(text)
     (folder / 'run.json').write_text('{"result": {}}')
     refused(*TRAIN)
+
+
+@pytest.mark.parametrize('depth', [3000, 100_000])
+def test_texts_too_deep_for_python_are_no_tuples(depth):
+    assert read_tuple('-' * depth + '1') is None
 
 
 def test_recipes_that_reach_out(refused):

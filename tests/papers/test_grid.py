@@ -15,7 +15,7 @@ import torch
 from finished import cell, finish
 
 from benchmarks.reliability.runs import import_all, start, wait
-from dkszoo.cli import compare, reproduce
+from dkszoo.cli import compare, grids, reproduce
 from dkszoo.cli.compare import make_cell, split_methods
 from dkszoo.cli.reproduce import read_flags
 from dkszoo.engine import TrainConfig
@@ -135,7 +135,8 @@ def test_a_teacher_may_be_one_methods_own():
 
 
 def test_switches_of_one_method():
-    assert make_cell('ds:model-ema=true', 0, {}).settings['model_ema'] is True
+    for text in ('true', 'True'):
+        assert make_cell(f'ds:model-ema={text}', 0, {}).settings['model_ema'] is True
     assert make_cell('ds:model_ema=false', 0, {}).settings['model_ema'] is False
 
 
@@ -364,6 +365,17 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(ValueError, match=r'cannot write into .*\(choose another --output\)'):
         run_grid([cell('one')], tmp_path / 'file/grid', 1, pytest.fail)
+
+
+def test_the_first_that_failed_is_the_teacher(capsys, tmp_path):
+    assert grids.finish([cell('student', cell('teacher'))], {}, 'table', tmp_path / 'table.md') == 1
+    assert '2 of 2 runs failed, the first is teacher' in capsys.readouterr().err
+
+
+def test_a_table_that_cannot_be_written(capsys, tmp_path):
+    assert grids.finish([], {}, 'table', tmp_path / 'gone/table.md') == 1
+    out, err = capsys.readouterr()
+    assert (out, 'cannot write' in err) == ('table\n', True)
 
 
 @pytest.mark.usefixtures('events')
