@@ -51,7 +51,7 @@ def test_loads_from_a_plain_folder_twice(folder, tmp_path):
         def load(*args, **kwargs):
             return torch.hub.load(folder, *args, source='local', **kwargs)
         first = load('cifar_resnet8', num_classes=7, checkpoint_path=weights)
-        second = load('cifar_resnet8', num_classes=7, checkpoint_path=weights, branches='dks', taps=[0, 1])
+        second = load('cifar_resnet8', num_classes=7, checkpoint_path=weights, branches='dks', taps=[1])
         import dkszoo
         brought = {name.partition('.')[0] for name in set(sys.modules) - before}
         third = load('create_model', 'resnet18', num_classes=3)
@@ -73,7 +73,7 @@ def test_loads_from_a_plain_folder_twice(folder, tmp_path):
     assert result == {
         'package': str(folder / 'dkszoo' / '__init__.py'),
         'types': ['CifarResNet', 'DeeplySupervised', 'ResNet'],
-        'branches': 2,
+        'branches': 1,
         'same': True,
         'classes': 3,
         'timm finds them': True,
@@ -126,6 +126,21 @@ def test_signatures(entry_points):
         if name != 'create_model':
             assert names == ['pretrained', 'branches', 'taps', 'checkpoint_path', 'kwargs']
     assert entry_points['cifar_resnet20_dks_fashion_mnist'].__doc__.endswith('. Weights: dks_fashion_mnist.')
+
+
+def test_what_is_asked_for_is_handed_on(entry_points, monkeypatch):
+    seen = []
+    monkeypatch.setattr(dkszoo, 'create_model', lambda name, **kwargs: seen.append((name, kwargs)))
+    for name in ('cifar_resnet20', 'cifar_resnet20_dks_fashion_mnist'):
+        entry_points[name](branches='dks', taps=[1], checkpoint_path='w.pth', num_classes=7)
+    entry_points['cifar_resnet20'](pretrained=True)
+    assert [(name, kwargs['pretrained']) for name, kwargs in seen] == [
+        ('cifar_resnet20', False),
+        ('cifar_resnet20.dks_fashion_mnist', True),
+        ('cifar_resnet20', True),
+    ]
+    given = {'branches': 'dks', 'taps': [1], 'checkpoint_path': 'w.pth', 'num_classes': 7}
+    assert all(given.items() <= kwargs.items() for _, kwargs in seen[:2])
 
 
 def test_dependencies_are_those_of_the_package():
