@@ -2,8 +2,11 @@
 
 import argparse
 import importlib.util
+import json
 import math
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -39,3 +42,11 @@ def test_checkpointed_blocks_run_again():
     finally:
         handle.remove()
     assert sum(blocks) - once >= once + 2 * 3  # two steps, three blocks in the network itself
+
+
+def test_memory_at_a_batch_of_128(monkeypatch, capsys):
+    found = json.dumps({'before': 10, 'peak': 110, 'seconds': 1, 'loss': 0.5})
+    monkeypatch.setattr(memory.subprocess, 'run', lambda *_, **__: SimpleNamespace(stdout=found))
+    monkeypatch.setattr(sys, 'argv', ['memory.py', '--batch', '12'])
+    memory.main()
+    assert capsys.readouterr().out.count('10.0 MiB an image, so about    1,270 MiB at batch 128') == 2

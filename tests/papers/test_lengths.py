@@ -17,8 +17,9 @@ def finish(folder, method: str, epochs: int, seed: int, error: float, seconds: f
     }
     (run / 'run.json').write_text(json.dumps(record))
     quiet = {'seconds': {'train': seconds / epochs, 'evaluate': 1.0}}
-    busy = {'seconds': {'train': 9 * seconds / epochs, 'evaluate': 9.0}}  # somebody else's work beside it
-    (run / 'log.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in [busy, *[quiet] * (epochs - 1)]))
+    busy = {'seconds': {'train': 9 * seconds / epochs, 'evaluate': 9.0}}  # most epochs have somebody else's work beside
+    rows = [*[quiet] * (epochs * 3 // 10), *[busy] * (epochs * 7 // 10)]
+    (run / 'log.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
 
 
 @pytest.fixture
@@ -45,6 +46,19 @@ def test_gains(points):
     assert columns == ['2', '19.00(1.41)', '+1.00 +- 6.35', '-1.00 +- 6.35', '200 s']
     columns = [cell.strip() for cell in rows['dks', '40'].split('|')[3:-1]]
     assert columns == ['2', '13.00(0.71)', '+3.00 +- 0.00', '', '800 s']  # the baseline was not run that long
+
+
+def test_equal_time_is_of_the_seeds_that_ran_at_every_length(points):
+    del points['baseline'][40].errors[1]
+    assert at_time(points['baseline'], 200) == pytest.approx({0: 17.5})
+
+
+def test_runs_of_several_settings_are_no_seeds(tmp_path):
+    for name in ('one', 'other'):
+        finish(tmp_path, 'dks', 10, 0, 20, 100)
+        (tmp_path / 'dks-10-0').rename(tmp_path / name)
+    with pytest.raises(ValueError, match='dks with 10 epochs and one seed was run with several settings'):
+        read_points(tmp_path)
 
 
 def test_without_a_baseline_only_errors_and_times_are_given(points):

@@ -99,6 +99,7 @@ def test_the_curves_of_the_long_runs_are_whole(tmp_path, folder, networks):
     for curves in panels.values():
         for (_, epochs), runs in curves.items():
             assert [len(errors) for errors in runs] == [epochs] * 3
+            assert all(errors[-1] < errors[0] for errors in runs)
     draw(folder / 'runs', tmp_path / 'curves.png')
     assert (tmp_path / 'curves.png').read_bytes().startswith(b'\x89PNG')
 
