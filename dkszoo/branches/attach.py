@@ -14,7 +14,6 @@ from .build import build_branch, check_halvings
 from .designs import AUTO, DESIGNS, BranchSpec, named_design
 from .probe import Probe, skeleton
 from .supervised import DeeplySupervised
-from .taps import resolve_taps
 from .user_design import read_specs, write_specs
 
 _logger = logging.getLogger(__name__)
@@ -86,8 +85,6 @@ def build_named(probe: Probe, name: str, taps, num_classes: int, strict: bool):
             raise ValueError(f'unknown design {name!r} ({hint}designs: {", ".join(["auto", *DESIGNS])})')
         specs = named_design(name, probe, taps)
         return name, specs, build(probe, specs, num_classes, strict)
-    if taps is not None:
-        resolve_taps(probe.backbone, taps)  # an unknown tap is an error, not a reason to try another design
     reasons = []
     for name in AUTO:
         try:
@@ -116,7 +113,7 @@ def list_designs(model: str | nn.Module) -> list[str]:
     for name in DESIGNS:
         try:
             specs = [spec for spec in named_design(name, probe, None) if spec.kind in ('conv', 'sepconv')]
-            build(probe, specs, max(1, probe.backbone.num_classes), strict=True)  # the rest fit by construction
+            build(probe, specs, probe.backbone.num_classes, strict=True)  # the rest fit by construction
         except ValueError:
             continue
         found.append(name)

@@ -24,7 +24,7 @@ class Branch(nn.Module):
         self.grad_checkpointing = False
 
     def forward(self, tap: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.grad_checkpointing and len(self.stages) > 0:
+        if self.grad_checkpointing:
             blocks = [b for stage in self.stages for b in (stage if type(stage) is nn.Sequential else [stage])]
             x = checkpoint_seq(blocks, tap)
         else:

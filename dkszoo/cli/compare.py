@@ -59,7 +59,7 @@ def split_methods(text: str) -> list[str]:
     for part in text.split(','):
         is_method = all(name in METHODS for name in part.partition(':')[0].split('+'))
         last = methods[-1].rpartition(':')[2] if methods else ''
-        if '=' in last and (part[:1] in '0123456789.-;' or (last.startswith('taps=') and not is_method)):
+        if '=' in last and (part[:1] in '0123456789.-' or (last.startswith('taps=') and not is_method)):
             methods[-1] += f',{part}'
         else:
             methods.append(part)

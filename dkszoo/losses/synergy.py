@@ -57,7 +57,7 @@ def synergy_loss(
     _check_choice('form', form, FORMS)
     # Below 1e-30 eps would vanish in float32, where p underflows to 0 as well.
     if eps != 0 and not 1e-30 <= eps < 1:
-        raise ValueError(f'eps: expected 0 or a value from 1e-30 to 1, got {eps}')
+        raise ValueError(f'eps: expected 0 or a value from 1e-30 to below 1, got {eps}')
     if len(logits) == 0:
         raise ValueError('logits: expected at least one head, got none')
     check_logits(logits[0], 'logits[0]')
