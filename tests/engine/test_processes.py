@@ -17,8 +17,8 @@ from dkszoo.engine.trainer import Trainer
 from dkszoo.engine.world import World
 
 RUN = '''
-"""train.py that notes every sample it is fed and, if asked to, is killed in a step."""
-import hashlib, os, sys
+"""train.py that notes every sample it is fed and, if asked to, is killed in a step; if it hangs it says where."""
+import faulthandler, hashlib, os, sys
 from dkszoo.engine.step import Stepper
 
 rank, die_at = os.environ.get('RANK', '0'), int(os.environ.get('DIE_AT', 0))
@@ -34,6 +34,7 @@ def noted(self, images, targets, step, *args):
     return plain(self, images, targets, step, *args)
 
 Stepper.__call__ = noted
+faulthandler.dump_traceback_later(240)
 from dkszoo.cli.main import main
 sys.exit(main(['train', *sys.argv[1:]]))
 '''
@@ -94,7 +95,10 @@ def train(cwd, environment, processes: int, batch_size: int, die_at: int = 0) ->
     launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2'] if processes == 2 else []
     command = [sys.executable, *launcher, 'run.py', *ARGV, '--batch-size', str(batch_size), '--workers', '1']
     env = {**environment, 'DIE_AT': str(die_at)}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    try:
+        return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    except subprocess.TimeoutExpired as error:
+        pytest.fail(f'it did not end: {error.stderr}')
 
 
 def samples(cwd) -> Counter:
