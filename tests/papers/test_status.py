@@ -1,6 +1,7 @@
 """The page of results says of every row of both papers what was run, and no more than was run."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,15 @@ def test_the_curves_of_the_long_runs_are_whole(tmp_path, folder, networks):
     assert (tmp_path / 'curves.png').read_bytes().startswith(b'\x89PNG')
 
 
+def last_errors(records: Iterable[dict]) -> dict[tuple[str, int], dict[int, float]]:
+    """Test errors after the last epoch, by method and epochs, then by seed."""
+    errors: dict[tuple[str, int], dict[int, float]] = {}
+    for record in records:
+        run = (record['settings']['method'], record['settings']['epochs'])
+        errors.setdefault(run, {})[record['seed']] = 100 - record['result']['last']['top1']
+    return errors
+
+
 @pytest.mark.parametrize(
     ('folder', 'study'),
     [
@@ -114,12 +124,8 @@ def test_the_curves_of_the_long_runs_are_whole(tmp_path, folder, networks):
 )
 def test_the_tables_of_lengths_are_what_the_runs_give(folder, study):
     """Errors and gains at equal epochs; the records hold no times of epochs, of which the other columns are."""
-    errors: dict[tuple[str, int], dict[int, float]] = {}
-    for path in sorted((RESULTS / folder / 'runs').glob(f'*-seed?{study}.json')):
-        record = json.loads(path.read_text())
-        settings = record['settings']
-        of = errors.setdefault((settings['method'], settings['epochs']), {})
-        of[record['seed']] = 100 - record['result']['last']['top1']
+    paths = sorted((RESULTS / folder / 'runs').glob(f'*-seed?{study}.json'))
+    errors = last_errors(json.loads(path.read_text()) for path in paths)
     lines = []
     for (method, epochs), by_seed in sorted(errors.items(), key=in_order):
         gain = '' if method == 'baseline' else gain_by_seed(errors['baseline', epochs], by_seed)
@@ -163,12 +169,9 @@ def test_what_ten_seeds_of_another_network_say_is_what_the_runs_give():
 
 @pytest.mark.parametrize(('method', 'epochs'), [('baseline', 80), ('baseline', 160), ('ds', 80)])
 def test_what_is_said_of_cifar10_is_what_the_runs_give(method, epochs):
-    runs = [json.loads(path.read_text()) for path in (RESULTS / 'cifar10/runs').glob('*.json')]
-    last = {
-        (r['settings']['method'], r['settings']['epochs'], r['seed']): 100 - r['result']['last']['top1'] for r in runs
-    }
-    other = {seed: error for (*run, seed), error in last.items() if run == [method, epochs]}
-    dks = {seed: last['dks', 80, seed] for seed in other}
+    errors = last_errors(json.loads(path.read_text()) for path in (RESULTS / 'cifar10/runs').glob('*.json'))
+    other = errors[method, epochs]
+    dks = {seed: errors['dks', 80][seed] for seed in other}
     name = {'baseline': 'the plain network', 'ds': 'DS'}[method]
     line = [f'{name}, {epochs} epochs', gain_by_seed(other, dks)[1:], f'{count_ahead(dks, other)} of {len(dks)}']
     assert line in rows((RESULTS / 'cifar10/README.md').read_text())
@@ -238,15 +241,13 @@ SUMMARY = (
 def summary() -> str:
     lines = []
     for records, network, epochs, longer in SUMMARY:
-        errors: dict[tuple[str, int], dict[int, float]] = {}
-        for path in RESULTS.glob(records):
-            record = json.loads(path.read_text())
-            settings = record['settings']
-            if settings['model'] == network and not settings['label_noise']:
-                run = (settings['method'], settings['epochs'])
-                errors.setdefault(run, {})[record['seed']] = 100 - record['result']['last']['top1']
-                images = settings['train_num_samples'] or record['train_images']
-                data = {'torch/fashion_mnist': 'Fashion-MNIST', 'torch/cifar10': 'CIFAR-10'}[settings['dataset']]
+        found = [json.loads(path.read_text()) for path in RESULTS.glob(records)]
+        runs = [r for r in found if r['settings']['model'] == network and not r['settings']['label_noise']]
+        ((dataset, images),) = {
+            (r['settings']['dataset'], r['settings']['train_num_samples'] or r['train_images']) for r in runs
+        }
+        data = {'torch/fashion_mnist': 'Fashion-MNIST', 'torch/cifar10': 'CIFAR-10'}[dataset]
+        errors = last_errors(runs)
         plain, dks = errors['baseline', epochs], errors['dks', epochs]
         assert plain.keys() == dks.keys()
         setting = (f'{data}, {images:,}', f'`{network}`', str(epochs), str(len(dks)))
