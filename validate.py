@@ -5,4 +5,5 @@ import sys
 
 from dkszoo.cli.main import main
 
-sys.exit(main(['validate', *sys.argv[1:]]))
+if __name__ == '__main__':  # loading processes import this file again where they are not forked
+    sys.exit(main(['validate', *sys.argv[1:]]))

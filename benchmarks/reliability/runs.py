@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -66,6 +67,7 @@ def start(argv: tuple[str, ...], cwd: Path, before: Callable[[], None] = lambda:
         os.dup2(output, 1)
         os.dup2(output, 2)
         sys.stdin, sys.stdout, sys.stderr = open(os.devnull), open(1, 'w'), open(2, 'w')
+        multiprocessing.set_start_method('fork', force=True)  # a fork server answers only the process that started it
         logging.getLogger().handlers.clear()
         before()
         code = main(list(argv))

@@ -1,9 +1,12 @@
 """Two processes: the same sample stream as one, exact resume, figures that are validate's."""
 
 import json
+import os
+import runpy
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from dkszoo.engine.keeper import Keeper
 from dkszoo.engine.trainer import Trainer
 from dkszoo.engine.world import World
 
+ROOT = Path(__file__).parents[2]
 RUN = '''
 """train.py that notes every sample it is fed and, if asked to, is killed in a step; if it hangs it says where."""
 import faulthandler, hashlib, os, sys
@@ -34,9 +38,10 @@ def noted(self, images, targets, step, *args):
     return plain(self, images, targets, step, *args)
 
 Stepper.__call__ = noted
-faulthandler.dump_traceback_later(240)
-from dkszoo.cli.main import main
-sys.exit(main(['train', *sys.argv[1:]]))
+if __name__ == '__main__':
+    faulthandler.dump_traceback_later(240)
+    from dkszoo.cli.main import main
+    sys.exit(main(['train', *sys.argv[1:]]))
 '''
 ARGV = (
     '--model cifar_resnet8 --model-kwargs channels=[2,4,4] stem_chs=2 --device cpu --experiment tiny --epochs 2 '
@@ -88,6 +93,30 @@ def test_several_processes_do_not_go_on_without_the_compiler():
     steps = CompiledSteps(True, torch.nn.Linear(1, 1), torch.device('cpu'), alone=False)
     with pytest.raises(RuntimeError, match='fails in one of several processes'):
         steps(step, torch.Size([1]))
+
+
+@pytest.mark.parametrize('script', ['train.py', 'validate.py'])
+def test_a_loading_process_that_imports_the_script_does_not_run_it(script):
+    """Where Python does not fork them, as on macOS, and from 3.14 on everywhere, they import the main file again."""
+    names = runpy.run_path(str(ROOT / script), run_name='__mp_main__')
+    assert 'main' in names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('method', ['spawn', 'forkserver'])
+def test_loading_processes_need_not_be_forked(tmp_path, environment, method):
+    """The images are those of a run without such processes."""
+    start = f'import multiprocessing\nmultiprocessing.set_start_method({method!r})\n'
+    (tmp_path / 'sitecustomize.py').write_text(start)
+    environment['PYTHONPATH'] = os.pathsep.join([str(tmp_path), environment['PYTHONPATH']])
+    for workers in '01':
+        cwd = tmp_path / workers
+        cwd.mkdir()
+        argv = [sys.executable, ROOT / 'train.py', *ARGV, '--epochs', '1', '--workers', workers]
+        done = subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    none, one = (read_checkpoint(tmp_path / workers / FOLDER / LAST) for workers in '01')
+    assert digest(none['state_dict']) == digest(one['state_dict'])
 
 
 def train(cwd, environment, processes: int, batch_size: int, die_at: int = 0) -> subprocess.CompletedProcess:
