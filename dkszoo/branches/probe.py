@@ -34,9 +34,10 @@ def skeleton(module: nn.Module, device: str | None = 'meta') -> nn.Module:
         if isinstance(tensor, nn.Parameter) and device is not None:
             memo[id(tensor)] = nn.Parameter(memo[id(tensor)], requires_grad=tensor.requires_grad)
     for m in module.modules():
-        for cache in vars(m).values():
-            if isinstance(cache, dict):  # LeViT caches attention biases in one; deepcopy rejects non-leaf tensors
-                memo |= {id(t): t.detach() for t in cache.values() if isinstance(t, torch.Tensor) and not t.is_leaf}
+        for value in vars(m).values():  # LeViT caches attention biases in a dict, pruned layers have a computed weight
+            for t in value.values() if isinstance(value, dict) else (value,):
+                if isinstance(t, torch.Tensor) and not t.is_leaf:  # deepcopy rejects it
+                    memo[id(t)] = t.detach().to(device or t.device)
     twin = copy.deepcopy(module, memo)
     for m in twin.modules():
         for hooks in HOOKS:
@@ -104,6 +105,7 @@ class Probe:
         chans, *size = cfg.get('input_size') or (3, 224, 224)
         own = getattr(getattr(self.backbone, 'patch_embed', None), 'img_size', None)
         sizes = [tuple(own) if isinstance(own, tuple | list) else None, tuple(size), (224, 224), (32, 32)]
+        sizes += [(side, side) for side in range(64, 513, 32)]  # some are built for a size that they do not tell
         convs = (m.in_channels for m in self.backbone.modules() if isinstance(m, nn.Conv2d))
         channels = [getattr(self.backbone, 'in_chans', None), chans, next(convs, None)]
         yield from dict.fromkeys((c, *s) for s in sizes if s for c in channels if isinstance(c, int))
@@ -121,7 +123,8 @@ class Probe:
                     return Record(skeleton(self.backbone).eval(), size, self.table)
                 except Exception as error:  # a foreign forward can raise anything
                     self.failure = self.failure or error
-        raise ValueError(f'it cannot be run without values: {self.failure}')
+        reason = str(self.failure) or type(self.failure).__name__
+        raise ValueError(f'it cannot be run without values: {reason}')
 
     def sizes(self) -> list[tuple[int, int]]:
         """(H, W) of every stage, for the input size the network was made for."""

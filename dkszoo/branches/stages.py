@@ -59,6 +59,8 @@ def resnet_stages(backbone: ResNet) -> OwnStages:
     block = type(layers[0][0])
     if block not in (BasicBlock, Bottleneck):
         raise ValueError(f'its blocks are {block.__name__}, not those of the plain ResNet')
+    if not all(type(layer[0].conv1) is nn.Conv2d for layer in layers):
+        raise ValueError('its convolutions were replaced')
     channels = [layer[0].conv1.out_channels for layer in layers]
     drop_path = max((m.drop_prob for m in backbone.modules() if hasattr(m, 'drop_prob')), default=0.0)
     plain = dict(block=block, drop_path_rate=drop_path, num_classes=0)

@@ -128,7 +128,8 @@ def strip(net: nn.Module) -> nn.Module:
     Raises:
         ValueError: The network with branches is part of another module.
     """
-    inner = unwrap_model(net.get_net() if hasattr(net, 'get_net') else net)
+    inner = unwrap_model(net)
+    inner = unwrap_model(inner.get_net()) if hasattr(inner, 'get_net') else inner
     if isinstance(inner, DeeplySupervised):
         return inner.backbone
     if any(isinstance(part, DeeplySupervised) for part in net.modules()):

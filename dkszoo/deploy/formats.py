@@ -53,6 +53,8 @@ def read_safetensors(path: Path, model: dict) -> Classifier:
 def write_pt2(net: nn.Module, images: torch.Tensor, path: Path) -> None:
     """Write the network as a graph of torch operations, for batches of any size."""
     program = graph(torch.export.export, net, images)
+    for node in program.graph.nodes:
+        node.meta.pop('stack_trace', None)  # paths of this machine
     with open(path, 'wb') as file:
         torch.export.save(program, file)
 
@@ -75,6 +77,8 @@ def write_onnx(net: nn.Module, images: torch.Tensor, path: Path) -> None:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces, with paths of this machine
     program.save(path, external_data=False)
 
 

@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import dkszoo
 from dkszoo.branches import attach_branches, list_designs
@@ -179,6 +180,53 @@ def test_a_network_that_keeps_tensors_of_its_last_evaluation():
     assert attach_branches(model, 'conv').backbone is model
     assert dkszoo.cost(model, 'linear').num_params > 0
     assert all(not t.is_leaf for cache in cached for t in cache.values())
+
+
+@pytest.mark.parametrize(
+    ('name', 'size', 'design'),
+    [('levit_conv_128s', 64, 'mirror'), ('botnet26t_256', 96, 'mirror'), ('coat_lite_tiny', 64, 'conv')],
+)
+def test_a_network_built_for_another_size_than_it_tells(name, size, design):
+    assert attach_branches(timm.create_model(name, num_classes=3, img_size=size)).design == design
+
+
+def test_a_failure_without_words_is_named():
+    class Silent(Chain):
+        def forward_intermediates(self, x, indices=None, stop_early=False):
+            raise AssertionError
+
+    with pytest.raises(ValueError, match='cannot be run without values: AssertionError'):
+        attach_branches(Silent(), 'conv')
+
+
+@pytest.mark.parametrize(('name', 'design'), [('cifar_resnet8', 'dks'), ('test_efficientnet', 'conv')])
+def test_a_pruned_network(name, design):
+    """Its weights are computed, and hooks do so: a mirror would never learn."""
+    model = timm.create_model(name, num_classes=3)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            prune.l1_unstructured(module, 'weight', 0.5)
+    net = attach_branches(model)
+    assert net.design == design
+    assert 'mirror' not in list_designs(model)
+    (sum(z.square().sum() for z in net(torch.randn(2, 3, 64, 64)).branch_logits)).backward()
+    assert all(p.grad is not None for branch in net.branches for p in branch.parameters())
+
+
+def test_a_resnet_with_replaced_convolutions():
+    class Adapted(nn.Module):
+        def __init__(self, conv):
+            super().__init__()
+            self.conv = conv
+
+        def forward(self, x):
+            return self.conv(x)
+
+    model = timm.create_model('resnet18', num_classes=3)
+    model.layer1[0].conv1 = Adapted(model.layer1[0].conv1)
+    assert attach_branches(model).design == 'mirror'
+    with pytest.raises(ValueError, match='its convolutions were replaced'):
+        attach_branches(model, 'dks')
 
 
 def test_front_modules():

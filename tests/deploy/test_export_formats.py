@@ -6,6 +6,7 @@ import errno
 import importlib.util
 import json
 import logging
+import zipfile
 
 import numpy as np
 import pytest
@@ -49,6 +50,7 @@ def test_onnx(checkpoint, tmp_path, run_cli, caplog):
         (given,) = session.run(None, {'images': images.numpy()})
         assert np.abs(given - expected.numpy()).max() < 1e-4
     assert sorted(p.name for p in tmp_path.iterdir()) == ['c.pth.tar', 'o.onnx', 'o.onnx.json']
+    assert b'_cifar_net.py' not in (tmp_path / 'o.onnx').read_bytes()  # stack traces, with paths of this machine
 
 
 def test_pt2_beside_safetensors(checkpoint, tmp_path):
@@ -65,6 +67,8 @@ def test_pt2_beside_safetensors(checkpoint, tmp_path):
     with pytest.raises(ValueError, match=r'finished graph \(run it with'):
         dkszoo.load(tmp_path / 'o.pt2')
     assert cards[1]['sha256'] == dkszoo.weights.sha256(tmp_path / 'o.pt2')
+    with zipfile.ZipFile(tmp_path / 'o.pt2') as file:
+        assert not any(b'_cifar_net.py' in file.read(name) for name in file.namelist())  # stack traces
 
 
 @pytest.mark.parametrize(

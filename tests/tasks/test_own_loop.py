@@ -63,6 +63,12 @@ def test_strip_finds_what_is_wrapped(wrap):
     assert not any(isinstance(part, dkszoo.DeeplySupervised) for part in stripped.modules())
 
 
+@pytest.mark.parametrize('wrap', [nn.DataParallel, torch.compile, torch.optim.swa_utils.AveragedModel])
+def test_strip_finds_the_network_of_a_wrapped_task(wrap):
+    stripped = dkszoo.strip(wrap(dkszoo.DeepSupervisionTask(network('dks'))))
+    assert type(stripped) is type(network('dks').backbone)
+
+
 def test_strip_does_not_pass_on_hidden_branches():
     with pytest.raises(ValueError, match='Sequential has a network with branches inside'):
         dkszoo.strip(nn.Sequential(network('dks')))

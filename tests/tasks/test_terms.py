@@ -79,6 +79,9 @@ def test_alpha_follows_its_schedule(settings, factors):
         term.set_progress(epoch / 5)
         assert_close(term(BATCH), factor * full, rtol=1e-6, atol=0)
     assert not term.state_dict()
+    last = term.scale.clone()
+    term.to('meta').to_empty(device='cpu')  # of arbitrary values
+    assert torch.equal(term.scale, last)
 
 
 # -- teacher -----------------------------------------------------------------------------------------------------------

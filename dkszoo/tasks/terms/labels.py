@@ -55,10 +55,16 @@ class DeepSupervision(Term):
         self.schedule, self.zero_from = settings['alpha_schedule'], settings['alpha_zero_from']
         # A tensor, so that a new value does not recompile the graph.
         self.register_buffer('scale', torch.ones(()), persistent=False)
+        self.factor = 1.0
 
     def set_progress(self, done):
-        factors = {'fixed': 1.0, 'linear': 1.0 - done, 'zeroing': float(done < self.zero_from)}
-        self.scale.fill_(factors[self.schedule])
+        self.factor = {'fixed': 1.0, 'linear': 1.0 - done, 'zeroing': float(done < self.zero_from)}[self.schedule]
+        self.scale.fill_(self.factor)
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        self.scale.fill_(self.factor)  # `to_empty` gives it no value, and it is in no state dict
+        return self
 
     def forward(self, batch):
         losses = [a * judge(batch, z) for a, z in zip(self.alpha, batch.output.branch_logits, strict=True)]
