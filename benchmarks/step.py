@@ -81,7 +81,7 @@ def flops(net: torch.nn.Module, images: torch.Tensor) -> int:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or '').partition('\n')[0])
     parser.add_argument('--rounds', type=int, default=15, help='rounds (default 15)')
     parser.add_argument('--threads', type=int, default=0, help="threads (default: torch's)")
     parser.add_argument('--compile', action='store_true', help='also time the compiled step')

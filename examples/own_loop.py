@@ -26,7 +26,7 @@ def digits(split: str, augmentation: Augmentation, batch_size: int) -> DataLoade
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or '').partition('\n')[0])
     parser.add_argument('--epochs', type=int, default=10)
     parser.add_argument('--output', type=Path, default=Path('own_loop'), help='folder of the checkpoints')
     args = parser.parse_args()

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import errno
 import importlib
+import io
 import logging
 import os
 import re
@@ -55,6 +56,8 @@ class Parser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None) -> int:
     """Run a command line; returns the exit code: 0, 1 (a check failed), 2 (a user's mistake), 128 + signal."""
     argv = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == 'strict':
+        sys.stdout.reconfigure(errors='backslashreplace')  # as stderr: a path it cannot encode fails nothing
     parser = Parser(
         prog='dkszoo',
         description='Image classifiers trained with training-only auxiliary branches.',

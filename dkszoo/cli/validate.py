@@ -228,7 +228,7 @@ def write_results(path: Path, result: dict) -> None:
     """Append one row, or nothing if there is no space, to a CSV file, with a header if it is new."""
     size = os.path.getsize(path) if path.exists() else 0
     try:
-        with open(path, 'a', newline='', encoding='utf-8') as file:
+        with open(path, 'a', newline='', encoding='utf-8', errors='backslashreplace') as file:
             writer = csv.DictWriter(file, fieldnames=list(result))
             if not size:
                 writer.writeheader()

@@ -53,6 +53,8 @@ def export_hub(
         )
         write_text(temporary / README, text)
         verify_folder(temporary, card)
+        if folder.exists():
+            folder.rmdir()  # Windows does not replace even an empty one
         os.replace(temporary, folder)
         sync(folder.parent)
     except BaseException:

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import signal
 import time
@@ -89,6 +89,9 @@ def hidden_signals() -> Iterator[None]:
     if not hasattr(signal, 'pthread_sigmask'):  # Windows
         yield
         return
+    if multiprocessing.get_start_method() != 'fork':
+        multiprocessing.set_forkserver_preload(['__main__', 'dkszoo'])  # else each loading process imports torch anew
+        multiprocessing.resource_tracker.ensure_running()  # its start, before Python 3.14, lets two signals through
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield

@@ -39,7 +39,7 @@ class Cell:
         settings = dict(self.settings)
         if self.needs:
             settings['kd_checkpoint'] = str(output / self.needs[0].name / 'model_best.pth.tar')
-        return [*to_flags(settings), '--output', str(output), '--experiment', self.name]
+        return to_flags({**settings, 'output': str(output), 'experiment': self.name})
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ def to_flags(settings: dict) -> list[str]:
             text = (';' if value and isinstance(value[0], list | tuple) else ',').join(rows)
             flags += [f'{flag(name)}={text}']
         else:
-            flags += [flag(name), str(value)]
+            text = str(value)
+            flags += [f'{flag(name)}={text}'] if text.startswith('-') else [flag(name), text]
     return flags
 
 

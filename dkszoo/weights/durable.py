@@ -47,7 +47,12 @@ def sync(path: Path) -> None:
     """Flush a file or a folder to disk; a no-op for folders where the system cannot do it."""
     if path.is_dir() and os.name == 'nt':
         return
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows only flushes writable handles
+    try:
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows only flushes writable handles
+    except PermissionError:
+        if path.is_dir():  # one that may be written and not read
+            return
+        raise
     try:
         os.fsync(handle)
     except OSError as error:

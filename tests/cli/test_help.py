@@ -104,6 +104,13 @@ def test_a_command_without_an_output(monkeypatch):
     assert main.main(['models', 'cifar_resnet8']) == 0
 
 
+def test_what_the_output_cannot_encode_is_no_error(monkeypatch):
+    monkeypatch.setattr('dkszoo.cli.models.main', lambda _: print('日本') or 0)
+    monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(io.BytesIO(), 'cp1252', newline='\n'))
+    assert main.main(['models']) == 0
+    assert sys.stdout.buffer.getvalue() == rb'\u65e5\u672c' + b'\n'
+
+
 def test_a_command_broken_off_says_nothing(run_cli, monkeypatch):
     monkeypatch.setattr('dkszoo.cli.models.main', lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     assert run_cli('models') == (130, '', '')

@@ -12,7 +12,7 @@ import torch
 import dkszoo
 from dkszoo import engine
 from dkszoo.cli.subject import Subject
-from dkszoo.cli.validate import Measured
+from dkszoo.cli.validate import Measured, write_results
 from dkszoo.engine import CalibrationError
 
 TIMM_COLUMNS = [
@@ -139,6 +139,11 @@ def test_results_file_has_timms_columns_first(run_cli, digits_export, tmp_path):
     assert code == 2
     assert 'cannot write results file' in err.splitlines()[-1]
     assert not out
+
+
+def test_a_name_that_is_no_text_is_escaped(tmp_path):
+    write_results(tmp_path / 'r.csv', {'checkpoint': 'x\udce9'})
+    assert (tmp_path / 'r.csv').read_text().splitlines() == ['checkpoint', r'x\udce9']
 
 
 def test_no_part_of_a_row_is_written(run_cli, digits_export, tmp_path, monkeypatch):

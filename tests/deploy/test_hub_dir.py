@@ -1,5 +1,6 @@
 """A folder in timm's hub layout, and what plain timm and torchvision make of an export."""
 
+import errno
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import timm
@@ -181,6 +183,19 @@ def test_the_place_of_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr('os.access', lambda *_: False)
     with pytest.raises(ValueError, match='cannot make a folder in'):
         check_folder('hub')
+
+
+def test_an_empty_folder_is_replaced_on_windows_too(run_folder, tmp_path, monkeypatch):
+    (tmp_path / 'hub').mkdir()
+
+    def replace(source, target, replace=os.replace):
+        if Path(target).is_dir():
+            raise PermissionError(errno.EACCES, 'Access is denied')
+        replace(source, target)
+
+    monkeypatch.setattr(os, 'replace', replace)
+    export_hub(run_folder[0], tmp_path / 'hub')
+    assert (tmp_path / 'hub/config.json').exists()
 
 
 def test_the_name_of_a_folder_is_flushed(run_folder, tmp_path, monkeypatch):

@@ -218,6 +218,27 @@ def test_hidden_signals_are_delivered_later_and_not_to_children():
     assert children[0].communicate()[0] == b'alive\n'
 
 
+UNFORKED = """
+import multiprocessing.forkserver, signal
+from dkszoo.engine.signals import SIGNALS, hidden_signals
+
+if __name__ == '__main__':
+    multiprocessing.set_start_method('forkserver')
+    with hidden_signals():
+        multiprocessing.Queue()
+        assert set(SIGNALS) <= signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    print(multiprocessing.forkserver._forkserver._preload_modules)
+"""
+
+
+def test_what_loading_processes_need_that_are_not_forked(tmp_path, environment):
+    """No signal while they start, though Python's tracker of resources starts with them; dkszoo, imported once."""
+    (tmp_path / 'unforked.py').write_text(UNFORKED)
+    command = [sys.executable, tmp_path / 'unforked.py']
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=BUSY)
+    assert (done.stdout, done.stderr) == ("['__main__', 'dkszoo']\n", '')
+
+
 @pytest.mark.slow
 def test_a_real_process_group_with_loading_processes(tmp_path, environment):
     """As from a terminal: the interpreter's own end must not hang on its loading processes either."""

@@ -27,6 +27,19 @@ def test_lines_are_the_rows_and_teachers_have_none(tmp_path, monkeypatch, best, 
     assert axes.get_yscale() == scale
 
 
+def test_matplotlib_settings_that_fail_leave_a_warning(tmp_path, monkeypatch, caplog):
+    def fail(*_, **__):
+        raise RuntimeError('latex could not be found')
+
+    monkeypatch.setattr(Figure, 'savefig', fail)
+    (plan,) = plan_table(read_table('dks-table1')[:1], 'small', 1, read_flags, {}, equal_time=False)
+    result = {which: {'top1': 90.0} for which in ('last', 'best')}
+    (tmp_path / 'summary.csv').write_text('epoch,eval_top1\n0,80\n')
+    draw_groups([plan], {plan.cells[0][0].name: Result({'result': result}, 1.0, tmp_path)}, tmp_path / 'x.png')
+    assert caplog.messages == ['no x.png: latex could not be found']
+    assert not (tmp_path / 'x.png').exists()
+
+
 def test_without_a_finished_run_there_is_no_figure(tmp_path):
     draw_groups(plan_table(read_table('dks-table1')[:1], 'small', 1, read_flags, {}), {}, tmp_path / 'x.png')
     assert not list(tmp_path.iterdir())

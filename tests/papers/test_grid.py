@@ -44,6 +44,7 @@ def test_flags_give_the_settings_back():
         'lr': 0.05,
         'data_dir': None,
         'mean': [-0.5],
+        'kd_checkpoint': '-odd/teacher.pth.tar',
     }
     again = read_flags(to_flags(settings))
     again['branches'] = read_design(again['branches'])
@@ -240,6 +241,7 @@ def test_cell_names_its_teachers_checkpoint(tmp_path):
     teacher = Cell('t', {'model': 'a'})
     command = Cell('s', {'model': 'b'}, (teacher,)).command(tmp_path)
     assert command[command.index('--kd-checkpoint') + 1] == str(tmp_path / 't/model_best.pth.tar')
+    assert read_flags(teacher.command(Path('-o'))) == {'model': 'a', 'output': '-o', 'experiment': 't'}
 
 
 @pytest.fixture

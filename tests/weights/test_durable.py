@@ -71,6 +71,18 @@ def test_first_the_file_is_flushed_and_then_its_new_name(tmp_path, monkeypatch):
     assert flushed == [(False, False), (True, True)]
 
 
+@pytest.mark.parametrize(('name', 'passes'), [('', True), ('a.txt', False)])
+def test_a_folder_that_may_not_be_read_is_not_flushed(tmp_path, monkeypatch, name, passes):
+    (tmp_path / 'a.txt').touch()
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, 'Denied')
+
+    monkeypatch.setattr(os, 'open', refuse)
+    with contextlib.nullcontext() if passes else pytest.raises(PermissionError):
+        durable.sync(tmp_path / name)
+
+
 @pytest.mark.parametrize(
     ('name', 'code', 'passes'),
     [('', errno.EINVAL, True), ('', errno.ENOTSUP, True), ('', errno.EIO, False), ('a.txt', errno.EINVAL, False)],
