@@ -78,7 +78,7 @@ def write_onnx(net: nn.Module, images: torch.Tensor, path: Path) -> None:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
     for node in program.model.graph.all_nodes():
-        node.metadata_props.clear()  # stack traces, with paths of this machine
+        node.metadata_props.pop('pkg.torch.onnx.stack_trace', None)  # paths of this machine
     program.save(path, external_data=False)
 
 
