@@ -119,7 +119,7 @@ def last_errors(records: Iterable[dict]) -> dict[tuple[str, int], dict[int, floa
     [
         *(('lengths', study) for study in ('', '-resnet8', '-resnet8-float32', '-noise50')),
         *(('noise', study) for study in ('-50', '-80')),
-        ('cifar10', ''),
+        *(('cifar10', study) for study in ('', '-augmented')),
     ],
 )
 def test_the_tables_of_lengths_are_what_the_runs_give(folder, study):
@@ -167,13 +167,21 @@ def test_what_ten_seeds_of_another_network_say_is_what_the_runs_give():
         assert cells == [f'the plain network, {epochs} epochs', gain_by_seed(other, dks)[1:], count_ahead(dks, other)]
 
 
-@pytest.mark.parametrize(('method', 'epochs'), [('baseline', 80), ('baseline', 160), ('ds', 80)])
-def test_what_is_said_of_cifar10_is_what_the_runs_give(method, epochs):
-    errors = last_errors(json.loads(path.read_text()) for path in (RESULTS / 'cifar10/runs').glob('*.json'))
+@pytest.mark.parametrize(
+    ('study', 'method', 'epochs'),
+    [
+        *(('', method, epochs) for method, epochs in (('baseline', 80), ('baseline', 160), ('ds', 80))),
+        *(('-augmented', 'baseline', epochs) for epochs in (80, 192)),
+    ],
+)
+def test_what_is_said_of_cifar10_is_what_the_runs_give(study, method, epochs):
+    paths = (RESULTS / 'cifar10/runs').glob(f'*-seed?{study}.json')
+    errors = last_errors(json.loads(path.read_text()) for path in paths)
     other = errors[method, epochs]
     dks = {seed: errors['dks', 80][seed] for seed in other}
     name = {'baseline': 'the plain network', 'ds': 'DS'}[method]
-    line = [f'{name}, {epochs} epochs', gain_by_seed(other, dks)[1:], f'{count_ahead(dks, other)} of {len(dks)}']
+    gain = gain_by_seed(other, dks).removeprefix('+')
+    line = [f'{name}, {epochs} epochs', gain, f'{count_ahead(dks, other)} of {len(dks)}']
     assert line in rows((RESULTS / 'cifar10/README.md').read_text())
 
 
@@ -229,7 +237,8 @@ def test_every_row_has_a_status():
 SUMMARY = (
     ('lengths/runs/*-seed?.json', 'cifar_wrn16_1', 80, 160),
     ('lengths/runs/*-seed?-resnet8-float32.json', 'cifar_resnet8', 80, 160),
-    ('cifar10/runs/*.json', 'cifar_resnet8', 80, 160),
+    ('cifar10/runs/*-seed?.json', 'cifar_resnet8', 80, 160),
+    ('cifar10/runs/*-seed?-augmented.json', 'cifar_resnet8', 80, 192),
     ('fashion_mnist_65_epochs/runs/*.json', 'cifar_wrn16_2', 65, 104),
     ('fashion_mnist_65_epochs/runs/*.json', 'cifar_resnet8x4', 65, 116),
     ('fashion_mnist_65_epochs/runs/*.json', 'cifar_resnet20', 65, None),
