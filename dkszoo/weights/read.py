@@ -174,8 +174,8 @@ def load_strictly(model: torch.nn.Module, state: dict[str, torch.Tensor], source
     check_shapes({key: value.shape for key, value in model.state_dict().items()}, state, source)
     try:
         model.load_state_dict(state)
-    except RuntimeError as error:  # a type that cannot be converted
-        raise ValueError(f'{source} does not fit the model: {error}') from error
+    except RuntimeError as error:  # a type that cannot be converted: after a heading, it says so of every tensor
+        raise ValueError(f'{source} does not fit the model: {str(error).splitlines()[:2][-1].strip()}') from error
 
 
 def check_shapes(own: dict[str, tuple[int, ...]], state: dict[str, torch.Tensor], source: str) -> None:
