@@ -2,6 +2,7 @@
 
 import io
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from dkszoo.weights import first_line, write_durably
@@ -18,12 +19,17 @@ def draw_curves(history: list[dict], path: Path, title: str, best_epoch: int) ->
         title: Title of the figure.
         best_epoch: The epoch to mark, from 0.
     """
+    write_picture(lambda: draw(history, title, best_epoch), path)
+
+
+def write_picture(draw: Callable[[], bytes], path: Path) -> None:
+    """Write the PNG that `draw` returns; logs the reason if it cannot."""
     try:
-        picture = draw(history, title, best_epoch)
+        picture = draw()
     except ImportError:
-        _logger.info("no curves.png: matplotlib is not installed (pip install 'dkszoo[demo]')")
+        _logger.info("no %s: matplotlib is not installed (pip install 'dkszoo[demo]')", path.name)
     except Exception as error:  # the user's matplotlib settings, or a title it cannot render
-        _logger.warning('no curves.png: %s', first_line(error))
+        _logger.warning('no %s: %s', path.name, first_line(error))
     else:
         write_durably(path, lambda temporary: temporary.write_bytes(picture))
 
@@ -54,6 +60,10 @@ def draw(history: list[dict], title: str, best_epoch: int) -> bytes:
     axes.set_title(title, parse_math=False)  # a folder's name may contain a $
     axes.grid(alpha=0.3)
     axes.legend(fontsize='small')
+    return png(figure, dpi=120)
+
+
+def png(figure, dpi: int) -> bytes:
     picture = io.BytesIO()
-    figure.savefig(picture, format='png', dpi=120)
+    figure.savefig(picture, format='png', dpi=dpi)
     return picture.getvalue()

@@ -1,19 +1,15 @@
 """The curves of a reproduction, one panel per group of rows."""
 
 import csv
-import io
-import logging
 import math
 import textwrap
 from pathlib import Path
 
-from dkszoo.weights import first_line, write_durably
+from dkszoo.engine.curves import png, write_picture
 
 from .grid import Result
 from .report import measure, network
 from .reproduce import Plan
-
-_logger = logging.getLogger(__name__)
 
 COLUMNS = 4
 
@@ -65,13 +61,7 @@ def draw_groups(plans: list[Plan], results: dict[str, Result], path: Path) -> No
         axes.set_title(textwrap.fill(titles[name], 48), fontsize='small')
         axes.grid(alpha=0.3)
         axes.legend(fontsize='small')
-    picture = io.BytesIO()
-    try:
-        figure.savefig(picture, format='png', dpi=100)
-    except Exception as error:  # the user's matplotlib settings
-        _logger.warning('no %s: %s', path.name, first_line(error))
-    else:
-        write_durably(path, lambda temporary: temporary.write_bytes(picture.getvalue()))
+    write_picture(lambda: png(figure, dpi=100), path)
 
 
 def mean_errors(folders: list[Path], metric: str) -> list[float]:

@@ -45,21 +45,18 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 def sync(path: Path) -> None:
     """Flush a file or a folder to disk; a no-op for folders where the system cannot do it."""
-    if path.is_dir() and os.name == 'nt':
+    folder = path.is_dir()
+    if folder and os.name == 'nt':
         return
     try:
-        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows only flushes writable handles
-    except PermissionError:
-        if path.is_dir():  # one that may be written and not read
-            return
-        raise
-    try:
-        os.fsync(handle)
+        handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)  # Windows only flushes writable handles
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
     except OSError as error:
-        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+        if not folder or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):  # EACCES: may not be read
             raise
-    finally:
-        os.close(handle)
 
 
 def temporary_beside(path: Path) -> Path:

@@ -6,6 +6,7 @@ import pickle
 import shutil
 import struct
 import subprocess
+import sys
 import tarfile
 import zipfile
 
@@ -173,7 +174,8 @@ def test_a_record_that_boasts(refused, size):
 def test_a_zip_file_of_two_disks(refused):
     locator = struct.pack('<4sLQL', b'PK\x06\x07', 0, 0, 2)
     (refused.place / 'x.pth').write_bytes(locator + struct.pack('<4s4H2LH', b'PK\x05\x06', *7 * [0]))
-    assert 'is damaged (' in refused('convert', 'x.pth', 'o.safetensors')  # Python 3.14 takes it for no zip file at all
+    reason = 'zipfiles that span multiple disks' if sys.version_info < (3, 14) else 'no newline found'  # to 3.14 no zip
+    assert f'is damaged ({reason}' in refused('convert', 'x.pth', 'o.safetensors')
 
 
 def test_tar_files_of_the_oldest_torch(refused, canary):
