@@ -22,10 +22,10 @@ def draw_curves(history: list[dict], path: Path, title: str, best_epoch: int) ->
     write_picture(lambda: draw(history, title, best_epoch), path)
 
 
-def write_picture(draw: Callable[[], bytes], path: Path) -> None:
-    """Write the PNG that `draw` returns; logs the reason if it cannot."""
+def write_picture(render: Callable[[], bytes], path: Path) -> None:
+    """Write the PNG that `render` returns; logs the reason if it cannot."""
     try:
-        picture = draw()
+        picture = render()
     except ImportError:
         _logger.info("no %s: matplotlib is not installed (pip install 'dkszoo[demo]')", path.name)
     except Exception as error:  # the user's matplotlib settings, or a title it cannot render
