@@ -1,5 +1,6 @@
 """Taps: the stage outputs where branches leave, given by `feature_info` index or module name."""
 
+import re
 from collections.abc import Sequence
 
 from torch import nn
@@ -40,7 +41,7 @@ def resolve_taps(backbone: nn.Module, taps: Sequence[int | str] | int | str) -> 
     taps = [taps] if isinstance(taps, int | str) else list(taps)
     indices = []
     for tap in taps:
-        if isinstance(tap, str) and tap.lstrip('-').isdigit():
+        if isinstance(tap, str) and re.fullmatch('-?[0-9]+', tap):
             tap = int(tap)
         index = names.index(tap) if tap in names else tap
         if not isinstance(index, int) or isinstance(index, bool) or not -len(info) <= index < len(info):

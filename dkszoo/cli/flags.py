@@ -5,6 +5,7 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Collection
 from typing import get_args, get_origin
 
@@ -148,7 +149,7 @@ def read_as(kind, text: str):
     if kind in (int, float, str):
         return kind(text)
     if kind is tuple:
-        return tuple(int(part) if part.lstrip('-').isdigit() else part for part in text.split(','))
+        return tuple(int(part) if re.fullmatch('-?[0-9]+', part) else part for part in text.split(','))
     item = get_args(kind)[0]
     if get_origin(item) is tuple:
         if ';' not in text:

@@ -286,6 +286,7 @@ def test_list_designs():
         ('resnet18', {}, 'dks', ['layer9'], "no tap 'layer9'"),
         ('resnet18', {}, 'auto', ['layer4'], 'last stage'),
         ('resnet18', {}, 'auto', [-9], 'no tap -9'),
+        ('resnet18', {}, 'auto', '--1', "no tap '--1'"),
         ('resnet18', {'num_classes': 0}, 'auto', None, 'need classes'),
     ],
 )

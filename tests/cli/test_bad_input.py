@@ -42,6 +42,7 @@ def refused(run_cli, tmp_path, *argv: str) -> str:
         (('--data-dir', '.'), "'digits' takes no folder, got '.' (give --dataset"),
         (('--taps', '7'), 'no tap 7'),
         (('--taps', 'layer9'), "no tap 'layer9'"),
+        (('--taps=--1',), "no tap '--1'"),
         (('--taps', 'layer3'), 'is the last stage'),
         (('--taps', '0,0'), 'twice'),
         (('--num-classes', '3'), 'too few for the 10 classes'),
