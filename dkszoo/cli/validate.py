@@ -234,5 +234,6 @@ def write_results(path: Path, result: dict) -> None:
                 writer.writeheader()
             writer.writerow(result)
     except OSError:
-        os.truncate(path, size)
+        if path.exists():  # else it could not even be made, and truncating it would hide why
+            os.truncate(path, size)
         raise

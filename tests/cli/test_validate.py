@@ -161,6 +161,16 @@ def test_no_part_of_a_row_is_written(run_cli, digits_export, tmp_path, monkeypat
         assert (tmp_path / 'r.csv').read_text() == held
 
 
+def test_why_a_results_file_cannot_be_made(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, 'Full')
+
+    with monkeypatch.context() as patched:
+        patched.setattr('builtins.open', full)
+        with pytest.raises(OSError, match='Full'):
+            write_results(tmp_path / 'r.csv', {'model': 'net'})
+
+
 def test_a_results_file_is_for_one_number_of_branches(run_cli, monkeypatch):
     """Also where the first model of the command has just made it."""
     data = {'input_size': (1, 32, 32), 'mean': (0.3,), 'std': (0.3,), 'interpolation': 'bilinear', 'crop_pct': 1.0}
