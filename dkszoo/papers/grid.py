@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from dkszoo.data import open_dataset
+from dkszoo.engine.checkpoint import BEST
 from dkszoo.engine.config import FILLED_IN, TrainConfig, flag, negation, same_setting, say
 from dkszoo.engine.contents import is_finite
 from dkszoo.engine.create import WRONG_ARGUMENTS, check_name, create_model, read_design
@@ -38,7 +39,7 @@ class Cell:
         """The arguments of train.py; a teacher's checkpoint is that of its own run."""
         settings = dict(self.settings)
         if self.needs:
-            settings['kd_checkpoint'] = str(output / self.needs[0].name / 'model_best.pth.tar')
+            settings['kd_checkpoint'] = str(output / self.needs[0].name / BEST)
         return to_flags({**settings, 'output': str(output), 'experiment': self.name})
 
 
@@ -172,14 +173,14 @@ def check_runs(cells: Sequence[Cell]) -> None:
                 raise ValueError(f'cannot make model {config.model!r}: {error}') from error
 
 
-def run_grid(cells: Sequence[Cell], output: Path, jobs: int, say: Callable[[str], None]) -> dict[str, Result]:
+def run_grid(cells: Sequence[Cell], output: Path, jobs: int, report: Callable[[str], None]) -> dict[str, Result]:
     """Run every cell that is not finished; a killed grid resumes where it was.
 
     Args:
         cells: What to run, with teachers only as `needs`; students of a failed teacher are not started.
         output: Folder of the run folders; each run's terminal output goes to NAME.log in it.
         jobs: Number of runs at a time.
-        say: Called with one line about every cell that ends.
+        report: Called with one line about every cell that ends.
 
     Returns:
         The result of every successful cell, by name.
@@ -205,7 +206,7 @@ def run_grid(cells: Sequence[Cell], output: Path, jobs: int, say: Callable[[str]
                 cell, (result, text) = futures[future], future.result()
                 if result is not None:
                     results[cell.name] = result
-                say(f'{cell.name}: {text}')
+                report(f'{cell.name}: {text}')
     except BaseException:
         processes.stop()
         raise
