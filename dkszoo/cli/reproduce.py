@@ -9,7 +9,7 @@ from pathlib import Path
 from dkszoo.engine import TrainConfig
 from dkszoo.papers.figure import draw_groups
 from dkszoo.papers.grid import run_grid
-from dkszoo.papers.records import list_tables, read_table
+from dkszoo.papers.records import Record, list_tables, read_table
 from dkszoo.papers.report import report
 from dkszoo.papers.reproduce import SCALE, cell_work, plan_table
 from dkszoo.papers.workload import seconds_per_work
@@ -25,9 +25,10 @@ DEBIAN = '/usr/share/datasets/fashion-mnist'  # where Debian's package dataset-f
 def main(argv: list[str]) -> int:
     """Run what is not finished, then print the results beside the paper's."""
     args = parse(argv)
-    records = [r for r in read_table(args.table) if chosen(r, args.row)]
+    everything = read_table(args.table)
+    records = chosen(everything, args.row)
     if not records:
-        rows = ', '.join(r.row for r in read_table(args.table))
+        rows = ', '.join(r.row for r in everything)
         raise ValueError(f'table {args.table} has no row {args.row!r} (rows: {rows})')
     overrides = {'data_dir': args.data_dir, 'device': args.device, 'workers': args.workers}
     if args.dataset:
@@ -54,7 +55,7 @@ def run_and_report(args: argparse.Namespace, plans: list, cells: list, folder: P
     return code
 
 
-def parse(argv: list[str]):
+def parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(
         prog='dkszoo reproduce',
         description="Reproduce a paper's table, or a scaled analogue of it. The runs, TABLE.md and TABLE.png go to "
@@ -85,12 +86,13 @@ def parse(argv: list[str]):
     return args
 
 
-def chosen(record, row: str) -> bool:
-    """Whether `row` selects this record: by name, by group, or as the baseline of the named row."""
-    if not row or row in (record.row, record.group):
-        return True
-    group = [r for r in read_table(record.table) if r.group == record.group]
-    return record.row == group[0].row and any(r.row == row for r in group)
+def chosen(records: list[Record], row: str) -> list[Record]:
+    """The records that `row` selects: by name, by group, or as the baseline of the named row; '' selects all."""
+    baselines: dict[str, Record] = {}
+    for record in records:
+        baselines.setdefault(record.group, record)
+    needed = [baselines[record.group] for record in records if record.row == row]
+    return [r for r in records if not row or row in (r.row, r.group) or r in needed]
 
 
 def read_flags(arguments) -> dict:
