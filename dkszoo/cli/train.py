@@ -11,6 +11,7 @@ from timm.utils import setup_default_logging
 from dkszoo import deploy, engine, papers
 from dkszoo.data import UnreadableImage
 from dkszoo.engine import TrainConfig
+from dkszoo.engine.checkpoint import BEST
 from dkszoo.weights import dump_yaml
 
 from .flags import add_config, add_flags
@@ -101,7 +102,7 @@ def train(run: engine.Run) -> int:
     result = run.record['result']
     card = None  # before the first line, whose reader may be gone
     if run.config.export:
-        card = deploy.export(run.folder.path / 'model_best.pth.tar', run.config.export)
+        card = deploy.export(run.folder.path / BEST, run.config.export)
     for name in ('last', 'best'):
         figures = result[name]
         branches = ', '.join(f'{v:.2f}' for k, v in figures.items() if k.startswith('branch') and k.endswith('top1'))

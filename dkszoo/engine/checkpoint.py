@@ -50,8 +50,8 @@ def describe_model(setup: Setup) -> dict:
 def capture(setup: Setup, progress: Progress, metric: float | None = None) -> dict:
     """All state of a run, as one checkpoint. All processes must call it: each has its own generators and sums."""
     config, task = setup.config, setup.task
-    position = asdict(progress)
-    own = {'rng': rng_state(setup.world.device), 'sums': position.pop('sums')}
+    common = asdict(progress)
+    own = {'rng': rng_state(setup.world.device), 'sums': common.pop('sums')}
     state = {
         'epoch': progress.epoch,
         'arch': config.model,
@@ -65,7 +65,7 @@ def capture(setup: Setup, progress: Progress, metric: float | None = None) -> di
             'version': dkszoo.__version__,
             'seed': config.seed,
             'model': describe_model(setup),
-            'progress': position,
+            'progress': common,
             'processes': setup.world.gather(own),
             'scheduler': setup.scheduler.state_dict() if setup.scheduler is not None else None,
         },

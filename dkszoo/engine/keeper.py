@@ -114,7 +114,7 @@ class Keeper:
         try:
             if read_checkpoint(self.best)['epoch'] == progress.best_epoch:
                 return
-            why = 'not in model_best.pth.tar'
+            why = f'not in {BEST}'
         except ValueError as error:
             why = str(error)
         metric = read_checkpoint(self.last).get('metric') if self.source.name == LAST else None
