@@ -13,7 +13,7 @@ from dkszoo.engine import TrainConfig, check_images, create_model
 from dkszoo.engine.create import check_name, known_cfg
 from dkszoo.engine.data import Data, fit_data, open_data
 from dkszoo.engine.setup import Setup, build
-from dkszoo.engine.signals import loading
+from dkszoo.engine.signals import closing_processes
 from dkszoo.engine.timing import WARM_UP, measure
 from dkszoo.engine.world import join_world
 from dkszoo.papers import read_recipe
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     asked = TrainConfig.from_dict(values)
     with tempfile.TemporaryDirectory() as folder:
         setup = make_setup(asked, steps, Path(folder))
-        with loading(setup.loader):
+        with closing_processes(setup.loader):
             result = measure(setup, steps)
     if recipe:
         result['recipe'] = {'name': recipe, **predict(asked, setup, result)}

@@ -27,7 +27,7 @@ def mixed_seed(*numbers: int) -> int:
     return state >> 1
 
 
-def seed_everything(seed: int) -> None:
+def seed_cpu(seed: int) -> None:
     """Seed the global generators of Python, NumPy and torch (CPU)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - transforms use the global generator
@@ -53,7 +53,7 @@ class Stream(Dataset):
         states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
         samples = []
         for epoch, index in keys:
-            seed_everything(mixed_seed(self.seed, epoch, index))
+            seed_cpu(mixed_seed(self.seed, epoch, index))
             samples.append(self.dataset[index])
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002

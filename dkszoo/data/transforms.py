@@ -98,7 +98,7 @@ def train_transform(
             re_prob=augmentation.re_prob,
             re_mode=augmentation.re_mode,
         )
-        steps = [timms_transform(size, auto_augment, **how)]
+        steps = [timm_transform(size, auto_augment, **how)]
     else:
         square = resize_to_square(img_size, crop_pct, interpolation) if squash else resize(img_size, interpolation)
         pad = None if squash else augmentation.pad or None
@@ -107,7 +107,7 @@ def train_transform(
             transforms.RandomCrop(img_size, pad, padding_mode=augmentation.pad_mode),
             transforms.RandomHorizontalFlip(augmentation.hflip),
             *([transforms.RandomVerticalFlip(augmentation.vflip)] if augmentation.vflip else []),
-            *([timms_transform(size, auto_augment, **how, separate=True)[1]] if auto_augment else []),
+            *([timm_transform(size, auto_augment, **how, separate=True)[1]] if auto_augment else []),
             transforms.ToTensor(),
             transforms.Normalize(mean, std),
         ]
@@ -118,7 +118,7 @@ def train_transform(
     return transforms.Compose(steps)
 
 
-def timms_transform(size: tuple[int, int, int], auto_augment: str | None, **how):
+def timm_transform(size: tuple[int, int, int], auto_augment: str | None, **how):
     """timm's own transform of training images; with `separate=True` its three parts: crop, policy, normalisation.
 
     Raises:

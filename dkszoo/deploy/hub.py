@@ -49,7 +49,10 @@ def export_hub(
         contents = read_pickle(checkpoint, legacy=False)
         write_text(temporary / CONFIG, json.dumps(hub_config(temporary, card, license), indent=2) + '\n')
         text = model_card(
-            {**card, 'timm': is_timms(card['arch'])}, contents['args'], read_results(Path(checkpoint), card), license
+            {**card, 'timm': is_timm_arch(card['arch'])},
+            contents['args'],
+            read_results(Path(checkpoint), card),
+            license,
         )
         write_text(temporary / README, text)
         verify_folder(temporary, card)
@@ -105,7 +108,7 @@ def read_results(checkpoint: Path, card: dict) -> dict:
         return {}
 
 
-def is_timms(arch: str) -> bool:
+def is_timm_arch(arch: str) -> bool:
     """Whether timm knows an architecture without dkszoo."""
     return timm.models.model_entrypoint(arch).__module__.startswith('timm.')
 

@@ -85,7 +85,7 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def start_record(setup: Setup, argv: list[str], started: str) -> dict:
+def new_record(setup: Setup, argv: list[str], started: str) -> dict:
     """run.json at the start; `result`, `ended` and `weights_sha256` are added at the end."""
     return {
         'argv': argv,

@@ -13,7 +13,7 @@ from .data import Data, open_data
 from .evaluate import check_images
 from .folder import RunFolder
 from .optim import updates_per_epoch
-from .record import differences, hash_of, image_counts, start_record
+from .record import differences, hash_of, image_counts, new_record
 from .setup import Setup, build
 from .signals import StopRequest
 from .trainer import Trainer
@@ -79,7 +79,7 @@ def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
         return Run(config, folder, record, is_main=world.is_main)
     setup = build(config, data, world)
     if world.is_main:
-        log_outset(setup)
+        log_start(setup)
         warn_of_average(setup)
     trainer = Trainer(setup, folder, stop)
     new = not folder.path.exists()
@@ -129,7 +129,7 @@ def check_counts(record: dict, data: Data, folder: RunFolder) -> None:
 
 def begin_record(folder: RunFolder, setup: Setup, argv: list[str]) -> dict:
     """run.json from the start of the run, written now if it starts here. Warns about what has changed since."""
-    here, record = start_record(setup, argv, now()), folder.read_record()
+    here, record = new_record(setup, argv, now()), folder.read_record()
     # --resume is only read at the start: a run that continues needs neither the file nor its hash.
     here['resume_sha256'] = record.get('resume_sha256') if record else hash_of(setup.config.resume)
     for line in differences(record, here):
@@ -140,7 +140,7 @@ def begin_record(folder: RunFolder, setup: Setup, argv: list[str]) -> dict:
     return {**record, 'test_images': here['test_images']}  # those that the result will be of
 
 
-def log_outset(setup: Setup) -> None:
+def log_start(setup: Setup) -> None:
     """Log the data, and what the network and its branches cost, before training."""
     config, data = setup.config, setup.data
     views = {'training': data.train, 'validation': data.val, 'test': data.test}

@@ -116,7 +116,7 @@ def batches_of(loader: Iterable) -> Iterator[Iterator]:
 
 
 @contextlib.contextmanager
-def loading(loader: Iterable) -> Iterator[None]:
+def closing_processes(loader: Iterable) -> Iterator[None]:
     """Context of several epochs; on leaving, the loader's processes, which wait for the next one, are shut down."""
     try:
         yield

@@ -13,7 +13,7 @@ from .optim import set_rates
 from .progress import ProgressBar, report_epoch
 from .rng import rng_state, set_rng_state
 from .setup import Setup
-from .signals import StopRequest, batches_of, loading
+from .signals import StopRequest, batches_of, closing_processes
 from .step import Stepper
 from .sums import Sums
 
@@ -66,7 +66,7 @@ class Trainer:
             Stopped: A signal came; the position is saved.
             RunFailed: A loss or a weight is not finite.
         """
-        with self.stop.deferred(), loading(self.setup.loader):
+        with self.stop.deferred(), closing_processes(self.setup.loader):
             self.began = time.monotonic() - self.progress.seconds  # start of the epoch, were it without breaks
             if self.stepper.finite.later and self.keeper.source is None:
                 self.save_recovery()  # a non-finite loss found later needs a file from before it

@@ -76,7 +76,7 @@ def described(contents, source: str) -> dict | None:
     return check_description(model, source)
 
 
-def timms_settings(contents: dict) -> dict:
+def timm_settings(contents: dict) -> dict:
     """The settings that timm's train.py stored in a checkpoint; empty if there are none."""
     args = contents.get('args')
     args = vars(args) if isinstance(args, argparse.Namespace) else args
@@ -94,7 +94,7 @@ def recorded_data(contents: dict, source: str) -> dict:
     """
     if own := described(contents, source):
         return {**(own.get('data') or {}), 'label_names': own.get('class_names')}
-    said = timms_settings(contents)
+    said = timm_settings(contents)
     if said.get('input_size') is None:  # timm stores --img-size and --input-size separately
         in_chans, side = said.get('in_chans'), said.get('img_size')
         said = {**said, 'input_size': (3 if in_chans is None else in_chans, side, side)}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .description import check_arguments, described, timms_settings
+from .description import check_arguments, described, timm_settings
 from .formats import FORMATS, NETWORKS, PREFIXES, WRAPPERS, branch_key, recognise, split_branch
 from .read import backbone_state
 
@@ -58,7 +58,7 @@ def find_networks(contents: dict) -> list[Network]:
     if any(key.startswith('auxiliary_classifier.') for key in state):
         return [renamed(below(state, 'backbone'), 'HSAKD checkpoint, without its auxiliary classifiers')]
     if 'version' in contents and isinstance(contents.get('arch'), str):  # timm's; DHM's arch comes without a version
-        kwargs = timms_settings(contents).get('model_kwargs')
+        kwargs = timm_settings(contents).get('model_kwargs')
         task_state = contents.get('task_state')
         origin = f'timm checkpoint{LEFT_OUT if isinstance(task_state, dict) and task_state.get("branches") else ""}'
         return [renamed(state, origin, contents['arch'], check_arguments(kwargs or {}, 'it'))]

@@ -18,7 +18,7 @@ from dkszoo.engine.config import FREE
 from dkszoo.engine.create import load_body
 from dkszoo.engine.data import open_data
 from dkszoo.engine.optim import build_optimizer, load_optimizer
-from dkszoo.engine.record import differences, fingerprint, start_record
+from dkszoo.engine.record import differences, fingerprint, new_record
 from dkszoo.engine.run import warn_of_average
 from dkszoo.engine.setup import build
 from dkszoo.engine.step import Stepper
@@ -194,7 +194,7 @@ def test_a_record_knows_the_first_weights(tmp_path):
     setup = dataclasses.replace(
         setup, config=dataclasses.replace(setup.config, initial_checkpoint=str(tmp_path / 'first.pth'))
     )
-    record = start_record(setup, [], '')
+    record = new_record(setup, [], '')
     assert record['initial_checkpoint_sha256'] == sha256(tmp_path / 'first.pth')
     assert record['kd_checkpoint_sha256'] is None
 
