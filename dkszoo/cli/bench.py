@@ -62,7 +62,7 @@ def make_setup(asked: TrainConfig, steps: int, folder: Path) -> Setup:
     """Set up a run with these settings, on the data they name or on random images."""
     check_name(asked.model)
     world = join_world(asked.device)
-    if asked.data_dir or asked.dataset == 'digits':
+    if has_images(asked):
         setup = build(*open_data(asked), world)
     else:
         config, data = random_data(asked, (WARM_UP + steps) * asked.batch_size)
@@ -71,6 +71,11 @@ def make_setup(asked: TrainConfig, steps: int, folder: Path) -> Setup:
     size = (config.in_chans, config.img_size, config.img_size)
     check_images(setup.task.get_net(), config.model, size)
     return setup
+
+
+def has_images(asked: TrainConfig) -> bool:
+    """Whether the settings name real images; else random ones of the right size are timed."""
+    return bool(asked.data_dir) or asked.dataset == 'digits'
 
 
 def random_data(asked: TrainConfig, total: int) -> tuple[TrainConfig, Data]:
@@ -115,8 +120,7 @@ def predict(asked: TrainConfig, setup: Setup, result: dict) -> dict:
         ValueError: The size of the data set is not known.
     """
     facts, data = data_facts(asked.dataset), setup.data
-    real = bool(asked.data_dir) or asked.dataset == 'digits'
-    if real:
+    if has_images(asked):
         train, val, test = len(data.train), len(data.val or ()), len(data.test)
     elif facts.num_train is None:
         raise ValueError(f'the size of data set {asked.dataset!r} is not known (give --data-dir)')
