@@ -124,7 +124,10 @@ def narrow_design(probe: Probe, taps: Sequence[int]) -> list[BranchSpec]:
 
 def shallow_design(probe: Probe, taps: Sequence[int]) -> list[BranchSpec]:
     """DKS Table 3, shallow blocks: `dks` with one block per stage (one per row, if a stage has several)."""
-    one = lambda blocks: tuple(1 for _ in blocks) if isinstance(blocks, tuple) else 1  # noqa: E731
+
+    def one(blocks: int | tuple[int, ...]) -> int | tuple[int, ...]:
+        return (1,) * len(blocks) if isinstance(blocks, tuple) else 1
+
     return [
         BranchSpec(s.tap, 'own', tuple((one(blocks), width) for blocks, width in s.stages))
         for s in dks_design(probe, taps)

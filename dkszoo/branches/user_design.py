@@ -78,10 +78,12 @@ def read_stage(stage) -> tuple:
 
 def write_specs(specs: Sequence[BranchSpec], name: str | None) -> dict:
     """The inverse of `read_specs`: plain data for records."""
-    plain = lambda blocks: list(blocks) if isinstance(blocks, tuple) else blocks  # noqa: E731
     branches = []
     for spec in specs:
-        stages = [{'blocks': plain(blocks), 'width': width} for blocks, width in spec.stages]
+        stages = [
+            {'blocks': list(blocks) if isinstance(blocks, tuple) else blocks, 'width': width}
+            for blocks, width in spec.stages
+        ]
         branches.append({'tap': spec.tap, 'kind': spec.kind, 'stages': stages, 'head': spec.head})
     return {**({'name': name} if name else {}), 'branches': branches}
 

@@ -126,7 +126,10 @@ def verify_folder(folder: Path, card: dict) -> None:
     if not torch.equal(ours(images), theirs(images)):
         raise VerificationFailed('timm loads another network from the hub folder; nothing was written')
     data = timm.data.resolve_model_data_config(theirs)
-    plain = lambda value: list(value) if isinstance(value, tuple) else value  # noqa: E731
+
+    def plain(value):  # a tuple comes back from JSON as a list
+        return list(value) if isinstance(value, tuple) else value
+
     differ = [key for key, value in card['data'].items() if plain(data[key]) != plain(value)]
     if differ:
         raise VerificationFailed(f'timm reads another {differ[0]} from the hub folder; nothing was written')

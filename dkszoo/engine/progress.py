@@ -49,7 +49,14 @@ class ProgressBar:
         else:
             _logger.info(
                 'epoch %d/%d step %d/%d loss %.3f top1 %.1f %% %.0f img/s %s left',
-                *(self.epoch + 1, self.epochs, step, self.steps, loss, top1, speed, left),
+                self.epoch + 1,
+                self.epochs,
+                step,
+                self.steps,
+                loss,
+                top1,
+                speed,
+                left,
             )
 
     def close(self) -> None:

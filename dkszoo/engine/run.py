@@ -167,7 +167,10 @@ def warn_of_average(setup: Setup) -> None:
         _logger.warning(
             '--model-ema-decay %g over %d updates: %.0f %% of the average will be the weights after the first one '
             '(%.6g leaves 1 %%)',
-            *(config.model_ema_decay, updates, 100 * share, 0.01 ** (1 / (updates - 1))),
+            config.model_ema_decay,
+            updates,
+            100 * share,
+            0.01 ** (1 / (updates - 1)),
         )
 
 

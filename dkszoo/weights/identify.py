@@ -226,7 +226,10 @@ def overlap(one: Set, other: Set) -> float:
 def differences(name: str, asked: dict, network: Network) -> str:
     """The first entries in which a file and a model differ, under the file's own keys where it has them."""
     wanted, state = expected(name, arguments(name, network.backbone, asked)), shapes(network.backbone)
-    theirs = lambda key: repr(network.theirs.get(key, key))  # noqa: E731
+
+    def theirs(key: str) -> str:
+        return repr(network.theirs.get(key, key))
+
     lacks = [repr(key) for key in wanted if key not in state]
     other = [
         f'{theirs(key)} has shape {list(state[key])}, expected {list(shape)}'
