@@ -127,12 +127,12 @@ def evaluate(
     heads = 1 + (len(net.branches) if isinstance(net, DeeplySupervised) else 0)
     limit = evaluation_sample_limit(loader) if distributed else None
     evaluators = [ClassificationEvaluator(device, max_samples=limit) for _ in range(heads)]
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
     was_training = net.training
     net.eval()
     try:
         with batches_of(loader) as batches:
             for images, targets in batches:
-                memory_format = torch.channels_last if channels_last else torch.contiguous_format
                 images = images.to(device, memory_format=memory_format, non_blocking=True)
                 targets = targets.to(device, non_blocking=True)
                 output = net(images)
