@@ -17,17 +17,18 @@ class OwnStages:
     """How to make stages of a network's own kind.
 
     Attributes:
-        family: Key of its block lists in `designs.DKS_BLOCKS`.
-        depths: Blocks of each stage.
+        family: With `depths`, the key of its block lists in `designs.DKS_BLOCKS`.
+        depths: Blocks of each stage; of a stage of several rows a tuple.
         first: `feature_info` index of the first stage.
-        make_stage: (stage index, channels in, blocks, width factor) -> (module, channels out), initialised.
+        make_stage: (stage index, channels in, blocks, width factor) -> (module, channels out), initialised. Blocks are
+            a tuple for a stage of several rows.
         make_norm: (channels in) -> (module, channels out), for between the last stage and the pool.
     """
 
     family: str
     depths: tuple
     first: int
-    make_stage: Callable[[int, int, int, float], tuple[nn.Module, int]]
+    make_stage: Callable[[int, int, int | tuple[int, ...], float], tuple[nn.Module, int]]
     make_norm: Callable[[int], tuple[nn.Module, int]]
 
 

@@ -27,7 +27,13 @@ class DeeplySupervised(nn.Module):
         ValueError: Not one tap per branch, or taps that are not ascending.
     """
 
-    def __init__(self, backbone: nn.Module, branches: Sequence[nn.Module] = (), taps: Sequence[int] = (), design=None):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        branches: Sequence[nn.Module] = (),
+        taps: Sequence[int] = (),
+        design: str | dict | None = None,
+    ):
         super().__init__()
         if len(branches) != len(taps) or list(taps) != sorted(set(taps)):
             raise ValueError(f'each branch needs a tap of its own, ascending; got {len(branches)} for taps {taps}')

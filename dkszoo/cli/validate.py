@@ -61,7 +61,7 @@ def finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def parse(argv: list[str]):
+def parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog=prog_name('validate'), description='Measure the accuracy of a model or checkpoint.')
     add = parser.add_argument
     add('--model', default='', metavar='NAME', help="dkszoo or timm model, or a pattern of names and tags ('cifar_*')")
@@ -98,13 +98,13 @@ def parse(argv: list[str]):
     return args
 
 
-def one_by_one(args) -> list[argparse.Namespace]:
+def one_by_one(args: argparse.Namespace) -> list[argparse.Namespace]:
     """The arguments for each thing to measure: a model with its pretrained weights, or a checkpoint."""
     models, files = find_names(args), args.checkpoint or ['']
     return [argparse.Namespace(**{**vars(args), 'model': m, 'checkpoint': file}) for m in models for file in files]
 
 
-def find_names(args) -> list[str]:
+def find_names(args: argparse.Namespace) -> list[str]:
     """The models to measure: the one named, or all whose name and tag match a pattern.
 
     Raises:
@@ -118,7 +118,7 @@ def find_names(args) -> list[str]:
     return names
 
 
-def validate(args, device: torch.device, header: list[str] | None) -> dict:
+def validate(args: argparse.Namespace, device: torch.device, header: list[str] | None) -> dict:
     """The figures of one model: the columns of timm's results, then dkszoo's.
 
     Raises:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from timm.data import Mixup
 from timm.loss import create_classification_loss
+from timm.scheduler.scheduler import Scheduler
 from timm.utils import NativeScaler
 
 from dkszoo.branches import DeeplySupervised, attach_branches
@@ -16,7 +17,7 @@ from .compiled import compile_task
 from .config import TrainConfig
 from .create import WRONG_ARGUMENTS, create_model, load_body, weights_for
 from .data import Data, train_stream
-from .optim import build_optimizer, build_scheduler
+from .optim import BranchSchedule, build_optimizer, build_scheduler
 from .rng import seed_all
 from .teacher import build_teacher
 from .world import World
@@ -31,7 +32,7 @@ class Setup:
     data: Data
     task: DeepSupervisionTask
     optimizer: torch.optim.Optimizer
-    scheduler: object | None
+    scheduler: Scheduler | BranchSchedule | None
     scaler: NativeScaler | None
     sampler: StreamSampler
     loader: torch.utils.data.DataLoader | MemoryLoader

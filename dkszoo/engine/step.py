@@ -41,7 +41,9 @@ class Stepper:
         images = images.to(device, memory_format=self.memory_format, non_blocking=True)
         return images, targets.to(device, non_blocking=True)
 
-    def mix(self, images: torch.Tensor, targets: torch.Tensor, epoch: int, step: int):
+    def mix(
+        self, images: torch.Tensor, targets: torch.Tensor, epoch: int, step: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mixup and CutMix, seeded by (seed, epoch, step, process)."""
         config, world = self.setup.config, self.setup.world
         if self.setup.mixup is None:
@@ -51,7 +53,7 @@ class Stepper:
         even = len(images) - len(images) % 2  # timm pairs a batch with itself reversed
         return self.setup.mixup(images[:even], targets[:even])
 
-    def __call__(self, images: torch.Tensor, targets: torch.Tensor, step: int, updates: int) -> tuple:
+    def __call__(self, images: torch.Tensor, targets: torch.Tensor, step: int, updates: int) -> tuple[dict, bool]:
         """Run one step.
 
         Args:

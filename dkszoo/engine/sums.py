@@ -4,6 +4,7 @@ import torch
 from timm.utils import reduce_tensor
 
 from .finite import losses_of
+from .world import World
 
 
 class Sums:
@@ -53,7 +54,7 @@ class Sums:
     def means(self) -> dict[str, float]:
         return means_of(self.to_dict())
 
-    def reduced_means(self, world) -> dict[str, float]:
+    def reduced_means(self, world: World) -> dict[str, float]:
         """The means over all processes."""
         totals = self.to_dict()
         if world.size > 1:

@@ -38,7 +38,7 @@ class Trainer:
         self.stepper = Stepper(setup)
         self.loaders = {name: self.eval_loader(view) for name in ('val', 'test') if (view := getattr(setup.data, name))}
 
-    def eval_loader(self, view, distributed: bool = True):
+    def eval_loader(self, view: torch.utils.data.Dataset, distributed: bool = True):
         config = self.config
         keys = ('img_size', 'mean', 'std', 'workers', 'interpolation', 'crop_pct', 'crop_mode')
         return eval_loader(
@@ -198,7 +198,7 @@ class Trainer:
         set_rng_state(state, self.world.device)
         return figures
 
-    def net(self):
+    def net(self) -> torch.nn.Module:
         """The network to evaluate: the averaged one if there is one."""
         return self.setup.task.get_net(ema=self.config.model_ema)
 
