@@ -100,7 +100,7 @@ def build_named(probe: Probe, name: str, taps, num_classes: int, strict: bool):
 
 
 def list_designs(model: str | nn.Module) -> list[str]:
-    """Names of the designs that work for a network, richest first.
+    """Names of the designs that work for a network: those that `auto` tries, richest first, then the others.
 
     Args:
         model: A name known to timm (importing dkszoo makes ours known), or a classifier; it is not changed.

@@ -156,7 +156,7 @@ def pooled(kind: str, stages: tuple, head: str) -> Callable[[Probe, Sequence[int
     return lambda probe, taps: [BranchSpec(tap, kind, stages, head) for tap in taps]
 
 
-# Richest first: `auto` takes the first of AUTO that works.
+# Those of AUTO stand first, richest first: `auto` takes the first that works.
 DESIGNS = {
     'dks': dks_design,
     'mirror': mirror_design,

@@ -1,4 +1,4 @@
-"""Facts about data sets: channels, sizes, normalisation, default augmentation. Data only."""
+"""Facts about data sets: channels, sizes, normalisation, default augmentation."""
 
 from dataclasses import dataclass
 

@@ -9,9 +9,8 @@ class CalibrationError:
     """The expected calibration error over a whole data set.
 
     ECE = sum over bins of |B_m| / n * |acc(B_m) - conf(B_m)| (Naeini et al., 2015; Guo et al., 2017, eq. 3), where the
-    confidence of an image is its largest softmax probability and bin m of M, equally wide, holds the images with a
-    confidence in ((m - 1) / M, m / M].
-    M is 15, as in Guo et al.
+    confidence of an image is its largest softmax probability, and bin m of M equally wide ones holds the images with a
+    confidence in ((m - 1) / M, m / M]. M is 15, as in Guo et al.
     """
 
     def __init__(self):

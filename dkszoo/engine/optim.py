@@ -176,7 +176,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, keep: Collecti
 
 
 def load_schedule(scheduler: Scheduler | BranchSchedule, state: dict | None) -> None:
-    """Restore a schedule; entries that it does not have are ignored, as one could replace a method.
+    """Restore a schedule, except entries that it does not have: timm would set any attribute, even a method.
 
     Raises:
         ValueError: The state is None, or an entry has another type than the schedule's own.

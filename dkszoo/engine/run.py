@@ -179,7 +179,7 @@ def execute(run: Run) -> dict:
 
     Raises:
         Stopped: A signal came; everything is saved.
-        RunFailed: A non-finite loss.
+        RunFailed: A loss or a weight is not finite.
     """
     trainer = run.trainer
     result = trainer.fit()  # the other processes do not wait for the first one's test: it may exceed their timeout

@@ -117,7 +117,7 @@ def batches_of(loader: Iterable) -> Iterator[Iterator]:
 
 @contextlib.contextmanager
 def closing_processes(loader: Iterable) -> Iterator[None]:
-    """Context of several epochs; on leaving, the loader's processes, which wait for the next one, are shut down."""
+    """Context of several epochs; on leaving, the loader's processes, which else wait for another, are shut down."""
     try:
         yield
     finally:

@@ -73,8 +73,8 @@ def measure(setup: Setup, steps: int) -> dict:
     """Time `steps` whole training steps, as many part by part, and evaluation; this trains the network.
 
     Returns:
-        What was measured, with 'images_per_second', 'step_ms' (median), 'parts_ms' (mean, by part), 'peak_memory_mib'
-        and 'eval_images_per_second'.
+        What was measured ('torchcompile' is the mode, or False), with 'images_per_second', 'step_ms' (median),
+        'parts_ms' (mean, by part), 'peak_memory_mib' and 'eval_images_per_second'.
     """
     device, config = setup.world.device, setup.config
     clock, stepper, batches, sums = Clock(device), Stepper(setup), endless(setup), Sums({}, device)

@@ -1,8 +1,8 @@
 """Self-distillation: the branches learn from the main head's predictions and features.
 
-Paper: Be Your Own Teacher (Zhang et al., ICCV 2019), loss sources 2 and 3, in the form of its authors' code
-and of the journal version: a soft cross-entropy without tau^2 instead of the paper's KL divergence, and a norm instead
-of its square.
+Paper: Be Your Own Teacher (Zhang et al., ICCV 2019), loss sources 2 and 3, in the form of its authors' code and of the
+journal version: a soft cross-entropy without tau^2 instead of the paper's KL divergence, and a norm instead of its
+square.
 """
 
 from collections.abc import Sequence

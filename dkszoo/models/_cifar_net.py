@@ -169,6 +169,9 @@ class CifarNet(nn.Module):
         Returns:
             The final map before pooling (with `stop_early`, the last map computed) and the list of stage outputs, from
             shallow to deep; or only the list.
+
+        Raises:
+            ValueError: Another format, or indices that name no stage.
         """
         if output_fmt != 'NCHW':
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")

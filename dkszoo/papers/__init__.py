@@ -1,4 +1,7 @@
-"""Recipes: YAML files with all settings of a result."""
+"""The papers' tables as data, the runs that reproduce them, and recipes.
+
+A recipe is a YAML file with all settings of one result.
+"""
 
 from pathlib import Path
 

@@ -34,6 +34,10 @@ def work(settings: dict, teacher: dict | None = None) -> float:
 
 
 def run_cost(config: TrainConfig) -> Cost:
+    """The cost of a run's network and branches, computed once for all runs that share it.
+
+    The cache's key is JSON, because a design and the model's arguments may be dicts.
+    """
     design = config.branches or config.default_branches()
     facts = data_facts(config.dataset)
     arguments = dict(in_chans=config.in_chans or facts.in_chans, **(config.model_kwargs or {}))

@@ -154,6 +154,8 @@ def reads_images(name: str, layer: str, weight: torch.Tensor) -> bool:
 def expected(name: str, kwargs: dict) -> Shapes:
     """Keys and shapes of a model, built on the meta device.
 
+    They are kept for the usual arguments only: many names are tried with these, while others may not be hashable.
+
     Raises:
         ValueError: The model does not take these arguments.
     """
