@@ -41,8 +41,7 @@ def read_card(path: str | os.PathLike) -> dict:
         ValueError: A file is missing, damaged, or not the one the card describes.
     """
     path = Path(path)
-    if path.suffix in GRAPHS:
-        raise ValueError(f'{str(path)!r} is a finished graph (run it with onnxruntime or torch.export.load)')
+    refuse_graph(path)
     if not path.is_file():
         raise ValueError(f'no file {str(path)!r} (an export is a .safetensors with its .json beside it)')
     if path.suffix != '.safetensors' and not card_path(path).is_file():
@@ -52,6 +51,12 @@ def read_card(path: str | os.PathLike) -> dict:
         if key not in card:
             raise ValueError(f'{str(card_path(path))!r} lacks {key!r}: not written by dkszoo export')
     return check_description(card, repr(str(path)))
+
+
+def refuse_graph(path: Path) -> None:
+    """Raise a ValueError for a file that, by its name, holds a whole graph."""
+    if path.suffix in GRAPHS:
+        raise ValueError(f'{str(path)!r} is a finished graph (run it with onnxruntime or torch.export.load)')
 
 
 def is_card(path: Path) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from .card import card_path, read_card_file
+from .card import card_path, is_card, read_card_file, refuse_graph
 from .untrusted import check_contents, check_pickle
 
 # Other projects' checkpoints contain NumPy scalars (accuracies), timm's an argparse.Namespace. Nothing else is allowed.
@@ -47,6 +47,8 @@ def read_pickle(path: str | os.PathLike, legacy: bool = True):
         raise ValueError(f'no checkpoint file {path!r}' + (' (a folder)' if os.path.isdir(path) else ''))
     if not os.path.getsize(path):
         raise ValueError(f'checkpoint {path!r} is empty (an interrupted copy or download?)')
+    if is_card(card_path(Path(path))):  # an export: say that it is one, not that it is damaged
+        refuse_graph(Path(path))
     open(path, 'rb').close()  # raises if it cannot be opened, which `is_zip` would take for "not a zip file"
     if zipped := is_zip(path):
         verify_zip(path)

@@ -66,6 +66,9 @@ def test_pt2_beside_safetensors(checkpoint, tmp_path):
             assert torch.equal(model(images), expected)
     with pytest.raises(ValueError, match=r'finished graph \(run it with'):
         dkszoo.load(tmp_path / 'o.pt2')
+    for read in (dkszoo.convert, lambda path: dkszoo.export(path, tmp_path / 'again.safetensors')):
+        with pytest.raises(ValueError, match=r'finished graph \(run it with'):
+            read(tmp_path / 'o.pt2')
     assert cards[1]['sha256'] == dkszoo.weights.sha256(tmp_path / 'o.pt2')
     with zipfile.ZipFile(tmp_path / 'o.pt2') as file:
         assert not any(b'_cifar_net.py' in file.read(name) for name in file.namelist())  # stack traces
