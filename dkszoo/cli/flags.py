@@ -30,7 +30,8 @@ def add_flags(parser: argparse.ArgumentParser, leave_out: Collection[str] = ()) 
 def add_config(parser: argparse.ArgumentParser, recipe: str = 'recipe') -> None:
     """Add --config; `recipe` describes the recipe in the help text."""
     names = ', '.join(list_recipes())
-    parser.add_argument('--config', metavar='NAME_OR_FILE', help=f'{recipe} ({names}) or YAML file; flags override it')
+    help = f'{recipe} ({names}) or YAML file; flags override it'
+    parser.add_argument('-c', '--config', metavar='NAME_OR_FILE', help=help)
 
 
 def add_flag(group, field: dataclasses.Field) -> None:
@@ -159,7 +160,7 @@ def read_as(kind, text: str):
 
 
 class KeyValues(argparse.Action):
-    """KEY=VALUE arguments as a dict; values are numbers, true, false, lists ([1, 2], or timm's 1,2), or strings."""
+    """KEY=VALUE arguments as a dict; values are numbers, true, false, None, lists ([1, 2], timm's 1,2), or strings."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         pairs = {}
@@ -168,7 +169,8 @@ class KeyValues(argparse.Action):
             if not equals:
                 parser.error(f'{option_string} takes KEY=VALUE, got {value!r}')
             try:
-                pairs[key] = read_tuple(text) or parse_yaml(text)
+                items = read_tuple(text)
+                pairs[key] = None if text == 'None' else parse_yaml(text) if items is None else items
             except ValueError as error:
                 parser.error(f'{option_string}: {text!r} is not a value: {error}')
         setattr(namespace, self.dest, pairs)

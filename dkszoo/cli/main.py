@@ -14,6 +14,8 @@ from typing import TextIO
 
 import dkszoo
 
+from .timm_flags import advise
+
 COMMANDS = {
     'train': 'train a classifier with training-only branches',
     'validate': 'measure the accuracy of a model or checkpoint',
@@ -41,13 +43,20 @@ class Parser(argparse.ArgumentParser):
         parse = self.parse_known_args if rest else self.parse_known_intermixed_args
         parsed, unknown = parse(args, namespace)
         if unknown:
-            flags = [flag for action in self._actions for flag in action.option_strings]
-            near = difflib.get_close_matches(unknown[0].partition('=')[0], flags, 1, cutoff=0.77)  # typos, no more
-            hint = f'did you mean {near[0]}? ' if near else ''
-            if '--data-dir' in flags and os.path.isdir(unknown[0]):
-                hint = f"a folder of images is --dataset '' --data-dir {unknown[0]}; "
+            hint = self.hint(unknown)
             raise ValueError(f'unknown arguments: {" ".join(unknown)} ({hint}see {self.prog} --help)')
         return parsed
+
+    def hint(self, unknown: list[str]) -> str:
+        """What may have been meant by unknown arguments; '' if there is no telling."""
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        if '--data-dir' in flags and os.path.isdir(unknown[0]):
+            split = ', and --split . if the classes are in it' if '--split' in flags else ''
+            return f"a folder of images is --dataset '' --data-dir {unknown[0]}{split}; "
+        if advice := advise(unknown, flags):
+            return f'{advice}; '
+        near = difflib.get_close_matches(unknown[0].partition('=')[0], flags, 1, cutoff=0.77)  # typos, no more
+        return f'did you mean {near[0]}? ' if near else ''
 
     def error(self, message: str):
         raise ValueError(f'{message} (see {self.prog} --help)')

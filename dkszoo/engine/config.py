@@ -59,6 +59,8 @@ class TrainConfig(RunSettings, OptimSettings, DataSettings, LossSettings, Method
                 raise ValueError(f'{flag(name)} must be two numbers, the smaller one first, got {list(value)}')
         if self.bce_target_thresh is not None and not self.bce_loss:
             raise ValueError('--bce-target-thresh without --bce-loss (add it)')
+        if self.model_ema_warmup and not self.model_ema:
+            raise ValueError('--model-ema-warmup without --model-ema (add it)')
         if self.batch_size == 1 and (self.mixup or self.cutmix):
             raise ValueError('--mixup and --cutmix mix images of one batch (give --batch-size 2 or more)')
         if self.torchcompile_mode and not self.torchcompile:
@@ -95,13 +97,13 @@ class TrainConfig(RunSettings, OptimSettings, DataSettings, LossSettings, Method
         """The inverse of `to_dict`; missing keys take their default.
 
         Raises:
-            ValueError: An unknown key (names the nearest) or a value of the wrong type.
+            ValueError: Unknown keys (names all, and the one nearest to the first) or a value of the wrong type.
         """
         fields = {f.name: f for f in dataclasses.fields(cls)}
-        for key in values:
-            if key not in fields:
-                near = difflib.get_close_matches(str(key), fields, 1)
-                raise ValueError(f'unknown setting {key!r}' + (f' (did you mean {near[0]!r}?)' if near else ''))
+        if unknown := [key for key in values if key not in fields]:
+            near = difflib.get_close_matches(str(unknown[0]), fields, 1)
+            names = ', '.join(map(repr, unknown))
+            raise ValueError(f'unknown setting {names}' + (f' (did you mean {near[0]!r}?)' if near else ''))
         return cls(**{key: coerce(fields[key], value) for key, value in values.items()})
 
 

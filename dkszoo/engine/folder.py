@@ -128,10 +128,10 @@ class RunFolder:
         for path in [first, *checkpoints, *recovery_files(self.path), *rest]:
             path.unlink(missing_ok=True)
 
-    def read_record(self) -> dict:
+    def read_record(self, quiet: bool = False) -> dict:
         """The contents of run.json; empty if it is missing or damaged: the run writes it again.
 
-        A result in it is not checked; `check_result` does that.
+        A result in it is not checked; `check_result` does that. Damage is logged unless `quiet`.
         """
         try:
             record = parse_record(self.record, ANEW)
@@ -140,7 +140,8 @@ class RunFolder:
         except (FileNotFoundError, NotADirectoryError):
             return {}
         except ValueError:
-            _logger.warning('skipped: %r is damaged', str(self.record))
+            if not quiet:
+                _logger.warning('skipped: %r is damaged', str(self.record))
             return {}
         return record
 

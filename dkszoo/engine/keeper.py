@@ -28,6 +28,7 @@ from .setup import Setup
 _logger = logging.getLogger(__name__)
 
 MINUTE = 60.0
+OTHERWISE = '--resume needs the branches and optimizer of the file, --initial-checkpoint takes its weights alone'
 JUDGED_ON = ('dataset', 'val_split', 'best_on')  # the images that the best epoch is chosen on
 
 
@@ -72,7 +73,7 @@ class Keeper:
         except ValueError as error:
             reason = ' '.join(str(error).split())[:300]  # torch lists every key
             if not reason.endswith(')'):  # it has no advice yet
-                reason += ' (--overwrite starts anew)' if in_folder else ' (give --resume another checkpoint)'
+                reason += ' (--overwrite starts anew)' if in_folder else f' ({OTHERWISE})'
             raise ValueError(f'cannot resume from {str(self.source)!r}: {reason}') from error
         keys = JUDGED_ON if config.dataset else (*JUDGED_ON, 'data_dir')
         before, asked = {**config.to_dict(), **checkpoint['args']}, config.to_dict()
@@ -82,7 +83,9 @@ class Keeper:
             progress.best_epoch = progress.best_metric = None
         self.saved_step = progress.step
         if self.setup.world.is_main:
-            _logger.info('resumed at epoch %d, step %d from %s', progress.epoch + 1, progress.step, self.source)
+            done = progress.epoch == config.epochs
+            place = 'after the last epoch' if done else f'at epoch {progress.epoch + 1}, step {progress.step}'
+            _logger.info('resumed %s from %s', place, self.source)
         return progress
 
     def warn(self, text: str) -> None:

@@ -69,7 +69,8 @@ def check_place(setup: Setup, progress: Progress) -> None:
         )
     if progress.epoch > epochs or (progress.epoch == epochs and progress.step):
         raise ValueError(
-            f'it is at step {progress.step} of epoch {progress.epoch + 1}, beyond the end at --epochs {epochs}'
+            f'it is at step {progress.step} of epoch {progress.epoch + 1}, beyond the end at --epochs {epochs} '
+            '(give more)'
         )
     if progress.epoch == epochs and progress.best_epoch is None:
         raise ValueError('it is at the end of a run, but has no best epoch')

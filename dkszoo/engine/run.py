@@ -69,7 +69,7 @@ def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
     world = join_world(config.device)
     config, data = open_data(config)
     folder = RunFolder.of(config)
-    record = {} if config.overwrite else folder.read_record()
+    record = {} if config.overwrite else folder.read_record(quiet=True)  # read again once the folder is locked
     check_same(world, 'result' in record, folder)
     if 'result' in record:
         folder.check_settings(config, finished=True)
@@ -162,11 +162,13 @@ def warn_of_average(setup: Setup) -> None:
     timm's average equals the weights after the first update; from then on the decay applies.
     """
     config = setup.config
+    if not config.model_ema or config.model_ema_warmup:
+        return
     updates = config.epochs * updates_per_epoch(config, setup.sampler.steps)
-    if config.model_ema and updates > 1 and (share := config.model_ema_decay ** (updates - 1)) > 0.1:
+    if updates > 1 and (share := config.model_ema_decay ** (updates - 1)) > 0.1:
         _logger.warning(
             '--model-ema-decay %g over %d updates: %.0f %% of the average will be the weights after the first one '
-            '(%.6g leaves 1 %%)',
+            '(%.6g leaves 1 %%, --model-ema-warmup almost nothing)',
             config.model_ema_decay,
             updates,
             100 * share,

@@ -52,7 +52,7 @@ class DataSettings:
     label_noise: float = setting(0.0, 'fraction of the training labels to make wrong')
     noise_seed: int = setting(0, 'random seed of the wrong labels')
     batch_size: int = setting(64, 'samples per step and process', short='-b')
-    validation_batch_size: int = setting(256, 'samples per step in evaluation')
+    validation_batch_size: int = setting(256, 'samples per step in evaluation', short='-vb')
     loader: str = setting(
         'auto', 'images in memory, or loaded one by one (auto: memory if possible)', choices=('auto', 'memory', 'timm')
     )
@@ -131,7 +131,9 @@ class OptimSettings:
         (60, 120, 160), 'epochs, counted from 1, at whose start the rate drops (multistep)', metavar='E'
     )
     decay_epochs: float = setting(90.0, 'epochs between drops (step)')
-    decay_rate: float = setting(0.1, 'factor of each drop (step, multistep); exponent of poly (1 is linear)')
+    decay_rate: float = setting(
+        0.1, 'factor of each drop (step, multistep); exponent of poly (1 is linear)', short='--dr'
+    )
     min_lr: float = setting(0.0, 'lowest learning rate (cosine, poly, tanh)')
     warmup_lr: float = setting(1e-5, 'learning rate the warm-up starts from')
     warmup_epochs: int = setting(0, 'epochs of linear warm-up')
@@ -140,6 +142,7 @@ class OptimSettings:
     grad_accum_steps: int = setting(1, 'steps per parameter update')
     model_ema: bool = setting(False, 'keep an exponential moving average of the weights and evaluate it')
     model_ema_decay: float = setting(0.999, 'decay of --model-ema')
+    model_ema_warmup: bool = setting(False, 'begin with a smaller decay, which rises to --model-ema-decay')
     amp: bool = setting(False, 'mixed precision')
     amp_dtype: str = setting('float16', 'data type of --amp', choices=('float16', 'bfloat16'))
     channels_last: bool | None = setting(None, 'channels_last memory layout (default: off)')

@@ -119,7 +119,7 @@ def build(config: TrainConfig, data: Data, world: World) -> Setup:
     if world.size > 1 and 'kron' in config.opt:
         raise ValueError(f'--opt {config.opt} draws different random numbers in every process (choose another)')
     if config.model_ema:
-        task.setup_ema(decay=config.model_ema_decay)
+        task.setup_ema(decay=config.model_ema_decay, use_warmup=config.model_ema_warmup)
     compiled = config.torchcompile and compile_task(task, config.torchcompile_mode)
     if world.size > 1:
         task.prepare_distributed(device_ids=[world.device] if world.device.type == 'cuda' else None)

@@ -1,9 +1,11 @@
 """train.py end to end on a network small enough for a test."""
 
+import argparse
 import csv
 import dataclasses
 import json
 import logging
+import re
 
 import pytest
 import safetensors.torch
@@ -13,8 +15,10 @@ import yaml
 
 import dkszoo
 from dkszoo.cli import train
+from dkszoo.cli.flags import add_flags
 from dkszoo.cli.main import main
 from dkszoo.cli.reproduce import read_flags
+from dkszoo.cli.timm_flags import INSTEAD, NOT_SUPPORTED, advise
 from dkszoo.deploy import export_hub
 from dkszoo.engine.config import FREE, TrainConfig, flag, negation
 from dkszoo.engine.trainer import Trainer
@@ -199,6 +203,29 @@ def test_lists_are_taken_in_timms_form_and_in_one_word(name, value):
 
 def test_negative_numbers_are_no_flags():
     assert read_flags(['--beta', '-1,0;0,-.5', '--lr', '-1e-3']) == {'beta': ((-1, 0), (0, -0.5)), 'lr': -0.001}
+
+
+def test_values_of_keys_are_as_timm_reads_them():
+    argv = ['--opt-kwargs', 'a=None', 'b=null', 'c=0.9,0.99', 'd=()', 'e=1e-3', 'f=[1, 2]', 'g=true', 'h=mean']
+    values = {'a': None, 'b': None, 'c': [0.9, 0.99], 'd': [], 'e': 1e-3, 'f': [1, 2], 'g': True, 'h': 'mean'}
+    assert read_flags(argv) == {'opt_kwargs': values}
+
+
+def test_timms_short_flags():
+    argv = ['-b', '3', '-vb', '4', '-j', '1', '--dr', '0.5']
+    assert read_flags(argv) == {'batch_size': 3, 'validation_batch_size': 4, 'workers': 1, 'decay_rate': 0.5}
+
+
+def test_advice_on_timms_flags_names_flags_that_there_are():
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    assert not flags & ({*INSTEAD} | NOT_SUPPORTED)
+    for name, advice in INSTEAD.items():
+        named = re.findall('--[a-z-]+', advice)
+        assert advise([name, '1'], named) == f"timm's {name} is {advice}"
+        assert advise([name, '1'], []) == ''
+        assert set(named) <= flags | {'--no-ema'}, name  # validate's, export's and convert's
 
 
 def test_flags_are_not_abbreviated():

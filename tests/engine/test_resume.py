@@ -211,8 +211,17 @@ def test_records_are_mended(run_cli, tmp_path, stop_at_step):
     (folder / '.out.safetensors.abc.tmp').touch()  # an export's, which may be at work
     code, _, err = run_cli(*PLAIN)
     assert code == 0
-    assert "run.json' is damaged" in err
+    assert err.count("run.json' is damaged") == 1
     (folder / '.out.safetensors.abc.tmp').unlink()
+    assert not differences(PLAIN, tmp_path)
+
+
+def test_a_finished_run_whose_record_is_damaged_is_tested_again(run_cli, tmp_path):
+    assert run_cli(*PLAIN)[0] == 0
+    (tmp_path / FOLDER / 'run.json').write_text('{')
+    code, _, err = run_cli(*PLAIN)
+    assert code == 0
+    assert 'resumed after the last epoch from' in err
     assert not differences(PLAIN, tmp_path)
 
 

@@ -91,6 +91,8 @@ def test_what_settings_make():
     assert made(mixup=0.2).mixup.label_smoothing == 0  # timm's own default is 0.1
     assert made(mixup=0.2, smoothing=0.3).mixup.label_smoothing == 0.3
     assert made(model_ema=True, model_ema_decay=0.5).task.trainable_module_ema.decay == 0.5
+    average = made(model_ema=True, model_ema_warmup=True).task.trainable_module_ema
+    assert average.get_decay(2) < average.get_decay(50) < average.get_decay(10**6) == 0.999
     assert made(drop=0.3).task.get_net().backbone.drop_rate == 0.3
     assert made(pad_mode='reflect').loader.augmentation.pad_mode == 'reflect'
     dropped = made(model='resnet18', model_kwargs=None, drop_path=0.2).task.get_net().modules()
@@ -244,7 +246,7 @@ def test_settings_that_do_not_count():
 @pytest.mark.parametrize(
     ('epochs', 'decay', 'said'),
     [
-        (1, 0.9, 'over 4 updates: 73 % of the average will be the weights after the first one (0.215443 leaves 1 %)'),
+        (1, 0.9, 'over 4 updates: 73 % of the average will be the weights after the first one (0.215443 leaves 1 %, '),
         (60, 0.9, None),
         (1, 0.1, None),
     ],
@@ -254,6 +256,8 @@ def test_an_average_that_stays_the_beginning_is_said(caplog, epochs, decay, said
     settings = dict(model='cifar_resnet8', device='cpu', train_num_samples=100, batch_size=16, grad_accum_steps=2)
     config = TrainConfig(epochs=epochs, model_ema=True, model_ema_decay=decay, **settings)
     setup = build(*open_data(config), World(torch.device('cpu')))
+    warn_of_average(dataclasses.replace(setup, config=dataclasses.replace(config, model_ema_warmup=True)))
+    assert '--model-ema' not in caplog.text
     warn_of_average(setup)
     assert ('--model-ema-decay' in caplog.text) == (said is not None)
     assert (said or '') in caplog.text

@@ -114,7 +114,7 @@ def test_resume(refused, name, monkeypatch):
 
 def test_resume_beyond_the_end(refused):
     line = refused(*RUN, '--resume', GOLDEN, '--epochs', '1')
-    assert 'it is at step 4 of epoch 2, beyond the end at --epochs 1 (give --resume another checkpoint)' in line
+    assert 'it is at step 4 of epoch 2, beyond the end at --epochs 1 (give more)' in line
 
 
 @pytest.fixture
