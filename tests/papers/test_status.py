@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import dkszoo
 from benchmarks.lengths import in_order
 from benchmarks.long_runs import ORDER, draw, read_curves
 from dkszoo.cli.reproduce import read_flags
@@ -103,6 +104,18 @@ def test_the_curves_of_the_long_runs_are_whole(tmp_path, folder, networks):
             assert all(errors[-1] < errors[0] for errors in runs)
     draw(folder / 'runs', tmp_path / 'curves.png')
     assert (tmp_path / 'curves.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_the_exports_of_cifar10_are_what_is_said_of_them():
+    files = sorted((CIFAR10 / 'weights').glob('*.safetensors'))
+    errors = []
+    for file in files:
+        model, _ = dkszoo.load(file)  # checks the hash
+        card = json.loads(file.with_suffix('.json').read_text())
+        assert (type(model).__name__, card['dataset']) == ('CifarResNet', 'torch/cifar10')
+        errors.append(f'{100 - card["results"]["top1"]:.2f}')
+    assert [file.stem for file in files] == ['cifar_resnet8x4.base_cifar10', 'cifar_resnet8x4.dks_cifar10']
+    assert f'{errors[1]} and {errors[0]} % error' in ' '.join((RESULTS.parent / 'weights.md').read_text().split())
 
 
 def last_errors(records: Iterable[dict]) -> dict[tuple[str, int], dict[int, float]]:
