@@ -213,7 +213,7 @@ def read_header(path: Path) -> list[str]:
         ValueError: It cannot be written, or is not a CSV file.
     """
     target = path if path.exists() else path.parent
-    if path.is_dir() or not path.parent.is_dir() or not os.access(target, os.W_OK):
+    if path.is_dir() or path.is_fifo() or not path.parent.is_dir() or not os.access(target, os.W_OK):
         raise ValueError(f'cannot write results file {str(path)!r} (--results-file takes a file in a folder of yours)')
     try:
         if not path.exists():

@@ -13,7 +13,7 @@ import timm
 import torch
 from torch import nn
 
-from dkszoo.weights import card_path, first_line, is_card, load_strictly
+from dkszoo.weights import card_path, first_line, is_card, load_strictly, temporary_beside
 
 ONNX_PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
 
@@ -117,7 +117,7 @@ def check_target(out: str | os.PathLike) -> Path:
 
     Raises:
         ValueError: A suffix not in `FORMATS`, a missing package that the format needs, a missing folder, no permission,
-            or an existing file or folder that is not an export.
+            a name that is too long, or an existing file or folder that is not an export.
     """
     out = Path(out)
     if out.suffix not in FORMATS:
@@ -135,6 +135,12 @@ def check_target(out: str | os.PathLike) -> Path:
     for path in (out, card):
         if path.is_dir():
             raise ValueError(f'{str(path)!r} is a folder (choose another name)')
+        try:
+            temporary_beside(path).lstat()  # the name it is written under first, which is longer
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise ValueError(f'cannot write {str(path)!r}: {error.strerror} (choose another name)') from error
     if out.exists() and not card.exists():
         raise ValueError(f'{str(out)!r} exists and is not from an export (choose another name)')
     if card.exists() and not is_card(card):

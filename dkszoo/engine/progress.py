@@ -1,8 +1,10 @@
 """What a run displays: a progress bar on a terminal, log lines elsewhere."""
 
 import logging
+import os
 import sys
 import time
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -10,7 +12,7 @@ _logger = logging.getLogger(__name__)
 
 
 class ProgressBar:
-    """The bar of one epoch, or a log line every `interval` steps if stderr is not a terminal.
+    """The bar of one epoch, or a log line every `interval` steps if stderr is not a terminal with a size.
 
     Args:
         epoch: The current epoch, from 0.
@@ -27,7 +29,7 @@ class ProgressBar:
         self.batch_size, self.interval, self.show = batch_size, interval, show
         self.began = time.monotonic()
         self.bar = None
-        if show and sys.stderr and sys.stderr.isatty():  # None: closed
+        if show and has_size(sys.stderr):
             title = f'epoch {epoch + 1}/{epochs}'
             form = '{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}'  # the time left is the run's, not the epoch's
             self.bar = tqdm(total=steps, initial=start, desc=title, leave=False, dynamic_ncols=True, bar_format=form)
@@ -62,6 +64,14 @@ class ProgressBar:
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+def has_size(stream: TextIO | None) -> bool:
+    """Whether a stream is a terminal that has a size: in one of 0 by 0, as some programs open them, no bar appears."""
+    try:
+        return bool(stream) and stream.isatty() and all(os.get_terminal_size(stream.fileno()))  # None: closed
+    except OSError:
+        return False
 
 
 def report_epoch(row: dict, is_best: bool) -> None:

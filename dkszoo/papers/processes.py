@@ -27,7 +27,8 @@ class Processes:
 
     def run(self, name: str, arguments: Sequence[str]) -> int | None:
         """Train to the end; returns the exit code, or None if it was not started because of `stop`."""
-        process = self.start([sys.executable, '-m', 'dkszoo', 'train', *arguments], self.output / f'{name}.log')
+        # -P: not the dkszoo of the current folder, which may be another one than ours.
+        process = self.start([sys.executable, '-P', '-m', 'dkszoo', 'train', *arguments], self.output / f'{name}.log')
         if process is None:
             return None
         code = process.wait()

@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 import dkszoo
 from dkszoo import engine
 from dkszoo.cli.subject import Subject
-from dkszoo.cli.validate import Measured, write_results
+from dkszoo.cli.validate import Measured, read_header, write_results
 from dkszoo.engine import CalibrationError
 
 TIMM_COLUMNS = [
@@ -159,6 +160,13 @@ def test_no_part_of_a_row_is_written(run_cli, digits_export, tmp_path, monkeypat
         assert "cannot write results file 'r.csv': [Errno 28] Full (free some space)" in err.splitlines()[-1]
         assert figures(out)['images'] == 359
         assert (tmp_path / 'r.csv').read_text() == held
+
+
+def test_a_results_file_is_no_pipe(tmp_path):
+    """Reading its header would wait for a writer."""
+    os.mkfifo(tmp_path / 'pipe')
+    with pytest.raises(ValueError, match='cannot write results file'):
+        read_header(tmp_path / 'pipe')
 
 
 def test_why_a_results_file_cannot_be_made(tmp_path, monkeypatch):

@@ -1,7 +1,10 @@
 """What a person watching a run sees: the line in the log, and curves.png."""
 
+import pty
 import sys
+import termios
 
+import pytest
 from matplotlib.axes import Axes
 
 from dkszoo.engine import progress
@@ -22,6 +25,17 @@ def test_the_time_that_is_left(caplog, monkeypatch):
 def test_no_bar_where_stderr_is_closed(monkeypatch):
     monkeypatch.setattr(sys, 'stderr', None)
     assert progress.ProgressBar(epoch=0, epochs=1, steps=1, start=0, batch_size=4, interval=1, show=True).bar is None
+
+
+@pytest.mark.parametrize(('rows', 'columns'), [(24, 80), (0, 0), (24, 0)])
+def test_a_bar_needs_a_terminal_that_has_a_size(monkeypatch, rows, columns):
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (rows, columns))
+    with open(theirs, 'w') as terminal, open(ours):
+        monkeypatch.setattr(sys, 'stderr', terminal)
+        bar = progress.ProgressBar(epoch=0, epochs=1, steps=1, start=0, batch_size=4, interval=1, show=True)
+        assert (bar.bar is not None) == bool(rows and columns)
+        bar.close()
 
 
 def test_one_process_alone_says_how_far_it_is():

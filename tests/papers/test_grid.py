@@ -25,6 +25,7 @@ from dkszoo.engine.data import open_data
 from dkszoo.engine.lock import FolderLock
 from dkszoo.papers import grid, processes
 from dkszoo.papers.grid import Cell, read_result, run_grid, to_flags
+from dkszoo.papers.processes import Processes
 from dkszoo.papers.reproduce import SCALE
 
 THIN = ('--model', 'cifar_resnet8', '--model-kwargs', 'channels=[4,8,16]', 'stem_chs=4', '--device', 'cpu')
@@ -112,6 +113,15 @@ def test_a_signal_stops_all_runs(signum, tmp_path, environment):
     assert process.returncode == 128 + signum
     assert log.read_text().endswith('dkszoo: stopped by SIGTERM; the same command resumes from here\n')
     assert not (folder / 'ds-seed0.log').exists()
+
+
+def test_runs_are_of_the_package_that_starts_them(tmp_path, monkeypatch):
+    """Not of another dkszoo in the current folder."""
+    (tmp_path / 'dkszoo').mkdir()
+    (tmp_path / 'dkszoo/__main__.py').write_text('raise SystemExit(77)')
+    monkeypatch.chdir(tmp_path)
+    assert Processes(tmp_path, None).run('r', ['--print-config']) == 0
+    assert 'model: cifar_resnet20' in (tmp_path / 'r.log').read_text()
 
 
 def test_compare_hands_on_what_it_is_given():
