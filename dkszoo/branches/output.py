@@ -36,7 +36,7 @@ def to_map(final: torch.Tensor | list | tuple, tap: torch.Tensor | None, model: 
         parts = [part for part in final if isinstance(part, torch.Tensor)]
         final = next((part for part in parts if part.ndim == 4), parts[-1])
     if final.ndim == 4:
-        features = model.num_features
+        features = getattr(model, 'num_features', None)  # a teacher may lack it: then channels come first
         return final.permute(0, 3, 1, 2) if final.shape[1] != features and final.shape[3] == features else final
     if final.ndim == 3:
         final = final[:, getattr(model, 'num_prefix_tokens', 0) :].transpose(1, 2)

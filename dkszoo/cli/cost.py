@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
         '--branches',
         default='auto',
         metavar='NAME_OR_FILE',
-        help="branch design, a YAML file with a custom one, or 'none' (default auto)",
+        help="branch design, a YAML or JSON file with a custom one, or 'none' (default auto)",
     )
     add(
         '--taps',

@@ -18,7 +18,12 @@ from .images import ArrayImages, how_to_fetch
 _logger = logging.getLogger(__name__)
 
 TRAIN = ('train', 'training')
-SMALL_SETS = ('digits', *FOLDERS, *LAYOUTS)
+# Data sets of small images, held in memory: name -> function (name, folder, whether to train) that opens one split.
+OPENERS = {
+    'digits': lambda name, data_dir, train: open_digits(train),
+    **dict.fromkeys(FOLDERS, open_idx),
+    **dict.fromkeys(LAYOUTS, open_cifar),
+}
 IMAGE_FOLDERS = ('', 'torch/image_folder', 'torch/folder')
 # timm's prefixes besides torch and hfds, and its names after `torch/` besides the small sets.
 SEQUENCES = ('hfids', 'tfds', 'wds')  # no random access, which the sample stream needs
@@ -91,15 +96,14 @@ def check_dataset(name: str) -> None:
         ValueError: The name is unknown (names the nearest), or the data set has no random access.
     """
     kind, slash, rest = name.lower().partition('/')
-    is_torch = kind == 'torch' and (name.lower() in SMALL_SETS or rest in TORCH)
-    if name in ('', 'digits') or is_torch or (slash and kind == 'hfds'):
+    if not name or name.lower() in OPENERS or (kind == 'torch' and rest in TORCH) or (slash and kind == 'hfds'):
         return
     if slash and kind in SEQUENCES:
         raise ValueError(f'data set {name!r} can only be read in sequence (use one with random access)')
     if slash and kind != 'torch':
         wanted, known = kind, {'torch': 'torch/...', 'hfds': 'hfds/...'}
     else:
-        wanted, known = rest or kind, {small.removeprefix('torch/'): repr(small) for small in SMALL_SETS}
+        wanted, known = rest or kind, {small.removeprefix('torch/'): repr(small) for small in OPENERS}
     near = difflib.get_close_matches(wanted, known, 1)
     hint = "choose digits, torch/cifar100, ..., or '' for the image folder --data-dir"
     if near:
@@ -129,10 +133,10 @@ def open_dataset(name: str, data_dir: str | None, split: str, in_chans: int = 3)
         raise ValueError(f'data set {name!r} needs a folder (give --data-dir)')
     if kind in ('', 'torch') and not os.path.isdir(data_dir):
         advice = 'give another --data-dir'
-        if name.lower() in SMALL_SETS:
+        if name.lower() in {*FOLDERS, *LAYOUTS}:
             advice = how_to_fetch(FOLDERS.get(name.lower()) or LAYOUTS[name.lower()].kind, data_dir)
         raise ValueError(f'no data folder {data_dir!r} for data set {name!r} ({advice})')
-    if name.lower() in SMALL_SETS:
+    if name.lower() in OPENERS:
         return open_small(name.lower(), data_dir, split)
     if name.lower() in IMAGE_FOLDERS:
         splits = [folder_split(data_dir, split)]
@@ -157,10 +161,7 @@ def open_small(name: str, data_dir: str | None, split: str) -> ArrayImages:
     """Open one split of a data set of small images, held in memory."""
     if split not in TRAIN + TEST:
         raise ValueError(f'data set {name!r} has no split {split!r} (choose train or test)')
-    train = split in TRAIN
-    if name == 'digits':
-        return open_digits(train)
-    return (open_idx if name in FOLDERS else open_cifar)(name, data_dir, train)
+    return OPENERS[name](name, data_dir, split in TRAIN)
 
 
 def folder_split(data_dir: str, split: str) -> str:

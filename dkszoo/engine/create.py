@@ -92,12 +92,14 @@ def load_body(model: nn.Module, state: dict[str, torch.Tensor], source: str) -> 
 
 
 def read_design(design: str | dict) -> str | dict:
-    """A branch design: the contents of YAML if `design` names a file or is its text in braces; else `design` itself.
+    """A branch design: the contents of YAML or JSON if `design` names a file or is a text in braces; else `design`.
 
     Raises:
         ValueError: There is no such file, or it holds no design.
     """
-    if isinstance(design, dict) or not (str(design).endswith(('.yaml', '.yml')) or str(design).startswith('{')):
+    if isinstance(design, dict) or not (
+        str(design).endswith(('.yaml', '.yml', '.json')) or str(design).startswith('{')
+    ):
         return design
     try:
         text = str(design) if str(design).startswith('{') else Path(design).read_text(encoding='utf-8')

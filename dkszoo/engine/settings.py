@@ -21,7 +21,9 @@ class ModelSettings:
     drop_path: float | None = setting(None, 'stochastic depth, for models that have it')
     model_kwargs: dict | None = setting(None, 'further arguments of the model', metavar='KEY=VALUE')
     branches: str | dict = setting(
-        '', "branch design, a YAML file with a custom one, or 'none' (default: the method's)", metavar='NAME_OR_FILE'
+        '',
+        "branch design, a YAML or JSON file with a custom one, or 'none' (default: the method's)",
+        metavar='NAME_OR_FILE',
     )
     taps: tuple | None = setting(None, 'where branches leave: feature indices or module names', metavar='T')
     grad_checkpointing: bool = setting(False, 'recompute blocks in the backward pass to save memory')

@@ -1,7 +1,9 @@
 """Base class of the CIFAR-size networks: classifier, taps and the rest of timm's model interface.
 
-A family derives from `CifarNet`. Its constructor makes the stem, calls `_init_stages`, makes the last norm, if any, and
-calls `_init_head`; the methods to implement are marked below.
+A family derives from `CifarNet`. Its constructor sets `in_chans` and `stage_depths`, makes the stem, calls
+`_init_stages`, makes the last norm, if any, and calls `_init_head`. The methods to implement are marked below; a family
+with a last norm also has `_norm_keys`, `make_norm` and `_drop_norm`, and one whose stem is not `conv1` and `bn1` has
+`_stem_keys`.
 """
 
 from collections.abc import Sequence
@@ -106,6 +108,8 @@ class CifarNet(nn.Module):
 
     def make_norm(self, in_chs: int) -> tuple[nn.Module, int]:
         """Make a new module like `forward_norm` for `in_chs` channels; returns it and its output channels."""
+        if type(self).forward_norm is not CifarNet.forward_norm:
+            raise NotImplementedError(f'{type(self).__name__} has a forward_norm and needs a make_norm like it')
         return nn.Identity(), in_chs
 
     def _take_indices(self, indices: int | Sequence[int] | None) -> tuple[list[int], int]:

@@ -22,12 +22,15 @@ class Measured:
 
 
 def measure(plan: Plan, results: dict[str, Result]) -> Measured | None:
-    """The finished runs of a row, of several temperatures those with the best mean (as in the paper); None without."""
-    variants = []
+    """The finished runs of a row; None without.
+
+    Of several temperatures those with the best mean top-1 are taken, so that all figures of a setting have one.
+    """
+    variants, metric = [], plan.record.metric.removesuffix('_err').replace('top5', 'top1')
     for index, cells in enumerate(plan.cells):
         runs = by_seed(cells, results)
         if runs:
-            mean = mean_std([accuracy(plan.record, run, 'best') for run in runs.values()])[0]
+            mean = mean_std([run.metric(metric, 'best') for run in runs.values()])[0]
             variants.append((mean, index, runs))
     if not variants:
         return None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dkszoo.data import data_facts
 from dkszoo.engine import FREE
 from dkszoo.weights import parse_yaml
 
@@ -77,12 +78,19 @@ def plan_table(
 def make_cell(record: Record, extra: dict, budget: str, seed: int, overrides: dict) -> Cell:
     """One run of a record; a teacher named in its flags is a run of its own, trained with its own recipe."""
     settings = {**scaled_recipe(record.recipe, budget), **scaled_model(record.model, budget)}
-    settings = {**settings, 'method': record.method, **extra, **overrides, 'seed': seed}
+    settings = on_data({**settings, 'method': record.method, **extra, **overrides, 'seed': seed})
     needs = ()
     if teacher := settings.pop('kd_model_name', None):
-        own = {**scaled_recipe(TEACHER_RECIPES.get(record.recipe, record.recipe), budget), **overrides, 'seed': seed}
+        own = scaled_recipe(TEACHER_RECIPES.get(record.recipe, record.recipe), budget)
+        own = on_data({**own, **overrides, 'seed': seed})
         needs = (named('baseline', {**own, **scaled_model(teacher, budget), 'method': 'baseline'}),)
     return named(record.method, settings, needs)
+
+
+def on_data(settings: dict) -> dict:
+    """Settings that train on all images of a data set which has no more than a budget asks for."""
+    images, asked = data_facts(settings['dataset']).num_train, settings.get('train_num_samples')
+    return {**settings, 'train_num_samples': None} if images and asked and asked >= images else settings
 
 
 def named(word: str, settings: dict, needs: tuple[Cell, ...] = ()) -> Cell:
@@ -124,8 +132,16 @@ def stretched(settings: dict, epochs: int) -> dict:
 
 
 def scaled_model(model: str, budget: str) -> dict:
-    """The substitute for a network at a budget, as model and model_kwargs."""
-    return dict(SCALE[budget]['models'][model]) if SCALE[budget] else {'model': model}
+    """The substitute for a network at a budget, as model and model_kwargs.
+
+    Raises:
+        ValueError: scale.yaml has none.
+    """
+    if not SCALE[budget]:
+        return {'model': model}
+    if model not in SCALE[budget]['models']:
+        raise ValueError(f'budget {budget!r} has no stand-in for {model!r} (add one to dkszoo/papers/scale.yaml)')
+    return dict(SCALE[budget]['models'][model])
 
 
 def cell_work(cell: Cell) -> float:

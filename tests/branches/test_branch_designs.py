@@ -1,6 +1,7 @@
 """Designs: blocks and widths of the papers, exact parameter counts, and rejections with a reason."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -260,6 +261,11 @@ def test_a_branch_alone_and_in_company_of_one_seed():
     assert same(together.backbone, late.backbone)
     assert same(together.branches[0], early.branches[0])
     assert not same(together.branches[1], late.branches[0])
+
+
+@pytest.mark.parametrize('name', DESIGNS)
+def test_every_design_is_described(name):
+    assert f'`{name}`' in (Path(__file__).parents[2] / 'docs/branches.md').read_text()
 
 
 def test_list_designs():

@@ -14,7 +14,9 @@ from torchvision import datasets
 
 import dkszoo
 from dkszoo.data import class_names, class_targets, data_facts, open_dataset
-from dkszoo.data.facts import NORMALISATION
+from dkszoo.data.datasets import OPENERS, check_dataset
+from dkszoo.data.facts import DATA_FACTS, NORMALISATION
+from dkszoo.data.images import ArrayImages
 
 FOLDERS = {'torch/mnist': 'MNIST', 'torch/fashion_mnist': 'FashionMNIST', 'torch/kmnist': 'KMNIST'}
 DEBIAN = Path('/usr/share/datasets/fashion-mnist')  # dataset-fashion-mnist
@@ -184,6 +186,19 @@ def test_broken_pickles(tmp_path, change):
     with pytest.raises(ValueError, match=r'data_batch_3.* is damaged'):
         open_dataset('torch/cifar10', str(tmp_path), 'train')
     assert len(open_dataset('torch/cifar10', str(tmp_path), 'test')) == 20
+
+
+@pytest.mark.parametrize('name', ['bars', 'torch/bars'])
+def test_a_data_set_of_your_own_is_two_entries(name, tmp_path, monkeypatch):
+    """What docs/data.md says."""
+    images = ArrayImages(np.zeros((4, 32, 32), np.uint8), [0, 1, 0, 1], ['flat', 'steep'])
+    monkeypatch.setitem(DATA_FACTS, name, data_facts('torch/mnist'))
+    monkeypatch.setitem(OPENERS, name, lambda name, data_dir, train: images)
+    assert open_dataset(name, str(tmp_path), 'train') is images
+    check_dataset(name)
+    if name.startswith('torch/'):
+        with pytest.raises(ValueError, match=r'no data folder .*give another --data-dir'):
+            open_dataset(name, str(tmp_path / 'none'), 'train')
 
 
 def test_missing_files(tmp_path):

@@ -11,6 +11,8 @@ from timm.models._manipulate import group_parameters
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
+from dkszoo.models._cifar_net import CifarNet
+
 NUM_PARAMS = {
     'cifar_densenet40_12': 1_060_132,
     'cifar_densenet100_12': 7_084_852,
@@ -248,5 +250,8 @@ def test_make_stage(name):
         assert out.shape == (1, chs, *taps[i].shape[2:])
         assert chs > taps[i].shape[1]
         assert zoo.num_params(wide) > zoo.num_params(own)
+    if type(model).forward_norm is not CifarNet.forward_norm:  # the base's own would leave branches without theirs
+        with pytest.raises(NotImplementedError, match='needs a make_norm'):
+            CifarNet.make_norm(model, chs)
     norm, chs = model.make_norm(chs)
     assert norm(out).shape == (1, chs, *model.default_cfg['pool_size'])

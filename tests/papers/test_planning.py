@@ -1,5 +1,6 @@
 """From rows of the papers to runs: how long they are, what they are run on, and what they are predicted to take."""
 
+import dataclasses
 import itertools
 from types import SimpleNamespace
 
@@ -40,6 +41,19 @@ def test_scaled_runs_take_the_statistics_of_their_own_data():
     record = next(r for r in read_table('dks-table1') if r.recipe == 'dks_wrn')
     ((cell,),) = plan_table([record], 'small', 1, read_flags, {}, equal_time=False)[0].cells
     assert not {'mean', 'std', 'train_crop_mode'} & cell.settings.keys()
+
+
+def test_a_data_set_of_fewer_images_is_taken_whole():
+    records = read_table('dks-table1')[:1]
+    for dataset, asked in (('digits', None), ('torch/fashion_mnist', 2000)):
+        ((cell,),) = plan_table(records, 'small', 1, read_flags, {'dataset': dataset}, equal_time=False)[0].cells
+        assert cell.settings['train_num_samples'] == asked
+
+
+def test_a_network_without_a_stand_in():
+    record = dataclasses.replace(read_table('dks-table1')[0], model='cifar_vgg16')
+    with pytest.raises(ValueError, match=r"budget 'small' has no stand-in for 'cifar_vgg16' .*scale\.yaml"):
+        plan_table([record], 'small', 1, read_flags, {})
 
 
 def test_images_that_are_not_trained_on_are_no_work():

@@ -31,6 +31,17 @@ def test_the_best_temperature_stands_in_the_table():
     assert measure(plan, runs).temperature == 5
 
 
+def test_all_figures_of_a_setting_have_the_temperature_of_its_top1():
+    records = [r for r in read_table('dks-table6') if r.row.startswith('kd_c1_ds')]
+    assert [r.metric for r in records] == ['top1_err', 'top5_err']
+    plans = plan_table(records, 'small', 1, read_flags, {}, False)
+    cells = [group[0].name for group in plans[0].cells]
+    runs = {name: result(60, 60 + i % 3) for i, name in enumerate(cells)}
+    for i, name in enumerate(cells):
+        runs[name].record['result']['best']['top5'] = 90.0 + i  # by itself the last would be the best
+    assert [measure(plan, runs).temperature for plan in plans] == [5, 5]
+
+
 def test_nobody_takes_the_place_of_a_baseline_that_failed():
     def gains(text):
         return [line.split('|')[-5:-1] for line in text.splitlines()[2:]]

@@ -141,6 +141,33 @@ def test_any_module_that_gives_logits_can_teach_predictions():
         dkszoo.DeepSupervisionTask(network('dks'), 'dskd', teacher=model)
 
 
+class OddTeacher(nn.Module):
+    """Has a map, in timm's words, but no num_features."""
+
+    num_classes = 10
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 6, 3), nn.Linear(6, 10)
+
+    def forward_features(self, x):
+        return self.conv(x)
+
+    def forward_head(self, x, pre_logits=False):
+        return self.fc(x.mean((2, 3)))
+
+    def forward(self, x):
+        return self.forward_head(self.forward_features(x))
+
+
+@pytest.mark.parametrize('method', ['kd', 'dskd'])
+def test_a_teacher_need_not_tell_its_channels(method):
+    task = dkszoo.DeepSupervisionTask(network(SETTINGS[method][0]), method, teacher=OddTeacher())
+    images, labels = digits()
+    assert task.teacher(images).features.shape == (len(images), 6, 30, 30)
+    assert task(images, labels)['loss'].isfinite()
+
+
 def test_what_does_not_fit_is_refused():
     student = network(None)
     with pytest.raises(ValueError, match='the teacher has 100 classes, the network 10'):
