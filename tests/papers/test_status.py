@@ -1,6 +1,8 @@
 """The page of results says of every row of both papers what was run, and no more than was run."""
 
+import csv
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -265,19 +267,46 @@ def summary() -> str:
     for records, network, epochs, longer in SUMMARY:
         found = [json.loads(path.read_text()) for path in RESULTS.glob(records)]
         runs = [r for r in found if r['settings']['model'] == network and not r['settings']['label_noise']]
-        ((dataset, images),) = {
-            (r['settings']['dataset'], r['settings']['train_num_samples'] or r['train_images']) for r in runs
+        ((dataset, plainly, images),) = {
+            (s['dataset'], s['no_aug'], s['train_num_samples'] or r['train_images'])
+            for r in runs
+            for s in [r['settings']]
         }
         data = {'torch/fashion_mnist': 'Fashion-MNIST', 'torch/cifar10': 'CIFAR-10'}[dataset]
         errors = last_errors(runs)
         plain, dks = errors['baseline', epochs], errors['dks', epochs]
         assert plain.keys() == dks.keys()
-        setting = (f'{data}, {images:,}', f'`{network}`', str(epochs), str(len(dks)))
+        setting = (f'{data}, {images:,}', 'no' if plainly else 'yes', f'`{network}`', str(epochs), str(len(dks)))
         means = [show(mean_std(list(by_seed.values()))[0], None) for by_seed in (plain, dks)]
         at_equal_time = gain_by_seed(errors['baseline', longer], dks) if longer else 'not run'
         lines.append((*setting, *means, gain_by_seed(plain, dks), at_equal_time))
-    header = ('data, images', 'network', 'epochs', 'seeds', 'plain', 'DKS', 'gain', 'gain at equal time')
+    header = ('data, images', 'augmented', 'network', 'epochs', 'seeds', 'plain', 'DKS', 'gain', 'gain at equal time')
     return table(header, lines)
+
+
+def training_errors() -> str:
+    """Training and test error after the last epoch, of the networks that DKS was compared in on whole data sets."""
+    lines = []
+    for folder, data in ((LONG, 'Fashion-MNIST'), (CIFAR10, 'CIFAR-10')):
+        errors: dict[tuple[str, str, int], list[tuple[float, float]]] = {}
+        for path in (folder / 'runs').glob('*.json'):
+            record = json.loads(path.read_text())
+            settings = record['settings']
+            if settings['label_noise'] == 0 and settings['epochs'] in (65, 75):
+                *_, last = csv.DictReader(path.with_suffix('.csv').read_text().splitlines())
+                pair = (100 - float(last['train_top1']), 100 - record['result']['last']['top1'])
+                errors.setdefault((settings['model'], settings['method'], settings['epochs']), []).append(pair)
+        for network, epochs in sorted({(network, epochs) for network, _, epochs in errors}):
+            cells = [errors.get((network, method, epochs)) for method in ('baseline', 'ds', 'dks')]
+            means = [[f'{math.fsum(column) / 3:.2f}' for column in zip(*runs, strict=True)] for runs in cells if runs]
+            assert all(len(runs) == 3 for runs in cells if runs)
+            plain, *ds, dks = [' / '.join(pair) for pair in means]
+            lines.append((f'{data}, `{network}`', plain, *(ds or ['not run']), dks))
+    return table(('training / test error', 'plain', 'DS', 'DKS'), lines)
+
+
+def test_the_training_errors_are_those_of_the_runs():
+    assert training_errors() in (RESULTS / 'when.md').read_text()
 
 
 @pytest.mark.parametrize('page', ['README.md', 'docs/results/when.md'])
