@@ -3,13 +3,12 @@
 import argparse
 import ast
 import dataclasses
-import difflib
 import inspect
 import re
 from collections.abc import Callable, Collection
 from typing import get_args, get_origin
 
-from dkszoo.engine.config import TrainConfig, flag, negation, plain
+from dkszoo.engine.config import TrainConfig, check_names, flag, negation, plain
 from dkszoo.engine.kinds import field_kinds
 from dkszoo.papers import list_recipes
 from dkszoo.weights import parse_yaml
@@ -124,10 +123,8 @@ def setting_from_text(name: str, text: str):
     Raises:
         ValueError: No such setting (names the nearest), or the text is not of its type.
     """
+    check_names([name])
     fields = {f.name: f for f in dataclasses.fields(TrainConfig)}
-    if name not in fields:
-        near = difflib.get_close_matches(name, fields, 1)
-        raise ValueError(f'unknown setting {name!r}' + (f' (did you mean {near[0]!r}?)' if near else ''))
     kinds = [kind for kind in field_kinds(fields[name]) if kind is not type(None)]
     if kinds == [bool]:
         if text.lower() not in ('true', 'false'):

@@ -96,7 +96,8 @@ def check_dataset(name: str) -> None:
         ValueError: The name is unknown (names the nearest), or the data set has no random access.
     """
     kind, slash, rest = name.lower().partition('/')
-    if not name or name.lower() in OPENERS or (kind == 'torch' and rest in TORCH) or (slash and kind == 'hfds'):
+    is_torch = kind == 'torch' and (name.lower() in OPENERS or rest in TORCH)
+    if name in ('', *OPENERS) or is_torch or (slash and kind == 'hfds'):
         return
     if slash and kind in SEQUENCES:
         raise ValueError(f'data set {name!r} can only be read in sequence (use one with random access)')

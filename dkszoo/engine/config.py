@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dkszoo.data import Augmentation, check_dataset
@@ -97,14 +98,21 @@ class TrainConfig(RunSettings, OptimSettings, DataSettings, LossSettings, Method
         """The inverse of `to_dict`; missing keys take their default.
 
         Raises:
-            ValueError: Unknown keys (names all, and the one nearest to the first) or a value of the wrong type.
+            ValueError: Unknown keys (see `check_names`) or a value of the wrong type.
         """
         fields = {f.name: f for f in dataclasses.fields(cls)}
-        if unknown := [key for key in values if key not in fields]:
-            near = difflib.get_close_matches(str(unknown[0]), fields, 1)
-            names = ', '.join(map(repr, unknown))
-            raise ValueError(f'unknown setting {names}' + (f' (did you mean {near[0]!r}?)' if near else ''))
+        check_names(values)
         return cls(**{key: coerce(fields[key], value) for key, value in values.items()})
+
+
+def check_names(values: Iterable) -> None:
+    """Raise a ValueError that lists names which are no settings, with the nearest to the first."""
+    names = [f.name for f in dataclasses.fields(TrainConfig)]
+    if unknown := [name for name in values if name not in names]:
+        near = difflib.get_close_matches(str(unknown[0]), names, 1)
+        hint = f' (did you mean {near[0]!r}?)' if near else ''
+        more = ', ...' if len(unknown) > 5 else ''
+        raise ValueError(f'unknown setting {", ".join(map(repr, unknown[:5]))}{more}{hint}')
 
 
 def say(value) -> str:

@@ -1,12 +1,14 @@
 """Opens the data set of a run, and makes the stream of its training images."""
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 
 import torch
 from torch.utils.data import Dataset
 
 from dkszoo.data import (
+    SMALL,
     Augmentation,
     Flip,
     MemoryLoader,
@@ -29,11 +31,16 @@ from dkszoo.data import (
 )
 from dkszoo.weights import fit_channels, read_any, recorded_data, weighted_name
 
-from .config import TrainConfig
+from .config import TrainConfig, flag
 from .create import check_name, known_cfg, read_design
 from .evaluate import evaluation_crop
 from .teacher import is_of_weights
 from .world import World
+
+_logger = logging.getLogger(__name__)
+
+PADDING = ('pad', 'pad_mode')  # of images up to 64 px
+CROPS = ('train_crop_mode', 'scale', 'ratio', 'train_interpolation')  # of larger ones
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,7 @@ def fit_data(config: TrainConfig, train: Dataset, test: Dataset) -> tuple[TrainC
     own = own or facts.mean is None
     input_size = cfg.get('input_size', (3, 224, 224))
     img_size = config.img_size or facts.img_size or input_size[-1]
+    warn_of_crop(config, img_size)
     stats = {key: (cfg.get(key) if own else getattr(facts, key)) or (0.5,) for key in ('mean', 'std')}
     for key, value in stats.items():
         given = getattr(config, key)
@@ -113,6 +121,14 @@ def fit_data(config: TrainConfig, train: Dataset, test: Dataset) -> tuple[TrainC
         view.targets, flips = corrupt_labels(targets, config.label_noise, total, config.noise_seed, kept)
     loader = choose_loader(config.loader, view, img_size, in_chans, config.augmentation(), config.aa)
     return dataclasses.replace(config, loader=loader), Data(view, val, View(test, None, mode), classes, flips)
+
+
+def warn_of_crop(config: TrainConfig, img_size: int) -> None:
+    """Warn about settings of the training crop that images of this size do not get."""
+    idle = [flag(k) for k in (PADDING if img_size > SMALL else CROPS) if getattr(config, k) != getattr(TrainConfig, k)]
+    if idle and not config.no_aug:
+        where = f'above {SMALL} px' if img_size > SMALL else f'up to {SMALL} px'
+        _logger.warning('no effect on images %s: %s (docs/data.md)', where, ', '.join(idle))
 
 
 def input_cfg(config: TrainConfig) -> tuple[dict, bool]:

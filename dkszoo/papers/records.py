@@ -1,6 +1,7 @@
 """The tables of both papers as records, one per published number."""
 
 import csv
+import difflib
 import re
 import shlex
 from dataclasses import dataclass
@@ -70,7 +71,9 @@ def read_table(name: str) -> list[Record]:
     """
     path = TABLES / f'{name}.csv'
     if name not in list_tables():
-        raise ValueError(f'unknown table {name!r} (tables: {", ".join(list_tables())})')
+        near = difflib.get_close_matches(name, list_tables(), 1)
+        hint = f'did you mean {near[0]}? ' if near else ''
+        raise ValueError(f'unknown table {name!r} ({hint}tables: {", ".join(list_tables())})')
     records = []
     with open(path, newline='', encoding='utf-8') as file:
         for row in csv.DictReader(file):

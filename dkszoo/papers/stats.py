@@ -18,7 +18,10 @@ def mean_std(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def paired_gain(values: Sequence[float], baseline: Sequence[float]) -> tuple[float, float | None]:
-    """Mean of the differences per seed, and the half width of its 95 % interval (Student's t; None for one seed)."""
+    """Mean of the differences per seed, and the half width of its 95 % interval.
+
+    It is that of Student's t, beyond 31 seeds with the quantile for 31, which is a little wider; None for one seed.
+    """
     mean, std = mean_std([v - b for v, b in zip(values, baseline, strict=True)])
     if std is None:
         return mean, None

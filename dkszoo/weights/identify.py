@@ -162,7 +162,7 @@ def expected(name: str, kwargs: dict) -> Shapes:
     usual = kwargs.keys() <= {'num_classes', 'in_chans', 'shortcut'} and all(
         isinstance(value, int | str) for value in kwargs.values()
     )
-    return (made if usual else made.__wrapped__)(name, tuple(kwargs.items()))
+    return (model_shapes if usual else model_shapes.__wrapped__)(name, tuple(kwargs.items()))
 
 
 def check_fit(name: str, kwargs: dict, state: State, source: str) -> None:
@@ -175,7 +175,7 @@ def check_fit(name: str, kwargs: dict, state: State, source: str) -> None:
 
 
 @functools.cache
-def made(name: str, kwargs: tuple) -> Shapes:
+def model_shapes(name: str, kwargs: tuple) -> Shapes:
     try:
         with torch.device('meta'):
             return shapes(timm.create_model(name, **dict(kwargs)).state_dict())

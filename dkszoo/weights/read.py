@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 from .card import card_path, is_card, read_card_file, refuse_graph
-from .untrusted import check_contents, check_pickle
+from .untrusted import check_limits, check_pickle
 
 # Other projects' checkpoints contain NumPy scalars (accuracies), timm's an argparse.Namespace. Nothing else is allowed.
 ALLOWED = [
@@ -72,7 +72,7 @@ def read_pickle(path: str | os.PathLike, legacy: bool = True):
         reraise_if_not_of_the_file(error)
         raise ValueError(f'{path!r} is not a checkpoint, or is damaged ({type(error).__name__})') from error
     try:
-        check_contents(contents)
+        check_limits(contents)
     except ValueError as error:
         raise ValueError(f'checkpoint {path!r} cannot be used: {error} (take another file)') from error
     return contents

@@ -72,7 +72,7 @@ def check_stream(file: BinaryIO) -> None:
             stack += [count] * pushed
 
 
-def check_contents(contents) -> None:
+def check_limits(contents) -> None:
     """Refuse contents that would grow without limit when printed, copied or compared.
 
     Raises:

@@ -137,11 +137,14 @@ def test_what_users_of_other_tools_type(run_cli, tmp_path, argv, says):
 
 
 def test_recipes(run_cli, tmp_path):
-    assert 'dskd_mobile, quickstart; or a YAML' in refused(run_cli, tmp_path, 'train', '--config', 'quikstart')
+    says = refused(run_cli, tmp_path, 'train', '--config', 'quikstart')
+    assert '(did you mean quickstart? recipes: ' in says
+    assert 'dskd_mobile, quickstart; or a YAML' in says
     for command in ('train', 'compare', 'bench'):  # of a shell's variable that is not set
         assert "unknown recipe '' (recipes: " in refused(run_cli, tmp_path, command, '--config', '')
     (tmp_path / 'r.yaml').write_text('learning_rate: 3\n')
-    assert "unknown setting 'learning_rate'" in refused(run_cli, tmp_path, 'train', '--config', 'r.yaml')
+    says = refused(run_cli, tmp_path, 'train', '--config', 'r.yaml')
+    assert "recipe 'r.yaml': unknown setting 'learning_rate'" in says
     (tmp_path / 'r.yaml').write_text('metod: dks\n')
     assert "did you mean 'method'" in refused(run_cli, tmp_path, 'train', '--config', 'r.yaml')
     (tmp_path / 'r.yaml').write_text('epochs: many\n')

@@ -16,7 +16,7 @@ from dkszoo.engine import TrainConfig
 from dkszoo.engine.checkpoint import describe_model
 from dkszoo.engine.config import FREE
 from dkszoo.engine.create import load_body
-from dkszoo.engine.data import open_data
+from dkszoo.engine.data import open_data, warn_of_crop
 from dkszoo.engine.optim import build_optimizer, load_optimizer
 from dkszoo.engine.record import differences, fingerprint, new_record
 from dkszoo.engine.run import warn_of_average
@@ -234,6 +234,22 @@ def test_training_draws_from_a_seed_of_its_own():
     """Which is as it was for all runs on record."""
     made(seed=5)
     assert torch.initial_seed() == 6
+
+
+@pytest.mark.parametrize(
+    ('img_size', 'asked', 'said'),
+    [
+        (64, {'scale': (0.5, 1.0), 'train_crop_mode': 'rkrc', 'pad': 2}, 'up to 64 px: --train-crop-mode, --scale ('),
+        (65, {'scale': (0.5, 1.0), 'pad_mode': 'reflect', 'pad': 0}, 'above 64 px: --pad, --pad-mode ('),
+        (65, {'scale': (0.5, 1.0)}, None),
+        (32, {'pad': 2}, None),
+        (32, {'ratio': (1.0, 1.0), 'no_aug': True}, None),
+    ],
+)
+def test_settings_of_crops_that_images_do_not_get(caplog, img_size, asked, said):
+    warn_of_crop(TrainConfig(**asked), img_size)
+    assert (said or '') in caplog.text
+    assert bool(said) == bool(caplog.text)
 
 
 def test_settings_that_do_not_count():
