@@ -64,7 +64,7 @@ def find_networks(contents: dict) -> list[Network]:
         return [renamed(state, origin, contents['arch'], check_arguments(kwargs or {}, 'it'))]
     if wrapper is not None:
         return [renamed(state, f'{WRAPPERS[wrapper]} checkpoint')]
-    return [renamed(state, 'bare state dict' if state.keys() == given.keys() else 'DKS or DHM release')]
+    return [renamed(state, 'bare state dict' if state.keys() == given.keys() else 'state dict of a wrapped network')]
 
 
 def own_network(contents: dict, model: dict) -> Network:
