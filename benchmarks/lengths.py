@@ -11,6 +11,7 @@ all runs of a method (`log.jsonl` of each).
 """
 
 import argparse
+import bisect
 import json
 import math
 from dataclasses import dataclass
@@ -76,13 +77,16 @@ def epoch_seconds(run: Result) -> list[float]:
 
 
 def at_time(curve: dict[int, Point], seconds: float) -> dict[int, float]:
-    """Error by seed after `seconds` of training, interpolated; empty outside the range of the runs."""
-    times = [p.seconds for p in curve.values()]
+    """Error by seed after `seconds` of training, interpolated between two lengths; empty beyond the runs."""
+    points = list(curve.values())
+    times = [p.seconds for p in points]
     if not times or not times[0] <= seconds <= times[-1]:
         return {}
-    seeds = set.intersection(*(set(p.errors) for p in curve.values()))
-    at = math.log(seconds)
-    return {seed: float(np.interp(at, np.log(times), [p.errors[seed] for p in curve.values()])) for seed in seeds}
+    after = bisect.bisect_left(times, seconds)
+    ends = points[max(after - 1, 0)], points[after]
+    at, ticks = math.log(seconds), [math.log(p.seconds) for p in ends]
+    seeds = ends[0].errors.keys() & ends[1].errors.keys()
+    return {seed: float(np.interp(at, ticks, [p.errors[seed] for p in ends])) for seed in seeds}
 
 
 def report(points: dict[str, dict[int, Point]]) -> str:

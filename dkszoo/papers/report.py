@@ -26,16 +26,18 @@ def measure(plan: Plan, results: dict[str, Result]) -> Measured | None:
 
     Of several temperatures those with the best mean top-1 are taken, so that all figures of a setting have one.
     """
-    variants, metric = [], plan.record.metric.removesuffix('_err').replace('top5', 'top1')
-    for index, cells in enumerate(plan.cells):
-        runs = by_seed(cells, results)
-        if runs:
-            mean = mean_std([run.metric(metric, 'best') for run in runs.values()])[0]
-            variants.append((mean, index, runs))
+    metric = plan.record.metric.removesuffix('_err').replace('top5', 'top1')
+    variants = {index: runs for index, cells in enumerate(plan.cells) if (runs := by_seed(cells, results))}
     if not variants:
         return None
-    _, index, runs = max(variants, key=lambda variant: variant[0])
-    return Measured(runs, TEMPERATURES[index] if len(plan.cells) > 1 else None)
+    seeds = set.intersection(*map(set, variants.values()))  # one lucky seed is not compared with several
+
+    def mean(index: int) -> float:
+        runs = variants[index]
+        return mean_std([runs[seed].metric(metric, 'best') for seed in seeds or runs])[0]
+
+    best = max(variants, key=mean)
+    return Measured(variants[best], TEMPERATURES[best] if len(plan.cells) > 1 else None)
 
 
 def by_seed(cells: tuple[Cell, ...], results: dict[str, Result]) -> dict[int, Result]:

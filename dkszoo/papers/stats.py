@@ -40,9 +40,12 @@ def show_gain(values: Sequence[float], baseline: Sequence[float]) -> str:
 
 
 def gain_by_seed(values: Mapping[int, float], baseline: Mapping[int, float]) -> str:
-    """`show_gain` on the seeds both have; '' if there are none."""
+    """`show_gain` on the seeds both have, with their number if it is not that of all; '' if there are none."""
     seeds = sorted(values.keys() & baseline.keys())
-    return show_gain([values[seed] for seed in seeds], [baseline[seed] for seed in seeds]) if seeds else ''
+    if not seeds:
+        return ''
+    gain, total = show_gain([values[s] for s in seeds], [baseline[s] for s in seeds]), max(len(values), len(baseline))
+    return gain if len(seeds) == total else f'{gain} ({len(seeds)} of {total})'
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.lengths import at_time, draw, read_points, report
+from benchmarks.lengths import Point, at_time, draw, read_points, report
 
 
 def finish(folder, method: str, epochs: int, seed: int, error: float, seconds: float) -> None:
@@ -48,9 +48,13 @@ def test_gains(points):
     assert columns == ['2', '13.00(0.71)', '+3.00 +- 0.00', '', '800 s']  # the baseline was not run that long
 
 
-def test_equal_time_is_of_the_seeds_that_ran_at_every_length(points):
-    del points['baseline'][40].errors[1]
-    assert at_time(points['baseline'], 200) == pytest.approx({0: 17.5})
+def test_equal_time_is_of_the_seeds_that_ran_at_both_lengths(points):
+    baseline = points['baseline']
+    assert at_time({5: Point({0: 30.0}, 50.0), **baseline, 80: Point({}, 800.0)}, 200) == at_time(baseline, 200)
+    assert at_time(baseline, 100) == baseline[10].errors
+    assert at_time(baseline, 400) == baseline[40].errors
+    del baseline[40].errors[1]
+    assert at_time(baseline, 200) == pytest.approx({0: 17.5})
 
 
 def test_runs_of_several_settings_are_no_seeds(tmp_path):

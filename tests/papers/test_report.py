@@ -18,6 +18,23 @@ def test_gains_of_the_last_epoch_and_of_the_best():
     assert [cell.strip() for cell in text.splitlines()[-1].split('|')[5:7]] == ['+3.00', '+1.00']
 
 
+def test_a_gain_of_fewer_pairs_than_runs_says_so():
+    runs = [result(81), result(95, seed=1), result(95, seed=2)]
+    text = compare_methods({'baseline': [result(80)], 'dks': runs})
+    assert [cell.strip() for cell in text.splitlines()[-1].split('|')[5:7]] == ['+1.00 (1 of 3)'] * 2
+
+
+def test_a_temperature_is_chosen_on_the_seeds_that_all_have():
+    record = next(r for r in read_table('dks-table6') if 'T' in r.arguments)
+    (plan,) = plan_table([record], 'small', 2, read_flags, {}, False)
+    runs = {cell.name: result(60, 60 + cell.settings['seed']) for cells in plan.cells for cell in cells}
+    first, second = plan.cells[1]
+    del runs[first.name]  # T = 2 has its better seed alone
+    assert measure(plan, runs).temperature == 1
+    runs[second.name] = result(60, 62)
+    assert measure(plan, runs).temperature == 2
+
+
 def test_gains_are_paired_by_seed():
     record = read_table('dks-table1')[2]
     base, runs = ({seed: result(0, top1 + seed, seed) for seed in range(3)} for top1 in (70, 72))
