@@ -80,8 +80,8 @@ def build_named(probe: Probe, name: str, taps, num_classes: int, strict: bool):
         if name not in DESIGNS:
             near = difflib.get_close_matches(str(name), DESIGNS, 2)
             hint = f'did you mean {" or ".join(near)}? ' if near else ''
-            if str(name).endswith(('.yaml', '.yml')):
-                hint = 'create_model(branches=) takes the name of a file, attach_branches its contents as a dict; '
+            if str(name).startswith('{') or str(name).endswith(('.yaml', '.yml', '.json')):
+                hint = 'create_model(branches=) takes a file or a text, attach_branches its contents as a dict; '
             raise ValueError(f'unknown design {name!r} ({hint}designs: {", ".join(["auto", *DESIGNS])})')
         specs = named_design(name, probe, taps)
         return name, specs, build(probe, specs, num_classes, strict)

@@ -55,7 +55,8 @@ class Parser(argparse.ArgumentParser):
             return f"a folder of images is --dataset '' --data-dir {unknown[0]}{split}; "
         if advice := advise(unknown, flags):
             return f'{advice}; '
-        near = difflib.get_close_matches(unknown[0].partition('=')[0], flags, 1, cutoff=0.77)  # typos, no more
+        names = [flag for flag in flags if len(flag) > 4]
+        near = difflib.get_close_matches(unknown[0].partition('=')[0], names, 1, cutoff=0.77)  # typos, no more
         return f'did you mean {near[0]}? ' if near else ''
 
     def error(self, message: str):

@@ -1,6 +1,6 @@
 """Flags of timm's train.py and validate.py that dkszoo does not have."""
 
-# What does the same here. Advice is given only where the command has the first flag that it names.
+# What does the same here. Advice is given only where the command has a flag that it names.
 INSTEAD = {
     '--bn-eps': '--model-kwargs bn_eps=X',
     '--bn-momentum': '--model-kwargs bn_momentum=X',

@@ -97,7 +97,7 @@ def check_dataset(name: str) -> None:
     """
     kind, slash, rest = name.lower().partition('/')
     is_torch = kind == 'torch' and (name.lower() in OPENERS or rest in TORCH)
-    if name in ('', *OPENERS) or is_torch or (slash and kind == 'hfds'):
+    if name in ('', *OPENERS) or is_torch or (slash and kind == 'hfds'):  # names of OPENERS are in lower case
         return
     if slash and kind in SEQUENCES:
         raise ValueError(f'data set {name!r} can only be read in sequence (use one with random access)')

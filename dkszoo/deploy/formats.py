@@ -133,14 +133,14 @@ def check_target(out: str | os.PathLike) -> Path:
         raise ValueError(f'cannot write into folder {str(out.parent)!r} (make it, or choose another)') from error
     card = card_path(out)
     for path in (out, card):
-        if path.is_dir():
-            raise ValueError(f'{str(path)!r} is a folder (choose another name)')
         try:
             temporary_beside(path).lstat()  # the name it is written under first, which is longer
         except FileNotFoundError:
             pass
         except OSError as error:
             raise ValueError(f'cannot write {str(path)!r}: {error.strerror} (choose another name)') from error
+        if path.is_dir():
+            raise ValueError(f'{str(path)!r} is a folder (choose another name)')
     if out.exists() and not card.exists():
         raise ValueError(f'{str(out)!r} exists and is not from an export (choose another name)')
     if card.exists() and not is_card(card):

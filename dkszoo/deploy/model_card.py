@@ -7,7 +7,7 @@ from .citations import PAPERS, papers_of
 # Settings that are paths on the training machine, or irrelevant to repeating the training.
 LEFT_OUT = (
     *('output', 'experiment', 'resume', 'overwrite', 'export'),
-    *('workers', 'log_interval', 'recovery_interval', 'skip_nonfinite', 'device'),
+    *('workers', 'log_interval', 'recovery_interval', 'device'),
 )
 PLACES = ('data_dir', 'initial_checkpoint', 'kd_checkpoint')
 LOCAL = 'local-dir:'  # timm's word for a folder with weights

@@ -12,7 +12,7 @@ from dkszoo.weights import own_names, read_card, sha256, tag_of, write_card, wri
 from .model_card import LEFT_OUT
 
 BUDGET = 25e6  # bytes of all packaged weights together
-OWN_TO_A_RUN = {*LEFT_OUT, 'seed', 'data_dir'}
+OWN_TO_A_RUN = {*LEFT_OUT, 'seed', 'data_dir', 'skip_nonfinite'}
 MEASURED = ('loss', 'top1', 'top5', 'ece', 'images', 'batch_size')
 
 
@@ -91,7 +91,8 @@ def same_settings(records: Sequence[dict]) -> dict:
         raise ValueError('publish needs the run.json of every run, finished')
     shared = [{k: v for k, v in record['settings'].items() if k not in OWN_TO_A_RUN} for record in records]
     for other in shared[1:]:
-        differing = sorted(key for key in shared[0] | other if other.get(key) != shared[0].get(key))
+        # A setting that older runs lack says nothing where it is off.
+        differing = sorted(key for key in shared[0] | other if (other.get(key) or None) != (shared[0].get(key) or None))
         if differing:
             raise ValueError(f'the runs differ in {", ".join(differing)} (only the seed may differ)')
     seeds = [record['seed'] for record in records]

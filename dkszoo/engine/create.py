@@ -17,6 +17,7 @@ from dkszoo.weights import (
     check_source,
     convert,
     load_strictly,
+    parse_json,
     parse_yaml,
     pretrained_overlay,
     weighted_name,
@@ -97,18 +98,24 @@ def read_design(design: str | dict) -> str | dict:
     Raises:
         ValueError: There is no such file, or it holds no design.
     """
-    if isinstance(design, dict) or not (
-        str(design).endswith(('.yaml', '.yml', '.json')) or str(design).startswith('{')
-    ):
+    if isinstance(design, dict) or not is_text_or_file(str(design)):
         return design
     try:
         text = str(design) if str(design).startswith('{') else Path(design).read_text(encoding='utf-8')
-        contents = parse_yaml(text)
+        try:
+            contents = parse_json(text)
+        except ValueError:  # YAML has all of JSON, but for tabs
+            contents = parse_yaml(text)
     except (OSError, ValueError) as error:
         raise ValueError(f'cannot read branch design {str(design)!r}: {error} (see docs/branches.md)') from error
     if not isinstance(contents, dict):
         raise ValueError(f"{str(design)!r} holds no branch design (it needs 'branches:', see docs/branches.md)")
     return contents
+
+
+def is_text_or_file(design: str) -> bool:
+    """Whether a design is given as the name of a file, or as its contents."""
+    return design.startswith('{') or design.endswith(('.yaml', '.yml', '.json'))
 
 
 def weights_for(name: str, checkpoint_path: str | os.PathLike, given: dict) -> tuple[dict[str, torch.Tensor], dict]:

@@ -40,7 +40,7 @@ from .world import World
 _logger = logging.getLogger(__name__)
 
 PADDING = ('pad', 'pad_mode')  # of images up to 64 px
-CROPS = ('train_crop_mode', 'scale', 'ratio', 'train_interpolation')  # of larger ones
+CROPS = ('scale', 'ratio', 'train_interpolation')  # of larger ones, in timm's crops
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,6 @@ def fit_data(config: TrainConfig, train: Dataset, test: Dataset) -> tuple[TrainC
     own = own or facts.mean is None
     input_size = cfg.get('input_size', (3, 224, 224))
     img_size = config.img_size or facts.img_size or input_size[-1]
-    warn_of_crop(config, img_size)
     stats = {key: (cfg.get(key) if own else getattr(facts, key)) or (0.5,) for key in ('mean', 'std')}
     for key, value in stats.items():
         given = getattr(config, key)
@@ -123,12 +122,18 @@ def fit_data(config: TrainConfig, train: Dataset, test: Dataset) -> tuple[TrainC
     return dataclasses.replace(config, loader=loader), Data(view, val, View(test, None, mode), classes, flips)
 
 
-def warn_of_crop(config: TrainConfig, img_size: int) -> None:
+def warn_of_crop(config: TrainConfig) -> None:
     """Warn about settings of the training crop that images of this size do not get."""
-    idle = [flag(k) for k in (PADDING if img_size > SMALL else CROPS) if getattr(config, k) != getattr(TrainConfig, k)]
-    if idle and not config.no_aug:
-        where = f'above {SMALL} px' if img_size > SMALL else f'up to {SMALL} px'
-        _logger.warning('no effect on images %s: %s (docs/data.md)', where, ', '.join(idle))
+    large, squash = config.img_size > SMALL, config.train_crop_mode == 'squash'
+    default = {f.name: f.default for f in dataclasses.fields(config)} | {'pad': data_facts(config.dataset).pad}
+    idle = PADDING if large else ('train_crop_mode',)
+    if squash or not large:
+        idle += CROPS
+    if not (config.aa or '').startswith('3a') and (squash or not large or config.aa) and config.color_jitter:
+        idle += ('color_jitter',)
+    given = [flag(name) for name in idle if getattr(config, name) != default[name]]
+    if given and not config.no_aug:
+        _logger.warning('no effect on images of %d px: %s (see docs/data.md)', config.img_size, ', '.join(given))
 
 
 def input_cfg(config: TrainConfig) -> tuple[dict, bool]:

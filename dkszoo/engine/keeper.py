@@ -22,13 +22,13 @@ from .checkpoint import (
 from .config import flag, same_setting
 from .contents import Progress
 from .folder import RunFolder
-from .restore import restore
+from .restore import WrongState, restore
 from .setup import Setup
 
 _logger = logging.getLogger(__name__)
 
 MINUTE = 60.0
-OTHERWISE = '--resume needs the branches and optimizer of the file, --initial-checkpoint takes its weights alone'
+OTHER_PARTS = 'give the --method, --branches and --opt of the file, or --initial-checkpoint for its weights alone'
 JUDGED_ON = ('dataset', 'val_split', 'best_on')  # the images that the best epoch is chosen on
 
 
@@ -73,7 +73,8 @@ class Keeper:
         except ValueError as error:
             reason = ' '.join(str(error).split())[:300]  # torch lists every key
             if not reason.endswith(')'):  # it has no advice yet
-                reason += ' (--overwrite starts anew)' if in_folder else f' ({OTHERWISE})'
+                other = OTHER_PARTS if isinstance(error, WrongState) else 'give --resume another checkpoint'
+                reason += f' ({"--overwrite starts anew" if in_folder else other})'
             raise ValueError(f'cannot resume from {str(self.source)!r}: {reason}') from error
         keys = JUDGED_ON if config.dataset else (*JUDGED_ON, 'data_dir')
         before, asked = {**config.to_dict(), **checkpoint['args']}, config.to_dict()

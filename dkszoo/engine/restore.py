@@ -13,6 +13,10 @@ from .setup import Setup
 WRONG_STATE = (RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
 
 
+class WrongState(ValueError):
+    """A part of a checkpoint is damaged, or of a run with other branches or another optimizer."""
+
+
 def restore(setup: Setup, checkpoint: dict) -> Progress:
     """Restore a run from a checkpoint; returns its position.
 
@@ -61,7 +65,9 @@ def check_place(setup: Setup, progress: Progress) -> None:
     """Raise a ValueError if a run with these settings never reaches the position of the checkpoint."""
     steps, epochs = setup.sampler.steps, setup.config.epochs
     if progress.step > steps:
-        raise ValueError(f'it is at step {progress.step} of an epoch that has {steps} steps here')
+        raise ValueError(
+            f'it is at step {progress.step} of an epoch that has {steps} steps here (give the --batch-size of the file)'
+        )
     if progress.step % setup.config.grad_accum_steps and progress.step < steps:
         raise ValueError(
             f'it is at step {progress.step}, amid an update of --grad-accum-steps {setup.config.grad_accum_steps} '
@@ -83,4 +89,4 @@ def loading(part: str) -> Iterator[None]:
         yield
     except WRONG_STATE as error:
         why = f'it has no {error}' if isinstance(error, KeyError) else str(error)
-        raise ValueError(f'its {part} cannot be loaded: {why}') from error
+        raise WrongState(f'its {part} cannot be loaded: {why}') from error

@@ -9,7 +9,7 @@ from dkszoo.branches import cost
 from .checkpoint import LAST, read_checkpoint, state_hash
 from .config import TrainConfig
 from .curves import draw_curves
-from .data import Data, open_data
+from .data import Data, open_data, warn_of_crop
 from .evaluate import check_images
 from .folder import RunFolder
 from .optim import updates_per_epoch
@@ -81,6 +81,7 @@ def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
     if world.is_main:
         log_start(setup)
         warn_of_average(setup)
+        warn_of_crop(config)
     trainer = Trainer(setup, folder, stop)
     new = not folder.path.exists()
     try:

@@ -175,7 +175,7 @@ def test_a_file(tmp_path):
     net = dkszoo.create_model('cifar_resnet8', branches=str(path), num_classes=5)
     assert net.design['name'] == 'mine'
     as_json = tmp_path / 'mine.json'
-    as_json.write_text(json.dumps(MINE))
+    as_json.write_text(json.dumps(MINE, indent='\t'))
     for same in (as_json, as_json.read_text()):
         assert dkszoo.create_model('cifar_resnet8', branches=str(same), num_classes=5).design == net.design
     path.write_text('[1, 2]')

@@ -141,7 +141,7 @@ def test_wrong_targets(run_cli, checkpoint, tmp_path):
         ((path,), 'nothing to write'),
         ((path, 'o.pth'), 'must be named *.safetensors, *.onnx or *.pt2'),
         ((path, 'no/o.pt2'), 'cannot write into folder'),
-        ((path, 'o' * 240 + '.pt2'), 'File name too long (choose another name)'),
+        *(((path, 'o' * length + '.pt2'), 'File name too long (choose another name)') for length in (240, 300)),
         ((path, 'o.pt2', '--hub-dir', 'no/hub'), 'cannot make a folder in'),
     ):
         code, _, err = run_cli('export', *argv)

@@ -56,8 +56,11 @@ def test_a_setting_that_one_run_lacks():
     for order in (runs, runs[::-1]):
         with pytest.raises(ValueError, match='the runs differ in lr'):
             same_settings(order)
-    runs[1]['settings'] = {**SETTINGS, 'skip_nonfinite': 3}  # of a finished run, it has changed nothing
+    runs[1]['settings'] = {**SETTINGS, 'skip_nonfinite': 3, 'later': False}  # not to skip, and a switch that is off
     assert 'skip_nonfinite' not in same_settings(runs)
+    runs[1]['settings']['later'] = True
+    with pytest.raises(ValueError, match='the runs differ in later'):
+        same_settings(runs)
 
 
 @pytest.mark.parametrize(

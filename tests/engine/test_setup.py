@@ -239,15 +239,21 @@ def test_training_draws_from_a_seed_of_its_own():
 @pytest.mark.parametrize(
     ('img_size', 'asked', 'said'),
     [
-        (64, {'scale': (0.5, 1.0), 'train_crop_mode': 'rkrc', 'pad': 2}, 'up to 64 px: --train-crop-mode, --scale ('),
-        (65, {'scale': (0.5, 1.0), 'pad_mode': 'reflect', 'pad': 0}, 'above 64 px: --pad, --pad-mode ('),
-        (65, {'scale': (0.5, 1.0)}, None),
-        (32, {'pad': 2}, None),
+        (64, {'scale': (0.5, 1.0), 'train_crop_mode': 'rkrc', 'pad': 1}, 'of 64 px: --train-crop-mode, --scale ('),
+        (65, {'scale': (0.5, 1.0), 'pad_mode': 'reflect', 'pad': 0}, 'of 65 px: --pad, --pad-mode ('),
+        (65, {'ratio': (1.0, 1.0), 'train_crop_mode': 'squash', 'color_jitter': 0.9}, ': --ratio, --color-jitter ('),
+        (65, {'color_jitter': 0.9, 'aa': 'v0'}, ': --color-jitter ('),
+        (32, {'color_jitter': 0.9}, ': --color-jitter ('),
+        (32, {'color_jitter': 0.9, 'aa': '3a'}, None),
+        (65, {'color_jitter': 0.9}, None),
+        (32, {'color_jitter': 0.0}, None),
+        (65, {'scale': (0.5, 1.0), 'pad': 2}, None),  # as recorded: what digits have
+        (32, {'pad': 1}, None),
         (32, {'ratio': (1.0, 1.0), 'no_aug': True}, None),
     ],
 )
 def test_settings_of_crops_that_images_do_not_get(caplog, img_size, asked, said):
-    warn_of_crop(TrainConfig(**asked), img_size)
+    warn_of_crop(TrainConfig(**{'pad': 2, **asked, 'img_size': img_size}))
     assert (said or '') in caplog.text
     assert bool(said) == bool(caplog.text)
 

@@ -118,6 +118,7 @@ def test_a_signal_stops_all_runs(signum, tmp_path, environment):
 def test_runs_are_of_the_package_that_starts_them(tmp_path, monkeypatch):
     """Not of another dkszoo in the current folder."""
     (tmp_path / 'dkszoo').mkdir()
+    (tmp_path / 'dkszoo/__init__.py').touch()
     (tmp_path / 'dkszoo/__main__.py').write_text('raise SystemExit(77)')
     monkeypatch.chdir(tmp_path)
     assert Processes(tmp_path, None).run('r', ['--print-config']) == 0
