@@ -177,7 +177,7 @@ def folder_split(data_dir: str, split: str) -> str:
             check_files(folder)
             return name
     next(os.walk(data_dir, onerror=refuse_folder), None)
-    raise ValueError(f'no folder {" or ".join(names[:3])} in {data_dir!r} (one folder per split, with one per class)')
+    raise ValueError(f'no folder {" or ".join(names[:3])} in {data_dir!r} (it needs train/CLASS and test/CLASS)')
 
 
 def check_files(folder: str) -> None:

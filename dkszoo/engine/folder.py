@@ -111,7 +111,7 @@ class RunFolder:
             )
         if config.to_dict().keys() - stored.keys():  # settings newer than the run: it had their defaults
             stored = open_data(TrainConfig.from_dict(stored))[0].to_dict()
-        for key, value in config.fixed().items():
+        for key, value in {'method': config.method, **config.fixed()}.items():  # branches may differ because of it
             if not same_setting(key, value, stored[key]):
                 raise ValueError(
                     f'{str(self.path)!r} holds a run with {flag(key)} {say(stored[key])}, not {say(value)} '

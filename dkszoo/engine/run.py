@@ -82,6 +82,7 @@ def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
         log_start(setup)
         warn_of_average(setup)
         warn_of_crop(config)
+        warn_of_warmup(config)
     trainer = Trainer(setup, folder, stop)
     new = not folder.path.exists()
     try:
@@ -174,6 +175,14 @@ def warn_of_average(setup: Setup) -> None:
             updates,
             100 * share,
             0.01 ** (1 / (updates - 1)),
+        )
+
+
+def warn_of_warmup(config: TrainConfig) -> None:
+    """Warn if the run ends before its warm-up does, as one that was shortened for a try."""
+    if config.warmup_epochs >= config.epochs:
+        _logger.warning(
+            '--warmup-epochs %d of %d epochs: the learning rate never reaches --lr', config.warmup_epochs, config.epochs
         )
 
 

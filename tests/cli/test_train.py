@@ -78,6 +78,8 @@ def test_train_export_validate_and_finish_again(run_cli, tmp_path):
     assert (folder / 'last.pth.tar').stat().st_mtime_ns == before
 
     # other settings are refused, unless they cannot change the result
+    code, _, err = run_cli(*TINY, '--method', 'byot')
+    assert (code, 'holds a run with --method dks, not byot' in err) == (2, True)  # not --branches, which follow
     code, _, err = run_cli(*TINY, '--lr', '0.2')
     assert code == 2
     assert '--lr 0.1, not 0.2' in err.splitlines()[-1]

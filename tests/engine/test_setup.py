@@ -19,7 +19,7 @@ from dkszoo.engine.create import load_body
 from dkszoo.engine.data import open_data, warn_of_crop
 from dkszoo.engine.optim import build_optimizer, load_optimizer
 from dkszoo.engine.record import differences, fingerprint, new_record
-from dkszoo.engine.run import warn_of_average
+from dkszoo.engine.run import warn_of_average, warn_of_warmup
 from dkszoo.engine.setup import build
 from dkszoo.engine.step import Stepper
 from dkszoo.engine.sums import Sums
@@ -256,6 +256,12 @@ def test_settings_of_crops_that_images_do_not_get(caplog, img_size, asked, said)
     warn_of_crop(TrainConfig(**{'pad': 2, **asked, 'img_size': img_size}))
     assert (said or '') in caplog.text
     assert bool(said) == bool(caplog.text)
+
+
+@pytest.mark.parametrize(('epochs', 'warned'), [(2, True), (3, True), (4, False)])
+def test_a_run_that_ends_in_its_warm_up_is_said(caplog, epochs, warned):
+    warn_of_warmup(TrainConfig(epochs=epochs, warmup_epochs=3))
+    assert (f'--warmup-epochs 3 of {epochs} epochs' in caplog.text) == warned
 
 
 def test_settings_that_do_not_count():
