@@ -14,7 +14,7 @@ from .build import build_branch, check_halvings
 from .designs import AUTO, DESIGNS, BranchSpec, named_design
 from .probe import Probe, skeleton
 from .supervised import DeeplySupervised
-from .user_design import read_specs, write_specs
+from .user_design import is_text_or_file, read_specs, write_specs
 
 _logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def build_named(probe: Probe, name: str, taps, num_classes: int, strict: bool):
         if name not in DESIGNS:
             near = difflib.get_close_matches(str(name), DESIGNS, 2)
             hint = f'did you mean {" or ".join(near)}? ' if near else ''
-            if str(name).startswith('{') or str(name).endswith(('.yaml', '.yml', '.json')):
+            if is_text_or_file(str(name)):
                 hint = 'create_model(branches=) takes a file or a text, attach_branches its contents as a dict; '
             raise ValueError(f'unknown design {name!r} ({hint}designs: {", ".join(["auto", *DESIGNS])})')
         specs = named_design(name, probe, taps)

@@ -1,4 +1,4 @@
-"""Custom designs: a dict, or a YAML file with one, instead of a name."""
+"""Custom designs: a dict, or a YAML or JSON file or text with one, instead of a name."""
 
 import difflib
 from collections.abc import Sequence
@@ -10,6 +10,11 @@ from .taps import resolve_taps
 KEYS = ('tap', 'kind', 'stages', 'head')
 MOST_BLOCKS = 10_000  # per stage
 LARGEST_WIDTH = 100.0
+
+
+def is_text_or_file(design: str) -> bool:
+    """Whether a design is given as the name of a file, or as its contents."""
+    return design.startswith('{') or design.endswith(('.yaml', '.yml', '.json'))
 
 
 def read_specs(design: dict, probe: Probe, taps: Sequence[int | str] | int | str | None) -> list[BranchSpec]:

@@ -214,9 +214,8 @@ def read_header(path: Path) -> list[str]:
     """
     target = path if path.exists() else path.parent
     if path.is_dir() or path.is_fifo() or not path.parent.is_dir() or not os.access(target, os.W_OK):
-        raise ValueError(
-            f'cannot write results file {str(path)!r} (--results-file takes a file of a folder of yours, no pipe)'
-        )
+        advice = '--results-file takes a file, not a pipe, in a folder of yours'
+        raise ValueError(f'cannot write results file {str(path)!r} ({advice})')
     try:
         if not path.exists():
             return []

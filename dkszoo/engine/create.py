@@ -12,6 +12,7 @@ from torch import nn
 
 import dkszoo.models  # noqa: F401 - registers our names with timm
 from dkszoo.branches import attach_branches
+from dkszoo.branches.user_design import is_text_or_file
 from dkszoo.weights import (
     check_model,
     check_source,
@@ -111,11 +112,6 @@ def read_design(design: str | dict) -> str | dict:
     if not isinstance(contents, dict):
         raise ValueError(f"{str(design)!r} holds no branch design (it needs 'branches:', see docs/branches.md)")
     return contents
-
-
-def is_text_or_file(design: str) -> bool:
-    """Whether a design is given as the name of a file, or as its contents."""
-    return design.startswith('{') or design.endswith(('.yaml', '.yml', '.json'))
 
 
 def weights_for(name: str, checkpoint_path: str | os.PathLike, given: dict) -> tuple[dict[str, torch.Tensor], dict]:

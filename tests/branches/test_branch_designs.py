@@ -293,6 +293,10 @@ def test_list_designs():
         ('resnet18', {}, 'auto', ['layer4'], 'last stage'),
         ('resnet18', {}, 'auto', [-9], 'no tap -9'),
         ('resnet18', {}, 'auto', '--1', "no tap '--1'"),
+        *(
+            ('resnet18', {}, given, None, 'its contents as a dict')
+            for given in ('d.yaml', 'd.json', '{"branches": []}')
+        ),
         ('resnet18', {'num_classes': 0}, 'auto', None, 'need classes'),
     ],
 )
