@@ -119,7 +119,10 @@ def test_training_mistakes(run_cli, tmp_path, argv, says):
         (('images',), "unknown arguments: images (a folder of images is --dataset '' --data-dir images; see"),
         (('--batchsize', '3'), '(did you mean --batch-size? see'),
         (('--batchsize=1000000',), '(did you mean --batch-size? see'),
-        (('--checkpoint-hist', '3'), "--checkpoint-hist 3 (timm's --checkpoint-hist is not supported; see"),
+        (
+            ('--checkpoint-hist', '3'),
+            "unknown arguments: --checkpoint-hist 3 (timm's --checkpoint-hist is not supported; see",
+        ),
         (
             ('--lr-noise', '0.42', '0.9', '--opt-eps=1e-3', '--recount', '1'),
             "(timm's --opt-eps is --opt-kwargs eps=X; timm's --lr-noise, --recount are not supported; see",

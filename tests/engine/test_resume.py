@@ -15,6 +15,7 @@ import yaml
 from benchmarks.reliability.kills import kills
 from benchmarks.reliability.runs import FOLDER, MIXED, PLAIN, differences, digest, outcome, reference, start, wait
 from dkszoo.engine.checkpoint import BEST, LAST, read_checkpoint, recovery_files
+from dkszoo.engine.keeper import OTHER_PARTS
 
 TERMINATED = 143
 
@@ -325,7 +326,12 @@ def test_resume_from_a_file(run_cli, tmp_path, stop_at_step):
     # an epoch that is shorter than the step the file is at
     code, _, err = run_cli(*argv, '--resume', newest, '--batch-size', '50')
     assert code == 2
-    assert 'an epoch that has 2 steps here' in err.splitlines()[-1]
+    assert 'an epoch that has 2 steps here (give the --batch-size of the file)' in err.splitlines()[-1]
+    # without the branches of the file
+    code, _, err = run_cli(*argv, '--resume', newest, '--method', 'baseline')
+    assert code == 2
+    assert 'its weights cannot be loaded: ' in err.splitlines()[-1]
+    assert err.splitlines()[-1].endswith(f' ({OTHER_PARTS})')
 
 
 @pytest.mark.slow

@@ -274,7 +274,11 @@ def test_settings_that_do_not_count():
 @pytest.mark.parametrize(
     ('epochs', 'decay', 'said'),
     [
-        (1, 0.9, 'over 4 updates: 73 % of the average will be the weights after the first one (0.215443 leaves 1 %, '),
+        (
+            *(1, 0.9),
+            'over 4 updates: 73 % of the average will be the weights after the first one '
+            '(0.215443 leaves 1 %, --model-ema-warmup almost nothing)',
+        ),
         (60, 0.9, None),
         (1, 0.1, None),
     ],

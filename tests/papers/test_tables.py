@@ -115,7 +115,7 @@ def test_records_are_plain():
     record = read_table('dks-table1')[2]
     assert (record.row, record.value, record.std, record.gain) == ('resnet32-dks', 26.81, 0.36, 3.16)
     assert dataclasses.is_dataclass(record)
-    with pytest.raises(ValueError, match=r'did you mean dks-table1\? tables: '):
+    with pytest.raises(ValueError, match=r'did you mean dks-table1\? tables: dks-table1, '):
         read_table('dks-tabel1')
 
 
