@@ -45,7 +45,10 @@ def read_card(path: str | os.PathLike) -> dict:
     if not path.is_file():
         raise ValueError(f'no file {str(path)!r} (an export is a .safetensors with its .json beside it)')
     if path.suffix != '.safetensors' and not card_path(path).is_file():
-        raise ValueError(f'{str(path)!r} is not an export (dkszoo export makes one from a training checkpoint)')
+        raise ValueError(
+            f'{str(path)!r} is not an export (dkszoo export makes one from a training checkpoint, dkszoo convert from '
+            'the files of others)'
+        )
     card = read_card_file(path)
     for key in NEEDED:
         if key not in card:

@@ -212,7 +212,8 @@ def test_convert_of_a_file_from_ones_own_loop(run_cli, tmp_path, caplog):
     torch.save({'arch': 'cifar_resnet8', 'version': 2, 'state_dict': states['state_dict'], 7: 8}, tmp_path / 'one.pth')
     assert run_cli('convert', 'one.pth', 'o.safetensors', '--no-ema')[0] == 0
     assert '--no-ema has no effect, it has only one set of weights' in caplog.text
-    with pytest.raises(ValueError, match=r"'own.pth' is not an export \(dkszoo export makes one"):
+    advice = r'dkszoo export makes one from a training checkpoint, dkszoo convert from the files of others'
+    with pytest.raises(ValueError, match=rf"^'own.pth' is not an export \({advice}\)$"):
         dkszoo.load('own.pth')
 
 
