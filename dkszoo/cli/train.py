@@ -30,13 +30,26 @@ def main(argv: list[str]) -> int:
     add_flags(parser)
     values = vars(parser.parse_args(argv))
     recipe, print_config = values.pop('config'), values.pop('print_config')
-    config = TrainConfig.from_dict({**(papers.read_recipe(recipe) if recipe is not None else {}), **values})
+    settings = papers.read_recipe(recipe) if recipe is not None else {}
+    check_export(settings, values)
+    config = TrainConfig.from_dict({**settings, **values})
     if print_config:
         print(dump_yaml({**engine.resolve(config).to_dict(), 'overwrite': False}), end='')
         return 0
     if config.export:
         deploy.check_target(config.export)
     return carry_out(config, ['train.py', *argv], train)
+
+
+def check_export(recipe: dict, flags: dict) -> None:
+    """Raise a ValueError if flags make another run of a recipe and would replace the export of the recipe's own."""
+    target, own = recipe.get('export'), {'output': 'runs', **recipe}
+    other = any(flags.get(key, own[key]) != own[key] for key in ('output', 'experiment'))
+    if target and other and 'export' not in flags:
+        raise ValueError(
+            f'the recipe exports experiment {own["experiment"]!r} of {own["output"]!r} to {target!r} '
+            "(--export names another file, --export '' none)"
+        )
 
 
 def carry_out(config: TrainConfig, argv: list[str], work: Callable[[engine.Run], int]) -> int:

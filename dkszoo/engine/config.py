@@ -50,6 +50,8 @@ class TrainConfig(RunSettings, OptimSettings, DataSettings, LossSettings, Method
             check_range(name, getattr(self, name))
         if self.pretrained and self.initial_checkpoint:
             raise ValueError('--pretrained and --initial-checkpoint both give weights (choose one)')
+        if self.resume == 'auto':
+            raise ValueError('--resume auto is what the same command does by itself (leave it out)')
         if self.val_split == 0 and self.best_on == 'val':
             raise ValueError('--val-split 0 leaves nothing to choose the best epoch on (add --best-on test)')
         if self.train_crop_mode == 'squash' and self.aa:

@@ -98,6 +98,7 @@ def refused(run_cli, tmp_path, *argv: str) -> str:
         (('--model', 'vit_tiny_patch16_224', '--img-size', '32'), 'train with --model-kwargs img_size=32'),
         (('--initial-checkpoint', 'nothing.pth'), 'no checkpoint file'),
         (('--resume', 'nothing.pth'), 'no checkpoint file'),
+        (('--resume', 'auto'), '--resume auto is what the same command does by itself (leave it out)'),
         (('--export', 'out.pth'), 'must be named *.safetensors'),
         (('--export', 'no/where/out.safetensors'), 'cannot write into folder'),
         (('--alpha', '1,2,3'), 'alpha has 3 weights for 2 branches'),

@@ -180,6 +180,21 @@ def test_print_config_is_a_recipe_of_itself(run_cli, tmp_path):
     assert not (tmp_path / 'runs').exists()
 
 
+def test_a_variation_of_a_run_does_not_replace_its_export(run_cli, tmp_path):
+    (tmp_path / 'args.yaml').write_text('experiment: first\noutput: runs\nexport: first.safetensors\n')
+    for argv in (('--experiment', 'second'), ('--output', 'other')):
+        code, _, err = run_cli('train', '--config', 'args.yaml', *argv, '--print-config')
+        assert code == 2
+        message = "the recipe exports experiment 'first' of 'runs' to 'first.safetensors'"
+        assert err == f"dkszoo: error: {message} (--export names another file, --export '' none)\n"
+        for export in ('second.safetensors', ''):
+            code, out, _ = run_cli('train', '--config', 'args.yaml', *argv, '--export', export, '--print-config')
+            assert (code, yaml.safe_load(out)['export']) == (0, export)
+    for argv in ((), ('--experiment', 'first', '--seed', '7')):
+        code, out, _ = run_cli('train', '--config', 'args.yaml', *argv, '--print-config')
+        assert (code, yaml.safe_load(out)['export']) == (0, 'first.safetensors')
+
+
 @pytest.mark.parametrize('name', [f.name for f in dataclasses.fields(TrainConfig) if f.type in (bool, 'bool')])
 def test_switches_set_what_they_say(name):
     assert read_flags([flag(name)]) == {name: True}
