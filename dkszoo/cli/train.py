@@ -30,8 +30,10 @@ def main(argv: list[str]) -> int:
     add_flags(parser)
     values = vars(parser.parse_args(argv))
     recipe, print_config = values.pop('config'), values.pop('print_config')
-    settings = papers.read_recipe(recipe) if recipe is not None else {}
-    check_export(settings, values)
+    settings = {}
+    if recipe is not None:
+        settings = papers.read_recipe(recipe)
+        check_export(settings, values)
     config = TrainConfig.from_dict({**settings, **values})
     if print_config:
         print(dump_yaml({**engine.resolve(config).to_dict(), 'overwrite': False}), end='')

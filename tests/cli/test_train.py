@@ -190,6 +190,7 @@ def test_a_variation_of_a_run_does_not_replace_its_export(run_cli, tmp_path):
         for export in ('second.safetensors', ''):
             code, out, _ = run_cli('train', '--config', 'args.yaml', *argv, '--export', export, '--print-config')
             assert (code, yaml.safe_load(out)['export']) == (0, export)
+    assert run_cli('train', '--experiment', 'second', '--print-config')[0] == 0  # no recipe
     for argv in ((), ('--experiment', 'first', '--seed', '7')):
         code, out, _ = run_cli('train', '--config', 'args.yaml', *argv, '--print-config')
         assert (code, yaml.safe_load(out)['export']) == (0, 'first.safetensors')
