@@ -28,7 +28,10 @@ from .setup import Setup
 _logger = logging.getLogger(__name__)
 
 MINUTE = 60.0
-OTHER_PARTS = 'give the --method, --branches and --opt of the file, or --initial-checkpoint for its weights alone'
+OTHER_PARTS = (
+    'give the --method, --branches, --opt, --filter-bias-and-bn, --layer-decay and --branch-lr-scale of the file, or '
+    '--initial-checkpoint for its weights alone'
+)
 JUDGED_ON = ('dataset', 'val_split', 'best_on')  # the images that the best epoch is chosen on
 
 

@@ -89,7 +89,7 @@ class Trainer:
         with batches_of(setup.loader if progress.step < sampler.steps else ()) as batches:
             for images, targets in batches:
                 if progress.step % config.grad_accum_steps == 0:
-                    updated = progress.step, sums.copy()
+                    updated = progress.step, sums.copy(), progress.skipped
                     set_rates(setup.scheduler, config, sampler.steps, progress.epoch, progress.step)
                 self.train_step(images, targets, sums, updated)
                 if progress.step % config.log_interval == 0:
@@ -104,8 +104,8 @@ class Trainer:
         if not progress.sums:
             raise RunFailed(f'every step of epoch {progress.epoch + 1} was skipped (start again with a lower --lr)')
 
-    def train_step(self, images: torch.Tensor, targets: torch.Tensor, sums: Sums, updated: tuple[int, Sums]) -> None:
-        """One step; `updated` is the step at which the parameters were last updated, and the sums then."""
+    def train_step(self, images: torch.Tensor, targets: torch.Tensor, sums: Sums, updated: tuple) -> None:
+        """One step; `updated` is the step at which the parameters were last updated, and the sums and skips then."""
         progress, step = self.progress, self.progress.step
         images, labels = self.stepper.to_device(images, targets)
         images, targets = self.stepper.mix(images, labels, progress.epoch, step)
@@ -118,7 +118,7 @@ class Trainer:
             sums.add(result, labels[: len(images)])
         progress.step += 1
 
-    def handle_nonfinite(self, error: NonFinite, updated: int, sums: Sums) -> None:
+    def handle_nonfinite(self, error: NonFinite, updated: int, sums: Sums, skipped: int) -> None:
         """Skip the step if that is allowed; else save the state at the last update and end the run."""
         progress, what = self.progress, self.describe(error)
         sound = self.keeper.is_sound()
@@ -128,7 +128,7 @@ class Trainer:
             return
         if not sound:
             raise RunFailed(f'{what}, and neither are the weights (start again with a lower --lr)')
-        progress.step, progress.sums = updated, sums.to_dict()
+        progress.step, progress.sums, progress.skipped = updated, sums.to_dict(), skipped
         self.save_recovery()
         raise RunFailed(f'{what} ({ADVICE})')
 

@@ -80,6 +80,20 @@ def test_some_may_be_passed_over(run_cli, tmp_path, at_step):
     assert err.count('step skipped') == 1
 
 
+def test_a_step_is_not_counted_again_when_its_update_is_repeated(run_cli, tmp_path, at_step):
+    def ruin_both(stepper, result):
+        ruin(stepper, result)
+        at_step(1, ruin)
+
+    at_step(3, ruin_both)  # both steps of the second update
+    assert run_cli(*PLAIN, '--skip-nonfinite', '1')[0] == 1
+    at_step(1, ruin_both)
+    code, _, err = run_cli(*PLAIN, '--skip-nonfinite', '2')
+    assert code == 0, err
+    assert err.count('step skipped') == 2
+    assert read_checkpoint(tmp_path / FOLDER / 'last.pth.tar')['dkszoo']['progress']['skipped'] == 2
+
+
 def test_an_epoch_of_which_nothing_is_left(run_cli, tmp_path):
     argv = (*PLAIN, '--method', 'ds', '--alpha', '1e39', '--skip-nonfinite', '100', '--log-interval', '1')
     code, _, err = run_cli(*argv)
