@@ -46,10 +46,9 @@ def corrupt_labels(
         return labels, []
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels))
-    steps = rng.integers(1, num_classes, size=len(labels))
+    wrong = ((np.asarray(labels) + rng.integers(1, num_classes, size=len(labels))) % num_classes).tolist()
     flips = []
     for i in order[: round(share * len(labels))].tolist():
-        new = (labels[i] + int(steps[i])) % num_classes
-        flips.append(Flip(int(indices[i]), labels[i], new))
-        labels[i] = new
+        flips.append(Flip(int(indices[i]), labels[i], wrong[i]))
+        labels[i] = wrong[i]
     return labels, sorted(flips)

@@ -33,7 +33,8 @@ def split_indices(total: int, targets: Sequence[int] | None, fraction: float) ->
         _, classes, counts = np.unique(shuffled, return_inverse=True, return_counts=True)
         held = order[ranks(shuffled) < np.round(counts * fraction)[classes]]
     if len(held) in (0, total):
-        raise ValueError(f'holding out {fraction} of {total} samples leaves one part empty (choose another share)')
+        how = '' if targets is None else ', class by class,'
+        raise ValueError(f'holding out {fraction} of {total} samples{how} leaves one part empty (choose another share)')
     mask = np.zeros(total, dtype=bool)
     mask[held] = True
     return np.flatnonzero(~mask).tolist(), np.flatnonzero(mask).tolist()

@@ -7,7 +7,6 @@ import re
 import reprlib
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -50,7 +49,7 @@ def describe_model(setup: Setup) -> dict:
 def capture(setup: Setup, progress: Progress, metric: float | None = None) -> dict:
     """All state of a run, as one checkpoint. All processes must call it: each has its own generators and sums."""
     config, task = setup.config, setup.task
-    common = asdict(progress)
+    common = dict(vars(progress))
     own = {'rng': rng_state(setup.world.device), 'sums': common.pop('sums')}
     state = {
         'epoch': progress.epoch,

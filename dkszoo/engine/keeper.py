@@ -28,6 +28,7 @@ from .setup import Setup
 _logger = logging.getLogger(__name__)
 
 MINUTE = 60.0
+SPARING = 20.0  # at least so many times as long between recovery checkpoints as the last one took
 OTHER_PARTS = (
     'give the --method, --branches, --opt, --filter-bias-and-bn, --layer-decay and --branch-lr-scale of the file, or '
     '--initial-checkpoint for its weights alone'
@@ -50,7 +51,7 @@ class Keeper:
     def __init__(self, setup: Setup, folder: RunFolder):
         self.setup, self.folder = setup, folder
         self.last, self.best = folder.path / LAST, folder.path / BEST
-        self.saved_at, self.saved_step = time.monotonic(), 0
+        self.saved_at, self.saved_step, self.pause = time.monotonic(), 0, MINUTE
         self.source: Path | None = None
 
     # -- resuming --------------------------------------------------------------------------------------------------
@@ -140,11 +141,14 @@ class Keeper:
         return self.folder.path / f'recovery-{progress.epoch}-{progress.step}.pth.tar'
 
     def recovery_due(self, progress: Progress) -> bool:
-        """Whether a recovery checkpoint is due: after --recovery-interval steps, or after a minute if it is 0."""
+        """Whether a recovery checkpoint is due: after --recovery-interval steps, or by time if it is 0.
+
+        By time, only the first process says so: it knows how long writing takes.
+        """
         interval = self.setup.config.recovery_interval
         if interval:
             return progress.step - self.saved_step >= interval
-        return time.monotonic() - self.saved_at > MINUTE
+        return self.setup.world.is_main and time.monotonic() - self.saved_at > self.pause
 
     @torch.no_grad()
     def is_sound(self) -> bool:
@@ -167,12 +171,14 @@ class Keeper:
     def save_recovery(self, progress: Progress) -> None:
         """Write a recovery checkpoint of this position; the newest two are kept."""
         self.check_sound(progress)
+        began = time.monotonic()
         checkpoint = capture(self.setup, progress)
         if self.setup.world.is_main:
             save_checkpoint(checkpoint, self.recovery_path(progress))
             for old in recovery_files(self.folder.path)[2:]:
                 old.unlink(missing_ok=True)
         self.saved_at, self.saved_step = time.monotonic(), progress.step
+        self.pause = max(MINUTE, SPARING * (self.saved_at - began))
 
     def save_epoch(self, progress: Progress, metric: float, better: bool) -> None:
         """At the end of an epoch write `last`, and `model_best` if it is better; delete the recovery files."""

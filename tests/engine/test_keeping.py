@@ -35,7 +35,20 @@ def clock(monkeypatch):
 @pytest.fixture
 def kept(clock):
     """A keeper that has saved nothing yet."""
-    return keeper.Keeper(SimpleNamespace(), SimpleNamespace(path=Path('.')))
+    setup = SimpleNamespace(world=SimpleNamespace(is_main=True))
+    return keeper.Keeper(setup, SimpleNamespace(path=Path('.'), write_summary=lambda _: None))
+
+
+@pytest.fixture
+def saves(kept, clock, monkeypatch):
+    """`saves(seconds)`: saving takes that long and writes nothing."""
+
+    def take(seconds: float) -> None:
+        monkeypatch.setattr(keeper, 'capture', lambda *_: {})
+        monkeypatch.setattr(keeper, 'save_checkpoint', lambda *_: setattr(clock, 'now', clock.now + seconds))
+        monkeypatch.setattr(kept, 'check_sound', lambda _: None)
+
+    return take
 
 
 def is_due(kept, step: int, **settings) -> bool:
@@ -49,6 +62,18 @@ def test_about_one_recovery_file_a_minute(kept, clock):
     assert not is_due(kept, 7)
     clock.now += 2
     assert is_due(kept, 7)
+    kept.setup.world.is_main = False
+    assert not is_due(kept, 7)  # the first process decides
+
+
+@pytest.mark.parametrize(('seconds', 'pause'), [(2, 60), (10, 200)])
+def test_slow_saves_are_farther_apart(kept, clock, saves, seconds, pause):
+    saves(seconds)
+    kept.save_recovery(Progress(step=4))
+    clock.now += pause - 1
+    assert not is_due(kept, 5)
+    clock.now += 2
+    assert is_due(kept, 5)
 
 
 def test_a_recovery_file_so_many_steps_after_the_last(kept, clock):
@@ -58,10 +83,9 @@ def test_a_recovery_file_so_many_steps_after_the_last(kept, clock):
     assert [is_due(kept, step, recovery_interval=5) for step in (10, 11)] == [False, True]
 
 
-def test_after_a_save_and_on_going_on_it_is_counted_from_there(kept, clock, monkeypatch):
-    kept.setup = SimpleNamespace(world=SimpleNamespace(is_main=False), config=TrainConfig())
-    monkeypatch.setattr(keeper, 'capture', lambda *_: {})
-    monkeypatch.setattr(kept, 'check_sound', lambda _: None)
+def test_after_a_save_and_on_going_on_it_is_counted_from_there(kept, clock, saves, monkeypatch):
+    kept.setup.config = TrainConfig()
+    saves(0)
     clock.now += 61
     kept.save_recovery(Progress(step=4))
     assert not is_due(kept, 5)
