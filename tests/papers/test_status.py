@@ -223,6 +223,23 @@ def test_the_tables_of_distillation_are_what_the_runs_give(epoch):
     assert table((f'`dskd`, {epoch} epoch, against', 'gain', 'ahead in'), lines) in page
 
 
+@pytest.mark.parametrize('epoch', ['last', 'best'])
+def test_the_tables_of_the_second_teacher_are_what_the_runs_give(epoch):
+    errors = {}
+    for path in (RESULTS / 'distillation/runs').glob('*-seed?-teacher1.json'):
+        record = json.loads(path.read_text())
+        key = (record['settings']['method'], record['settings']['epochs'])
+        errors.setdefault(key, {})[record['seed']] = 100 - record['result'][epoch]['top1']
+    dskd, lines = errors['dskd', 80], []
+    for method, epochs in (('kd', 80), ('kd', 136), ('dskd', 80)):
+        other = errors[method, epochs]
+        gain = [gain_by_seed(other, dskd), f'{count_ahead(dskd, other)} of {len(other)}']
+        figures = [method, str(epochs), str(len(other)), show(*mean_std(list(other.values())))]
+        lines.append([*figures, *(gain if method == 'kd' else ['', ''])])
+    header = ('method', 'epochs', 'runs', f'error, {epoch}', 'gain of `dskd` over it', 'ahead in')
+    assert table(header, lines) in (RESULTS / 'distillation/README.md').read_text()
+
+
 @pytest.mark.parametrize('percent', ['50', '80'])
 def test_what_is_said_of_wrong_labels_is_what_the_runs_give(percent):
     dks, lines = errors_of_ten_seeds('noise/runs', 'dks', 10, f'-{percent}'), []
