@@ -12,6 +12,7 @@ from dkszoo import deploy, engine, papers
 from dkszoo.data import UnreadableImage
 from dkszoo.engine import TrainConfig
 from dkszoo.engine.checkpoint import BEST
+from dkszoo.engine.folder import RunFolder
 from dkszoo.weights import dump_yaml
 
 from .flags import add_config, add_flags
@@ -30,11 +31,10 @@ def main(argv: list[str]) -> int:
     add_flags(parser)
     values = vars(parser.parse_args(argv))
     recipe, print_config = values.pop('config'), values.pop('print_config')
-    settings = {}
-    if recipe is not None:
-        settings = papers.read_recipe(recipe)
-        check_export(settings, values)
+    settings = papers.read_recipe(recipe) if recipe is not None else {}
     config = TrainConfig.from_dict({**settings, **values})
+    if settings.get('export') and 'export' not in values:
+        check_export(TrainConfig.from_dict(settings), config)
     if print_config:
         print(dump_yaml({**engine.resolve(config).to_dict(), 'overwrite': False}), end='')
         return 0
@@ -43,14 +43,12 @@ def main(argv: list[str]) -> int:
     return carry_out(config, ['train.py', *argv], train)
 
 
-def check_export(recipe: dict, flags: dict) -> None:
-    """Raise a ValueError if flags make another run of a recipe and would replace the export of the recipe's own."""
-    target, own = recipe.get('export'), {'output': 'runs', **recipe}
-    other = any(flags.get(key, own[key]) != own[key] for key in ('output', 'experiment'))
-    if target and other and 'export' not in flags:
+def check_export(recipe: TrainConfig, config: TrainConfig) -> None:
+    """Raise a ValueError if the export of a recipe's own run would be replaced by that of another run."""
+    own, other = RunFolder.of(recipe).path, RunFolder.of(config).path
+    if own.resolve() != other.resolve():
         raise ValueError(
-            f'the recipe exports experiment {own["experiment"]!r} of {own["output"]!r} to {target!r} '
-            "(--export names another file, --export '' none)"
+            f"{config.export!r} is the export of {str(own)!r} (--export names another file, --export '' none)"
         )
 
 

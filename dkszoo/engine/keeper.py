@@ -30,8 +30,8 @@ _logger = logging.getLogger(__name__)
 MINUTE = 60.0
 SPARING = 20.0  # at least so many times as long between recovery checkpoints as the last one took
 OTHER_PARTS = (
-    'give the --method, --branches, --opt, --filter-bias-and-bn, --layer-decay and --branch-lr-scale of the file, or '
-    '--initial-checkpoint for its weights alone'
+    'give the --method, --branches, --opt, --filter-bias-and-bn, --layer-decay, --branch-lr-scale and '
+    '--branch-warmup-epochs of the file, or --initial-checkpoint for its weights alone'
 )
 JUDGED_ON = ('dataset', 'val_split', 'best_on')  # the images that the best epoch is chosen on
 

@@ -39,12 +39,11 @@ class Trainer:
         self.loaders = {name: self.eval_loader(view) for name in ('val', 'test') if (view := getattr(setup.data, name))}
 
     def eval_loader(self, view: torch.utils.data.Dataset, distributed: bool = True):
-        config = self.config
         keys = ('img_size', 'mean', 'std', 'workers', 'interpolation', 'crop_pct', 'crop_mode')
         return eval_loader(
             view,
-            **{key: getattr(config, key) for key in keys},
-            batch_size=config.validation_batch_size,
+            **{key: getattr(self.config, key) for key in keys},
+            batch_size=self.config.validation_batch_size,
             device=self.world.device,
             distributed=distributed and self.world.size > 1,
         )
@@ -104,7 +103,9 @@ class Trainer:
         if not progress.sums:
             raise RunFailed(f'every step of epoch {progress.epoch + 1} was skipped (start again with a lower --lr)')
 
-    def train_step(self, images: torch.Tensor, targets: torch.Tensor, sums: Sums, updated: tuple) -> None:
+    def train_step(
+        self, images: torch.Tensor, targets: torch.Tensor, sums: Sums, updated: tuple[int, Sums, int]
+    ) -> None:
         """One step; `updated` is the step at which the parameters were last updated, and the sums and skips then."""
         progress, step = self.progress, self.progress.step
         images, labels = self.stepper.to_device(images, targets)

@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import json
 import logging
+import os
 import re
 
 import pytest
@@ -181,19 +182,25 @@ def test_print_config_is_a_recipe_of_itself(run_cli, tmp_path):
 
 
 def test_a_variation_of_a_run_does_not_replace_its_export(run_cli, tmp_path):
-    (tmp_path / 'args.yaml').write_text('experiment: first\noutput: runs\nexport: first.safetensors\n')
-    for argv in (('--experiment', 'second'), ('--output', 'other')):
-        code, _, err = run_cli('train', '--config', 'args.yaml', *argv, '--print-config')
-        assert code == 2
-        message = "the recipe exports experiment 'first' of 'runs' to 'first.safetensors'"
-        assert err == f"dkszoo: error: {message} (--export names another file, --export '' none)\n"
+    def resolve(*argv: str) -> tuple[int, str]:
+        code, out, err = run_cli('train', *argv, '--print-config')
+        return code, yaml.safe_load(out)['export'] if code == 0 else err
+
+    (tmp_path / 'first.yaml').write_text('experiment: first\nexport: first.safetensors\n')
+    (tmp_path / 'unnamed.yaml').write_text("experiment: ''\nmodel: cifar_resnet8\nexport: first.safetensors\n")
+    first, unnamed = os.path.join('runs', 'first'), os.path.join('runs', 'cifar_resnet8-dks-digits')
+    for own, argv in (
+        (first, ('--config', 'first.yaml', '--experiment', 'second')),
+        (first, ('--config', 'first.yaml', '--output', 'other')),
+        (unnamed, ('--config', 'unnamed.yaml', '--model', 'cifar_resnet14')),
+    ):
+        message = f"'first.safetensors' is the export of {own!r} (--export names another file, --export '' none)"
+        assert resolve(*argv) == (2, f'dkszoo: error: {message}\n')
         for export in ('second.safetensors', ''):
-            code, out, _ = run_cli('train', '--config', 'args.yaml', *argv, '--export', export, '--print-config')
-            assert (code, yaml.safe_load(out)['export']) == (0, export)
-    assert run_cli('train', '--experiment', 'second', '--print-config')[0] == 0  # no recipe
-    for argv in ((), ('--experiment', 'first', '--seed', '7')):
-        code, out, _ = run_cli('train', '--config', 'args.yaml', *argv, '--print-config')
-        assert (code, yaml.safe_load(out)['export']) == (0, 'first.safetensors')
+            assert resolve(*argv, '--export', export) == (0, export)
+    for argv in ((), ('--experiment', 'first', '--seed', '7'), ('--output', './runs/')):
+        assert resolve('--config', 'first.yaml', *argv) == (0, 'first.safetensors')
+    assert resolve('--experiment', 'second') == (0, '')  # no recipe
 
 
 @pytest.mark.parametrize('name', [f.name for f in dataclasses.fields(TrainConfig) if f.type in (bool, 'bool')])

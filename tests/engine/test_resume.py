@@ -15,7 +15,6 @@ import yaml
 from benchmarks.reliability.kills import kills
 from benchmarks.reliability.runs import FOLDER, MIXED, PLAIN, differences, digest, outcome, reference, start, wait
 from dkszoo.engine.checkpoint import BEST, LAST, read_checkpoint, recovery_files
-from dkszoo.engine.keeper import OTHER_PARTS
 
 TERMINATED = 143
 
@@ -331,7 +330,10 @@ def test_resume_from_a_file(run_cli, tmp_path, stop_at_step):
     code, _, err = run_cli(*argv, '--resume', newest, '--method', 'baseline')
     assert code == 2
     assert 'its weights cannot be loaded: ' in err.splitlines()[-1]
-    assert err.splitlines()[-1].endswith(f' ({OTHER_PARTS})')
+    assert err.splitlines()[-1].endswith(
+        ' (give the --method, --branches, --opt, --filter-bias-and-bn, --layer-decay, --branch-lr-scale and '
+        '--branch-warmup-epochs of the file, or --initial-checkpoint for its weights alone)'
+    )
 
 
 @pytest.mark.slow
