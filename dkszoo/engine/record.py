@@ -107,6 +107,7 @@ def new_record(setup: Setup, argv: list[str], started: str) -> dict:
 
 
 def hash_of(path: str) -> str | None:
+    """The SHA-256 of a file; None if there is none."""
     return sha256(path) if path and Path(path).is_file() else None  # a resumed run no longer needs its files
 
 

@@ -15,7 +15,7 @@ from dkszoo.engine.config import FILLED_IN, TrainConfig, flag, negation, same_se
 from dkszoo.engine.contents import is_finite
 from dkszoo.engine.create import WRONG_ARGUMENTS, check_name, create_model, read_design
 from dkszoo.engine.lock import wait_until_free
-from dkszoo.engine.record import read_record
+from dkszoo.engine.record import hash_of, read_record
 from dkszoo.weights import fit_channels, parse_json
 
 from .processes import Processes
@@ -136,7 +136,7 @@ def check_settings(cell: Cell, folder: Path) -> bool:
     """Whether the run of a cell is finished.
 
     Raises:
-        ValueError: The finished run has settings other than the cell's.
+        ValueError: The finished run has settings other than the cell's, or another file by the same name.
     """
     result = read_result(folder)
     if result is None:  # train.py checks unfinished runs itself
@@ -154,6 +154,12 @@ def check_settings(cell: Cell, folder: Path) -> bool:
             raise ValueError(
                 f'{str(folder)!r} holds a run with {flag(key)} {say(stored[key])}, not {say(value)} '
                 '(--output names another folder)'
+            )
+    for key in ('kd_checkpoint', 'initial_checkpoint'):
+        before, now = result.record.get(f'{key}_sha256'), hash_of(cell.settings.get(key, ''))
+        if before and now and before != now:
+            raise ValueError(
+                f'{str(folder)!r} holds a run with another file {cell.settings[key]!r} (--output names another folder)'
             )
     return True
 

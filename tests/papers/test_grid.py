@@ -23,6 +23,7 @@ from dkszoo.engine.config import FILLED_IN
 from dkszoo.engine.create import read_design
 from dkszoo.engine.data import open_data
 from dkszoo.engine.lock import FolderLock
+from dkszoo.engine.record import hash_of
 from dkszoo.papers import grid, processes
 from dkszoo.papers.grid import Cell, read_result, run_grid, to_flags
 from dkszoo.papers.processes import Processes
@@ -325,6 +326,22 @@ def test_runs_of_other_settings_are_not_taken(tmp_path):
     with pytest.raises(ValueError, match=r'holds a run with --mean \[0\.3\], not its default'):
         grid.check_settings(Cell('x', {'lr': 0.001, 'branches': 'dks'}), tmp_path / 'x')
     assert grid.check_settings(Cell('x', {'lr': 0.001, 'branches': 'dks', 'mean': [0.3]}), tmp_path / 'x')
+
+
+def test_runs_of_another_teacher_by_the_same_name_are_not_taken(tmp_path):
+    teacher = tmp_path / 'teacher.safetensors'
+    teacher.write_text('first')
+    finish(tmp_path / 'x', kd_checkpoint=str(teacher), method='kd')
+    record = json.loads((tmp_path / 'x/run.json').read_text())
+    record['kd_checkpoint_sha256'] = hash_of(str(teacher))
+    (tmp_path / 'x/run.json').write_text(json.dumps(record))
+    student = Cell('x', {'method': 'kd', 'kd_checkpoint': str(teacher)})
+    assert grid.check_settings(student, tmp_path / 'x')
+    teacher.write_text('second')
+    with pytest.raises(ValueError, match=r"holds a run with another file '.*teacher.safetensors' \(--output names"):
+        grid.check_settings(student, tmp_path / 'x')
+    teacher.unlink()  # finished runs need it no longer
+    assert grid.check_settings(student, tmp_path / 'x')
 
 
 def test_every_model_is_made_before_the_first_run():
