@@ -1,6 +1,7 @@
 """A grid of ordinary `train.py` runs, resumable because every run is."""
 
 import concurrent.futures
+import functools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -132,8 +133,8 @@ def read_seconds(path: Path) -> float:
     return total
 
 
-def check_settings(cell: Cell, folder: Path) -> bool:
-    """Whether the run of a cell is finished.
+def check_settings(cell: Cell, folder: Path, hash_file: Callable[[str], str | None] = hash_of) -> bool:
+    """Whether the run of a cell is finished; `hash_file` gives the SHA-256 of a file, None if there is none.
 
     Raises:
         ValueError: The finished run has settings other than the cell's, or another file by the same name.
@@ -156,7 +157,7 @@ def check_settings(cell: Cell, folder: Path) -> bool:
                 '(--output names another folder)'
             )
     for key in ('kd_checkpoint', 'initial_checkpoint'):
-        before, now = result.record.get(f'{key}_sha256'), hash_of(cell.settings.get(key, ''))
+        before, now = result.record.get(f'{key}_sha256'), hash_file(cell.settings.get(key, ''))
         if before and now and before != now:
             raise ValueError(
                 f'{str(folder)!r} holds a run with another file {cell.settings[key]!r} (--output names another folder)'
@@ -196,7 +197,8 @@ def run_grid(cells: Sequence[Cell], output: Path, jobs: int, report: Callable[[s
             is not available, or the folder cannot be created.
     """
     first = list(dict.fromkeys(need for cell in cells for need in cell.needs))
-    check_runs([cell for cell in (*first, *cells) if not check_settings(cell, output / cell.name)])
+    hash_file = functools.cache(hash_of)  # students share their teacher's
+    check_runs([cell for cell in (*first, *cells) if not check_settings(cell, output / cell.name, hash_file)])
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
