@@ -94,7 +94,8 @@ def build_named(probe: Probe, name: str, taps, num_classes: int, strict: bool):
             reasons.append(error)
             continue
         names = ', '.join(probe.info[spec.tap]['module'] for spec in specs)
-        _logger.info('branches: design %s for %s, at %s', name, type(probe.backbone).__name__, names)
+        level, why = (logging.WARNING, f', as {reasons[-1].__cause__}') if probe.cannot_run else (logging.INFO, '')
+        _logger.log(level, 'branches: design %s for %s, at %s%s', name, type(probe.backbone).__name__, names, why)
         return name, specs, branches
     raise reasons[-1]
 

@@ -126,7 +126,7 @@ def cost(
     if not isinstance(net, DeeplySupervised):
         net = DeeplySupervised(net) if design in (None, 'none') else attach_branches(net, design, taps)
     net.eval()
-    plain, probe = DeeplySupervised(net.backbone), Probe(net.backbone)
+    plain, probe = DeeplySupervised(net.backbone), Probe(net.backbone, img_size)
     chans, *size = probe.record.input_size
     input_size = (chans, *(size if img_size is None else (img_size, img_size)))
     dtype = next(net.parameters()).dtype

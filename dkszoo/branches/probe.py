@@ -78,6 +78,7 @@ class Probe:
 
     Args:
         backbone: A timm-style classifier.
+        img_size: Side of images that it takes, if known; tried after the usual ones.
 
     Attributes:
         info: Its stages, see `feature_list`.
@@ -86,10 +87,10 @@ class Probe:
         ValueError: It cannot carry branches (see `feature_list`), or drops patches in training.
     """
 
-    def __init__(self, backbone: nn.Module):
+    def __init__(self, backbone: nn.Module, img_size: int | None = None):
         if getattr(getattr(backbone, 'patch_drop', None), 'prob', 0) > 0:  # timm's maps are wrong then
             raise ValueError('patches are dropped in training, which leaves no maps (make it without patch_drop_rate)')
-        self.backbone = backbone
+        self.backbone, self.img_size = backbone, img_size
         self.info = feature_list(backbone)
         self.table: dict = {}
         self.failure: Exception | None = None
@@ -106,6 +107,7 @@ class Probe:
         own = getattr(getattr(self.backbone, 'patch_embed', None), 'img_size', None)
         sizes = [tuple(own) if isinstance(own, tuple | list) else None, tuple(size), (224, 224), (32, 32)]
         sizes += [(side, side) for side in range(64, 513, 32)]  # some are built for a size that they do not tell
+        sizes.append(self.img_size and (self.img_size, self.img_size))
         convs = (m.in_channels for m in self.backbone.modules() if isinstance(m, nn.Conv2d))
         channels = [getattr(self.backbone, 'in_chans', None), chans, next(convs, None)]
         yield from dict.fromkeys((c, *s) for s in sizes if s for c in channels if isinstance(c, int))
@@ -123,8 +125,15 @@ class Probe:
                     return Record(skeleton(self.backbone).eval(), size, self.table)
                 except Exception as error:  # a foreign forward can raise anything
                     self.failure = self.failure or error
-        reason = str(self.failure) or type(self.failure).__name__
+        reason = str(self.failure).rstrip('.') or type(self.failure).__name__
+        if not (getattr(self.backbone, 'pretrained_cfg', None) or {}).get('input_size'):
+            reason += "; it has no pretrained_cfg['input_size'], (C, H, W), that says which images it takes"
         raise ValueError(f'it cannot be run without values: {reason}')
+
+    @property
+    def cannot_run(self) -> bool:
+        """Whether running the network was tried in vain."""
+        return self.failure is not None and 'record' not in vars(self)
 
     def sizes(self) -> list[tuple[int, int]]:
         """(H, W) of every stage, for the input size the network was made for."""

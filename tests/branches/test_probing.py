@@ -199,6 +199,40 @@ def test_a_failure_without_words_is_named():
         attach_branches(Silent(), 'conv')
 
 
+class Flat(Chain):
+    """Takes one size of images only, which it tells if asked to; none of those that are tried unasked."""
+
+    def __init__(self, **cfg):
+        super().__init__()
+        self.pretrained_cfg = cfg
+        self.fc = nn.Linear(8 * 5 * 5, 5)
+
+    def forward_head(self, x):
+        return self.fc(x.flatten(1))
+
+
+def test_a_network_that_takes_one_size_of_images(caplog):
+    """Simple heads for want of a size are said aloud, and what would help."""
+    caplog.set_level('INFO')
+    assert attach_branches(Flat()).design == 'linear'
+    (record,) = caplog.records
+    assert record.levelname == 'WARNING'
+    assert 'design linear for Flat, at stem, stage1, as it cannot be run without values: ' in record.message
+    assert "it has no pretrained_cfg['input_size'], (C, H, W), that says which images it takes" in record.message
+    caplog.clear()
+    assert attach_branches(Flat(input_size=(3, 40, 40))).design == 'mirror'
+    assert [record.levelname for record in caplog.records] == ['INFO']
+    with pytest.raises(ValueError, match='cannot be run without values') as error:  # it tells a size, and a wrong one
+        attach_branches(Flat(input_size=(3, 24, 24)), 'mirror')
+    assert 'pretrained_cfg' not in str(error.value)
+
+
+def test_the_cost_of_a_network_at_the_size_of_images_that_it_takes():
+    assert dkszoo.cost(Flat(), None, img_size=40).input_size == (3, 40, 40)
+    with pytest.raises(ValueError, match='cannot be run without values'):
+        dkszoo.cost(Flat(), None)
+
+
 @pytest.mark.parametrize(('name', 'design'), [('cifar_resnet8', 'dks'), ('test_efficientnet', 'conv')])
 def test_a_pruned_network(name, design):
     """Its weights are computed, and hooks do so: a mirror would never learn."""
