@@ -1,6 +1,7 @@
 """The run folder: what it holds and how it is written."""
 
 import csv
+import errno
 import io
 import json
 import logging
@@ -84,7 +85,8 @@ class RunFolder:
             raise self.unusable(error) from error
 
     def unusable(self, error: OSError) -> ValueError:
-        return ValueError(f'cannot write run folder {str(self.path)!r}: {error} (choose another --output)')
+        cure = 'free some space' if error.errno in (errno.ENOSPC, errno.EDQUOT) else 'choose another --output'
+        return ValueError(f'cannot write run folder {str(self.path)!r}: {error} ({cure})')
 
     def check_settings(self, config: TrainConfig, finished: bool = False) -> None:
         """Raise a ValueError that names the first setting that differs from those of the run in the folder, if any."""

@@ -98,6 +98,9 @@ def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
                 folder.write_flips(data.flips)
             trainer.settle()
             record = begin_record(folder, setup, argv)
+    except OSError as error:
+        folder.lock.release()
+        raise folder.unusable(error) from error
     except BaseException:
         folder.lock.release()
         raise

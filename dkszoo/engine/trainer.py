@@ -245,6 +245,6 @@ class Trainer:
             for name in ('last', 'best'):
                 self.keeper.load_weights(name)
                 known = name == 'best' and result['best_epoch'] == self.progress.epoch - 1  # the last is the best
-                args = self.net(), loader, self.world.device, self.config.channels_last
+                args = self.net(), loader, self.world.device, self.config.channels_last, self.stop.check
                 result[name] = dict(result['last']) if known else evaluate(*args)
         return result

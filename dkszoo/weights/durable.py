@@ -15,7 +15,7 @@ def write_durably(
     """Replace `path` with what `write` puts into a temporary file beside it.
 
     The old file stays until the new one is on disk and has passed `check`. On any error the old file is unchanged and
-    the temporary one is removed.
+    the temporary one is removed; an OSError names the file.
 
     Args:
         path: The file to replace; its folder must exist.
@@ -32,7 +32,9 @@ def write_durably(
             check(temporary)
         os.replace(temporary, path)
         sync(path.parent)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:  # of a write; only opening names its file
+            error.filename = str(path)
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise

@@ -1,7 +1,11 @@
 """A user's mistake ends with exit code 2 and one line that says what to do, before any training."""
 
+import errno
+
 import pytest
 import torch
+
+from dkszoo.engine.folder import RunFolder
 
 TRAIN = ('train', '--config', 'quickstart', '--device', 'cpu')
 
@@ -207,6 +211,14 @@ def test_unwritable_output(run_cli, tmp_path):
     (tmp_path / 'file').touch()
     assert 'cannot write run folder' in refused(run_cli, tmp_path, *TRAIN, '--output', 'file')
     assert 'cannot write run folder' in refused(run_cli, tmp_path, *TRAIN, '--output', '/proc/nowhere')
+
+
+def test_a_disk_that_is_full_at_the_start(run_cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(RunFolder, 'write_record', lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, 'Full')))
+    code, _, err = run_cli(*TRAIN, '--output', 'runs', '--experiment', 'r')
+    line = "dkszoo: error: cannot write run folder 'runs/r': [Errno 28] Full (free some space)"
+    assert (code, err.splitlines()[-1]) == (2, line)
+    assert not (tmp_path / 'runs/r/.lock').exists()
 
 
 @pytest.mark.parametrize('name', ['.', '..'])

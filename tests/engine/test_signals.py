@@ -17,6 +17,7 @@ from benchmarks.reliability.runs import PLAIN, differences, wait
 from benchmarks.reliability.signals import signals
 from dkszoo.cli.stopping import until_stopped
 from dkszoo.engine import run
+from dkszoo.engine.keeper import Keeper
 from dkszoo.engine.signals import SIGNALS, Stopped, StopRequest, batches_of, hidden_signals, shut_down
 
 BUSY = 120.0  # seconds: on an idle machine it takes one, on a busy one nobody knows
@@ -31,6 +32,29 @@ def test_a_signal_before_the_first_step(run_cli, tmp_path, monkeypatch):
     monkeypatch.setattr(run, 'build', lambda *args: os.kill(os.getpid(), signal.SIGTERM) or build(*args))
     assert run_cli(*PLAIN)[0] == 128 + signal.SIGTERM
     assert not (tmp_path / 'runs').exists()
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+def test_a_signal_that_python_dropped_ends_the_final_test(run_cli, tmp_path, monkeypatch):
+    """As it drops all that is raised while an object is deleted."""
+
+    class Deleted:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0)  # where the handler runs
+
+    def loaded(self, name):
+        load(self, name)
+        if name == 'last':
+            Deleted()
+
+    load = Keeper.load_weights
+    monkeypatch.setattr(Keeper, 'load_weights', loaded)
+    code, _, err = run_cli(*PLAIN)
+    assert code == 128 + signal.SIGTERM
+    assert 'stopped by SIGTERM' in err
+    monkeypatch.undo()
+    assert run_cli(*PLAIN)[0] == 0
 
 
 @pytest.mark.slow

@@ -27,8 +27,9 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, fai
     if failing in ('fsync', 'replace'):
         monkeypatch.setattr(os, failing, fail)
     write = fail if failing == 'write' else lambda temporary: temporary.write_text('new')
-    with pytest.raises(OSError, match='No space left'):
+    with pytest.raises(OSError, match='No space left') as error:
         durable.write_durably(path, write, fail if failing == 'check' else None)
+    assert error.value.filename == str(path)
     monkeypatch.undo()
     assert path.read_text() == 'old'
     assert os.listdir(tmp_path) == ['a.txt']
