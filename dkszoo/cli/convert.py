@@ -1,5 +1,7 @@
 """`dkszoo convert`."""
 
+from pathlib import Path
+
 from timm.utils import setup_default_logging
 
 from dkszoo import deploy
@@ -27,11 +29,14 @@ def main(argv: list[str]) -> int:
     add('--std', **numbers, help='channel standard deviations it was trained with')
     add('--img-size', type=int, metavar='N', help="side of the images to evaluate at (default: the model's)")
     add('--crop-pct', type=float, metavar='X', help="fraction of the image the crop keeps (default: the model's)")
+    add('--class-names', metavar='FILE', help='a text file with the name of each class, one a line')
     add('--no-ema', action='store_true', help='take the raw weights if the file also has averaged ones')
     args = parser.parse_args(argv)
     known = {name: getattr(args, name) for name in ('mean', 'std', 'img_size', 'crop_pct')}
     for name, value in known.items():
         check_range(name, value)
+    if args.class_names is not None:
+        known['class_names'] = read_names(args.class_names)
     setup_default_logging()
     try:
         card = deploy.convert_file(args.checkpoint, args.out, args.model, args.model_kwargs, not args.no_ema, **known)
@@ -39,3 +44,15 @@ def main(argv: list[str]) -> int:
         return fail(error, 1)
     print_card(args.out, card)
     return 0
+
+
+def read_names(path: str) -> list[str]:
+    """The lines of a text file, without the empty ones at its end.
+
+    Raises:
+        ValueError: It cannot be read as text.
+    """
+    try:
+        return Path(path).read_text(encoding='utf-8-sig').rstrip().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f'cannot read class names from {path!r}: {error} (give a UTF-8 text file)') from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from dkszoo import deploy, engine
-from dkszoo.data import View, class_names, compare_classes, data_facts, open_dataset
+from dkszoo.data import IMAGE_FOLDERS, View, class_names, compare_classes, data_facts, open_dataset
 from dkszoo.engine.evaluate import LARGE_CROP
 from dkszoo.engine.ranges import flag
 from dkszoo.weights import read_card, read_pickle
@@ -112,6 +112,12 @@ def open_view(args, subject: Subject) -> View:
     classes = class_names(base)
     if classes and len(classes) > subject.net.num_classes:
         raise ValueError(f'data set {dataset!r} has {len(classes)} classes, the model {subject.net.num_classes}')
+    counted = classes and not subject.classes and dataset.lower() in IMAGE_FOLDERS
+    if counted and len(classes) < subject.net.num_classes:  # a class that is missing would shift those after it
+        raise ValueError(
+            f'{str(data_dir)!r} has {len(classes)} classes, the model {subject.net.num_classes}, whose names are not '
+            'known (every class needs a folder with images, since folders are counted)'
+        )
     if classes and subject.classes and list(subject.classes) != classes:
         differing = compare_classes(subject.classes, classes)
         raise ValueError(f'data set {dataset!r} has other classes: {differing} (check the folders)')

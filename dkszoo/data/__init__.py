@@ -2,6 +2,7 @@
 
 from .augment import Augmentation
 from .datasets import (
+    IMAGE_FOLDERS,
     UnreadableImage,
     View,
     check_dataset,
@@ -20,6 +21,7 @@ from .stream import StreamSampler, mixed_seed, stream_loader
 from .transforms import SMALL, pixel_transform, train_transform
 
 __all__ = [
+    'IMAGE_FOLDERS',
     'SMALL',
     'ArrayImages',
     'Augmentation',

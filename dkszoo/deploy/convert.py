@@ -41,6 +41,7 @@ def convert_file(
     std: Sequence[float] | None = None,
     img_size: int | None = None,
     crop_pct: float | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> dict:
     """Write the network of a checkpoint in any known format to a file, with a JSON card beside it.
 
@@ -57,13 +58,15 @@ def convert_file(
         std: Channel standard deviations, likewise.
         img_size: Side of the images to evaluate at, in pixels, if not the model's.
         crop_pct: Fraction of the image that the crop keeps, if not the model's.
+        class_names: Names of the classes, in order of index, if not those that the file records.
 
     Returns:
         The contents of the card.
 
     Raises:
         ValueError: The checkpoint cannot be read or fits no model, `out` cannot be written, mean or std has another
-            number of channels than the network, or the size or crop is invalid.
+            number of channels than the network, `class_names` is not one name per class, or the size or crop is
+            invalid.
         VerificationFailed: The written file does not reproduce the network's logits.
     """
     out, source = check_target(out), f'checkpoint {os.fspath(checkpoint)!r}'
@@ -89,6 +92,8 @@ def convert_file(
     if crop_pct is not None:
         data['crop_pct'] = crop_pct
     check_values(data, '')
+    if class_names is not None and len(class_names) != net.num_classes:
+        raise ValueError(f'{len(class_names)} class names for {net.num_classes} classes (give one for each)')
     if not recorded.keys() >= {'mean', 'std'} and None in (mean, std, img_size, crop_pct):
         said = 'mean {mean}, std {std}, size {input_size}, crop {crop_pct}'.format_map(data)
         _logger.info('%s: it does not say how images are prepared; using %s (see dkszoo convert --help)', source, said)
@@ -99,7 +104,7 @@ def convert_file(
         'design': known.get('design', converted.design),
         'method': known.get('method'),
         'tag': known.get('tag', tag_of(known)),
-        'class_names': known.get('class_names'),
+        'class_names': known.get('class_names') if class_names is None else list(class_names),
         'dataset': known.get('dataset'),
         'data': data,
         'source': {'file': Path(checkpoint).name, 'sha256': sha256(checkpoint)},

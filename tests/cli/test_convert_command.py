@@ -58,6 +58,27 @@ def test_convert_writes_an_export(run_cli, dhm_file):
         assert again[key] == card[key]
 
 
+def test_convert_with_the_names_of_the_classes(run_cli, tmp_path):
+    torch.save(dkszoo.create_model('cifar_resnet8', num_classes=3).state_dict(), tmp_path / 'net.pth')
+    (tmp_path / 'names.txt').write_text('a cat\nÄffle\ndog\n', encoding='utf-8')
+    code, _, err = run_cli('convert', 'net.pth', 'w.safetensors', '--class-names', 'names.txt')
+    assert code == 0, err
+    model, _ = dkszoo.load('w.safetensors')
+    assert model.pretrained_cfg['label_names'] == ['a cat', 'Äffle', 'dog']
+    assert run_cli('convert', 'w.safetensors', 'again.safetensors')[0] == 0  # the names go on
+    with open('again.json', encoding='utf-8') as file:
+        assert json.load(file)['class_names'] == ['a cat', 'Äffle', 'dog']
+    (tmp_path / 'two.txt').write_text('cat\ndog')
+    (tmp_path / 'binary.txt').write_bytes(b'\xff\xfe')
+    for name, words in (
+        ('two.txt', '2 class names for 3 classes (give one for each)'),
+        ('binary.txt', "cannot read class names from 'binary.txt'"),
+        ('none.txt', "cannot read class names from 'none.txt'"),
+    ):
+        code, _, err = run_cli('convert', 'net.pth', 'x.safetensors', '--class-names', name)
+        assert (code, words in err.splitlines()[-1]) == (2, True), err
+
+
 def test_convert_of_other_channels(run_cli, tmp_path, caplog):
     model = dkszoo.create_model('cifar_resnet8', num_classes=4, in_chans=1)
     torch.save(model.state_dict(), tmp_path / 'gray.pth')

@@ -10,9 +10,11 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from small_files import write_cifar
 
+import dkszoo
 from dkszoo.data import UnreadableImage, View, class_names, class_targets, open_dataset, read_sample
 from dkszoo.engine import TrainConfig
 from dkszoo.engine.data import open_data
@@ -206,6 +208,21 @@ def test_validate_looks_at_the_classes(run_cli, tmp_path):
     assert json.loads(out.splitlines()[-1])['batch_size'] == 5
     code, _, err = run_cli('validate', '--checkpoint', 'runs/r/last.pth.tar', '--data-dir', 'other')
     assert (code, "has other classes: only in training 'b'; only here 'c'" in err) == (2, True)
+
+
+@pytest.mark.parametrize('dataset', ['', 'torch/image_folder'])
+def test_a_class_without_images_for_a_model_whose_classes_have_no_names(run_cli, tmp_path, dataset):
+    """Folders are counted: images of every class after it would be measured against the label before theirs."""
+    torch.save(dkszoo.create_model('cifar_resnet8', num_classes=3).state_dict(), tmp_path / 'net.pth')
+    assert run_cli('convert', 'net.pth', 'w.safetensors')[0] == 0
+    make(tmp_path, 2, ('ant', 'bee', 'cat'))
+    validate = ('validate', '--checkpoint', 'w.safetensors', '--dataset', dataset, '--data-dir', '.')
+    code, _, err = run_cli(*validate)
+    assert code == 0, err
+    shutil.rmtree(tmp_path / 'test/bee')
+    code, out, err = run_cli(*validate)
+    assert (code, out) == (2, '')
+    assert "'.' has 2 classes, the model 3, whose names are not known (every class needs" in err.splitlines()[-1]
 
 
 def test_measuring_more_changes_no_training(run_cli, tmp_path):
