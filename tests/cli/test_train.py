@@ -21,6 +21,7 @@ from dkszoo.cli.main import main
 from dkszoo.cli.reproduce import read_flags
 from dkszoo.cli.timm_flags import INSTEAD, NOT_SUPPORTED, advise
 from dkszoo.deploy import export_hub
+from dkszoo.engine.checkpoint import read_checkpoint, state_hash
 from dkszoo.engine.config import FREE, TrainConfig, flag, negation
 from dkszoo.engine.trainer import Trainer
 from dkszoo.papers.grid import to_flags
@@ -296,8 +297,12 @@ def test_the_best_is_exported_not_the_last(run_cli, tmp_path, monkeypatch):
     monkeypatch.setattr('dkszoo.engine.trainer.evaluate', figures)
     code, out, err = run_cli(*TINY, '--export', 'o.safetensors')
     assert code == 0, err
-    assert json.loads((tmp_path / 'o.json').read_text())['epoch'] == 0
+    card = json.loads((tmp_path / 'o.json').read_text())
+    assert (card['epoch'], card['metric']) == (0, 99.0)
     assert 'test accuracy, best epoch, 1 on val: ' in out
+    last = read_checkpoint(tmp_path / 'runs/tiny/last.pth.tar')
+    hashed = json.loads((tmp_path / 'runs/tiny/run.json').read_text())['weights_sha256']
+    assert hashed == state_hash(last['state_dict'], last['task_state'])  # of the last
 
 
 def test_the_best_epoch_is_tested_with_its_own_branches(run_cli, tmp_path, monkeypatch):

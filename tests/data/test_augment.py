@@ -208,6 +208,12 @@ def test_timms_training_crops(mode):
     assert {name for name in names if 'Crop' in name} == {crops[mode]}
 
 
+@pytest.mark.parametrize(('side', 'small'), [(64, True), (65, False)])
+def test_images_up_to_64_px_are_small(side, small):
+    steps = train_transform(side, MEAN, STD, Augmentation(4)).transforms
+    assert (transforms.RandomCrop in map(type, steps)) == small
+
+
 def test_large_images_are_augmented_as_asked():
     mean, std = (0.1,) * 3, (0.2,) * 3
     transform = train_transform(96, mean, std, Augmentation(hflip=0.25, re_prob=0.5), interpolation='bicubic')

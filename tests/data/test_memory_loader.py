@@ -168,7 +168,8 @@ def test_auto_takes_memory_where_it_can(monkeypatch):
     assert choose_loader('timm', small, **choose) == 'timm'
     assert choose_loader('auto', folder, **choose) == 'timm'
     assert choose_loader('memory', folder, **choose) == 'memory'
-    assert choose_loader('auto', small, **{**choose, 'img_size': 224}) == 'timm'
+    for img_size, chosen in ((64, 'memory'), (65, 'timm'), (224, 'timm')):
+        assert choose_loader('auto', small, **{**choose, 'img_size': img_size}) == chosen
     assert choose_loader('auto', small, **{**choose, 'auto_augment': 'rand-m9'}) == 'timm'
     with pytest.raises(ValueError, match='--loader memory cannot do --aa rand-m9'):
         choose_loader('memory', small, **{**choose, 'auto_augment': 'rand-m9'})

@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from benchmarks.reliability.runs import FOLDER, PLAIN, differences, digest, outcome, reference
+from dkszoo.data import StreamSampler
 from dkszoo.engine import TrainConfig
 from dkszoo.engine.checkpoint import newest_checkpoint, read_checkpoint, recovery_files
+from dkszoo.engine.data import open_data
 from dkszoo.engine.finite import FiniteCheck, NonFinite, can_look_later
 from dkszoo.engine.world import World
+from dkszoo.weights import parse_yaml
 
 
 def ruin(_, result):
@@ -26,7 +29,9 @@ def test_names_step_term_and_samples_and_saves_what_was_before(run_cli, tmp_path
     assert '--skip-nonfinite N' in message
     assert message.partition('samples ')[2].partition(' (')[0].split(', ')[8:] == ['...']
     (listed,) = re.findall(r'samples of step 5: \[(.*)\]', err)
-    assert len(listed.split(', ')) == 16
+    config, data = open_data(TrainConfig.from_dict(parse_yaml((tmp_path / FOLDER / 'args.yaml').read_text())))
+    drawn = StreamSampler(len(data.train), config.batch_size, config.seed).indices(1, 4)
+    assert listed == ', '.join(str(data.train.indices[i]) for i in drawn)  # as the whole training set numbers them
     assert recovery_files(tmp_path / FOLDER)[0].name == 'recovery-1-4.pth.tar'
     assert run_cli(*PLAIN)[0] == 0  # the same step again, finite this time
     assert not differences(PLAIN, tmp_path)

@@ -11,13 +11,13 @@ from dkszoo.engine.optim import build_scheduler, set_rates
 EPOCHS, STEPS, GATHERED = 3, 7, 2  # four updates an epoch, the last of a single step
 
 
-def rates(**settings) -> list[float]:
-    config = TrainConfig(epochs=EPOCHS, lr=0.2, grad_accum_steps=GATHERED, **settings)
+def rates(gathered: int = GATHERED, **settings) -> list[float]:
+    config = TrainConfig(epochs=EPOCHS, lr=0.2, grad_accum_steps=gathered, **settings)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=config.lr)
     scheduler = build_scheduler(config, optimizer, STEPS)
     found = []
     for epoch in range(EPOCHS):
-        for step in range(0, STEPS, GATHERED):
+        for step in range(0, STEPS, gathered):
             set_rates(scheduler, config, STEPS, epoch, step)
             found.append(optimizer.param_groups[0]['lr'])
     return found
@@ -32,7 +32,9 @@ def test_by_the_epoch():
 
 
 def test_by_the_update():
-    assert rates(sched_on_updates=True) == pytest.approx([cosine(update / 12) for update in range(12)])
+    for gathered, updates in ((GATHERED, 12), (1, 21)):
+        found = rates(gathered, sched_on_updates=True)
+        assert found == pytest.approx([cosine(update / updates) for update in range(updates)])
 
 
 def test_drops_and_warm_up_stay_where_their_epochs_are():
@@ -42,6 +44,7 @@ def test_drops_and_warm_up_stay_where_their_epochs_are():
             assert drops == pytest.approx([0.2] * 4 + [0.02] * 4 + [0.002] * 4)
     warm = rates(sched_on_updates=True, warmup_epochs=1, warmup_lr=0.0)
     assert warm == pytest.approx([0.0, 0.05, 0.1, 0.15, *(cosine(update / 12) for update in range(4, 12))])
+    assert rates(warmup_epochs=2, warmup_lr=0.1)[:8] == pytest.approx([0.1] * 4 + [0.15] * 4)
 
 
 def test_a_constant_rate():

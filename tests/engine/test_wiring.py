@@ -128,9 +128,12 @@ def test_every_step_mixes_anew_in_every_process():
     assert not torch.equal(first, other.mix(IMAGES.clone(), LABELS, 0, 0)[1])
 
 
-def test_an_odd_batch_is_mixed_without_its_last_image():
+def test_an_odd_batch_is_mixed_without_its_last_image(tmp_path):
     images, targets = Stepper(made(mixup=1.0)).mix(torch.rand(5, 1, 32, 32), torch.arange(5), 0, 0)
     assert (len(images), len(targets)) == (4, 4)
+    trainer = Trainer(made(mixup=1.0, train_num_samples=21), RunFolder(tmp_path), StopRequest())
+    trainer.train_epoch()
+    assert trainer.progress.sums['samples'] == 20
 
 
 def test_mixing_ends():

@@ -294,6 +294,18 @@ def test_teachers_come_first_and_threads_are_shared(events, tmp_path):
     assert (tmp_path / 'bad.log').read_text() == 'what an earlier try said\n'
 
 
+def test_as_many_runs_at_a_time_as_asked_for(monkeypatch, tmp_path):
+    together = threading.Barrier(2)
+
+    def run(self, name, arguments) -> int:
+        together.wait(20)  # fails if it stays alone
+        finish(tmp_path / name)
+        return 0
+
+    monkeypatch.setattr(Processes, 'run', run)
+    assert set(run_grid([cell('one'), cell('two')], tmp_path, 2, lambda text: None)) == {'one', 'two'}
+
+
 def test_one_run_at_a_time_has_all_threads(events, tmp_path):
     run_grid([cell('one'), cell('two')], tmp_path, 1, lambda text: None)
     assert events == ['one starts, threads: None', 'one ends', 'two starts, threads: None', 'two ends']
@@ -328,20 +340,21 @@ def test_runs_of_other_settings_are_not_taken(tmp_path):
     assert grid.check_settings(Cell('x', {'lr': 0.001, 'branches': 'dks', 'mean': [0.3]}), tmp_path / 'x')
 
 
-def test_runs_of_another_teacher_by_the_same_name_are_not_taken(tmp_path):
-    teacher = tmp_path / 'teacher.safetensors'
-    teacher.write_text('first')
-    finish(tmp_path / 'x', kd_checkpoint=str(teacher), method='kd')
+@pytest.mark.parametrize('name', ['kd_checkpoint', 'initial_checkpoint'])
+def test_runs_of_another_file_by_the_same_name_are_not_taken(tmp_path, name):
+    file = tmp_path / 'teacher.safetensors'
+    file.write_text('first')
+    settings = {'method': 'kd', name: str(file)}
+    finish(tmp_path / 'x', **settings)
     record = json.loads((tmp_path / 'x/run.json').read_text())
-    record['kd_checkpoint_sha256'] = hash_of(str(teacher))
+    record[f'{name}_sha256'] = hash_of(str(file))
     (tmp_path / 'x/run.json').write_text(json.dumps(record))
-    student = Cell('x', {'method': 'kd', 'kd_checkpoint': str(teacher)})
-    assert grid.check_settings(student, tmp_path / 'x')
-    teacher.write_text('second')
+    assert grid.check_settings(Cell('x', settings), tmp_path / 'x')
+    file.write_text('second')
     with pytest.raises(ValueError, match=r"holds a run with another file '.*teacher.safetensors' \(--output names"):
-        grid.check_settings(student, tmp_path / 'x')
-    teacher.unlink()  # finished runs need it no longer
-    assert grid.check_settings(student, tmp_path / 'x')
+        grid.check_settings(Cell('x', settings), tmp_path / 'x')
+    file.unlink()  # finished runs need it no longer
+    assert grid.check_settings(Cell('x', settings), tmp_path / 'x')
 
 
 def test_every_model_is_made_before_the_first_run():

@@ -22,6 +22,8 @@ def test_a_gain_of_fewer_pairs_than_runs_says_so():
     runs = [result(81), result(95, seed=1), result(95, seed=2)]
     text = compare_methods({'baseline': [result(80)], 'dks': runs})
     assert [cell.strip() for cell in text.splitlines()[-1].split('|')[5:7]] == ['+1.00 (1 of 3)'] * 2
+    text = compare_methods({'baseline': runs, 'dks': [result(82)]})
+    assert [cell.strip() for cell in text.splitlines()[-1].split('|')[5:7]] == ['+1.00 (1 of 3)'] * 2
 
 
 def test_a_temperature_is_chosen_on_the_seeds_that_all_have():

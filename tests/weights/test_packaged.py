@@ -198,9 +198,12 @@ def test_a_file_goes_before_the_weights_of_a_tag(tmp_path, recwarn):
     assert not recwarn.list  # torch warns of every weight that is loaded where only shapes are wanted
 
 
-def test_more_of_a_configuration_may_be_given_with_a_tag():
+def test_more_of_a_configuration_may_be_given_with_a_tag(tmp_path):
     net = dkszoo.create_model(SMALLEST, pretrained=True, pretrained_cfg_overlay={'crop_pct': 0.5})
     assert (net.pretrained_cfg['crop_pct'], net.pretrained_cfg['tag']) == (0.5, SMALLEST.partition('.')[2])
+    torch.save({key: value + 1 for key, value in net.state_dict().items()}, tmp_path / 'w.pth')
+    own = dkszoo.create_model(SMALLEST, pretrained=True, pretrained_cfg_overlay={'file': str(tmp_path / 'w.pth')})
+    assert torch.equal(own.fc.bias, net.fc.bias + 1)
 
 
 def test_a_configuration_may_be_a_dict(tmp_path):
