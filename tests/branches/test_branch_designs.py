@@ -105,6 +105,12 @@ def test_dks_blocks(name):
     assert second.tap == first.tap + 1 == len(backbone.feature_info) - 2
 
 
+def test_dks_blocks_of_a_cifar_resnet_26():
+    """With bottlenecks the depths of ResNet-18 are another network's, which follows the rule."""
+    early, late = specs('cifar_resnet50', layers=(2, 2, 2, 2))
+    assert (early.stages, late.stages) == (((2, 1.0), (1, 1.0)), ((2, 2.0),))
+
+
 # One network per class and shape of stages.
 SMALL = ['cifar_resnet8', 'cifar_resnet8x4', 'cifar_resnet18', 'cifar_wrn16_2', 'cifar_densenet40_12', 'cifar_vgg8']
 SMALL += ['cifar_mobilenet_v1', 'cifar_mobilenet_v2_half', 'cifar_shufflenet_v2', 'resnet18']
@@ -120,6 +126,7 @@ def test_every_design_of_blocks_builds(name):
         out = net.eval()(torch.empty(2, *shape, device='meta'))
         assert [z.shape for z in out.branch_logits] == [(2, 7)] * len(net.taps)
         assert all(f.shape[-2:] == out.features.shape[-2:] for f in out.branch_features)
+        assert {m.momentum for m in net.branches.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
 
 
 def test_shallower_and_single_taps():

@@ -255,6 +255,13 @@ class TestMirror:
         assert all(p.requires_grad for p in net.branches.parameters())
         assert not any(p.requires_grad for p in net.backbone.parameters())
 
+    def test_what_it_does_not_use_requires_no_gradients(self):
+        """DDP waits for every parameter that does."""
+        backbone = timm.create_model('test_resnet', num_classes=5)
+        backbone.idle = nn.Linear(3, 3)
+        net = attach_branches(backbone, 'mirror')
+        assert [p.requires_grad for name, p in net.branches.named_parameters() if '.idle.' in name] == [False] * 4
+
     @pytest.mark.parametrize('name', ['test_resnet', 'test_efficientnet'])
     def test_frozen_norms_are_no_norms_of_branches(self, name):
         backbone = timm.create_model(name, num_classes=5)

@@ -31,6 +31,24 @@ def test_convolutions(name, layer, spread):
         assert (norm.bias == 0).all()
 
 
+# Outside the stages; ShuffleNetV2 has torch's defaults there too.
+OUTER = [
+    ('cifar_resnet20', 'conv1', (2 / (9 * 16)) ** 0.5),
+    ('cifar_wrn16_2', 'conv1', (2 / (9 * 16)) ** 0.5),
+    ('cifar_densenet40_12', 'conv1', (2 / (9 * 16)) ** 0.5),
+    ('cifar_mobilenet_v1', 'conv1', (2 / (9 * 32)) ** 0.5),
+    ('cifar_mobilenet_v2_half', 'conv1', (2 / (9 * 16)) ** 0.5),
+    ('cifar_mobilenet_v2_half', 'conv2', (2 / 1280) ** 0.5),
+]
+
+
+@pytest.mark.parametrize(('name', 'layer', 'spread'), OUTER)
+def test_stems_and_last_convolutions(name, layer, spread):
+    weight = zoo.fresh(name).get_submodule(layer).weight
+    assert weight.std().item() == pytest.approx(spread, rel=0.1)
+    assert weight.abs().max() > 2.5 * spread  # torch's default is uniform, within less than 2.1 of these
+
+
 def test_the_last_convolution_of_a_branch():
     (conv, *_), _ = zoo.fresh('cifar_mobilenet_v2_half').make_norm(160)
     assert conv.weight.std().item() == pytest.approx((2 / 1280) ** 0.5, rel=0.06)

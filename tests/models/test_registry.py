@@ -70,6 +70,12 @@ def test_num_params(name):
     assert zoo.num_params(zoo.meta(name)) == NUM_PARAMS[name]
 
 
+@pytest.mark.parametrize('name', zoo.RUNNABLE)
+def test_norms_average_as_torchs_do(name):
+    norms = [m for m in zoo.meta(name).modules() if isinstance(m, nn.BatchNorm2d)]
+    assert {(m.eps, m.momentum, m.affine, m.track_running_stats) for m in norms} == {(1e-5, 0.1, True, True)}
+
+
 @pytest.mark.parametrize('name', zoo.NAMES)
 def test_default_cfg(name):
     model = zoo.meta(name)

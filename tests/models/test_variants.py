@@ -54,3 +54,11 @@ def test_the_last_features_of_a_mobilenet_grow_but_do_not_shrink(width, features
 @pytest.mark.parametrize(('name', 'depth'), [('cifar_wrn16_2', 10), ('cifar_densenet40_12', 7)])
 def test_the_smallest_depths(name, depth):
     assert zoo.meta(name, depth=depth).stage_depths == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    'name', ['cifar_wrn16_1', 'cifar_densenet40_12', 'cifar_mobilenet_v2_half', 'cifar_shufflenet_v2']
+)
+def test_the_norm_of_a_branch_is_rectified_as_the_networks_is(name):
+    norm, _ = zoo.fresh(name).make_norm(8)
+    assert norm(torch.randn(2, 8, 4, 4)).min() == 0

@@ -172,6 +172,13 @@ def test_feature_of_dskd(weighting, form):
     assert_close(term(BATCH), 30 * (losses[0] + (weights * shallow).sum(0)).mean())
 
 
+def test_features_of_both_are_those_of_the_main_head_and_of_the_branches():
+    both, main, branches = (make_term('feature', BATCH, kd_on=kd_on) for kd_on in ('both', 'main', 'branches'))
+    main.projections.load_state_dict(both.projections[:1].state_dict())
+    branches.projections.load_state_dict(both.projections[1:].state_dict())
+    assert_close(main(BATCH) + branches(BATCH), both(BATCH))
+
+
 @pytest.mark.parametrize('name', ['kd', 'feature'])
 def test_equal_and_loss_weights_agree_where_the_losses_are_equal(name):
     same = OUTPUT._replace(branch_logits=(BRANCHES[0],) * 2, branch_features=(OUTPUT.branch_features[0],) * 2)
