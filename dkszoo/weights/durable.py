@@ -33,7 +33,7 @@ def write_durably(
         os.replace(temporary, path)
         sync(path.parent)
     except BaseException as error:
-        if isinstance(error, OSError) and error.filename is None:  # of a write; only opening names its file
+        if isinstance(error, OSError) and error.errno and not error.filename:  # a write does not name its file
             error.filename = str(path)
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -35,6 +35,14 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, fai
     assert os.listdir(tmp_path) == ['a.txt']
 
 
+def test_an_error_keeps_its_words(tmp_path):
+    def fail(_):
+        raise OSError('encoder error -2')
+
+    with pytest.raises(OSError, match=r'^encoder error -2$'):
+        durable.write_durably(tmp_path / 'a.png', fail)
+
+
 def test_nothing_is_left_of_what_was_broken_off(tmp_path):
     def stop(_):
         raise KeyboardInterrupt
