@@ -15,7 +15,7 @@ def finish(cells: Sequence[Cell], results: dict[str, Result], text: str, path: P
     try:
         write_text(path, text + '\n')
     except OSError as error:
-        return fail(f'cannot write {str(path)!r}: {error} (free some space; the same command writes it)', 1)
+        return fail(f'cannot write the table: {error} (free some space; the same command writes it)', 1)
     everything = dict.fromkeys(cell for one in cells for cell in (*one.needs, one))
     missing = [cell.name for cell in everything if cell.name not in results]
     if missing:

@@ -84,7 +84,10 @@ def test_a_table_that_has_no_room_keeps_the_old_one(tmp_path, monkeypatch, capsy
     (tmp_path / 'table.md').write_text('old')
     monkeypatch.setattr(os, 'fsync', lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, 'Full')))
     assert finish_grid([], {}, 'text', tmp_path / 'table.md') == 1
-    assert "table.md': [Errno 28] Full (free some space; the same command writes it)" in capsys.readouterr().err
+    line = (
+        f"cannot write the table: [Errno 28] Full: '{tmp_path}/table.md' (free some space; the same command writes it)"
+    )
+    assert line in capsys.readouterr().err
     assert (tmp_path / 'table.md').read_text() == 'old'
 
 
