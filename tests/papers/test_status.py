@@ -272,6 +272,7 @@ SUMMARY = (
     ('lengths/runs/*-seed?-resnet8-float32.json', 'cifar_resnet8', 80, 160),
     ('cifar10/runs/*-seed?.json', 'cifar_resnet8', 80, 160),
     ('cifar10/runs/*-seed?-augmented.json', 'cifar_resnet8', 80, 192),
+    ('cifar10/runs/*-seed?-augmented.json', 'cifar_resnet8', 192, 460),
     ('fashion_mnist_65_epochs/runs/*.json', 'cifar_wrn16_2', 65, 104),
     ('fashion_mnist_65_epochs/runs/*.json', 'cifar_resnet8x4', 65, 116),
     ('fashion_mnist_65_epochs/runs/*.json', 'cifar_resnet20', 65, None),
