@@ -184,17 +184,18 @@ def test_what_ten_seeds_of_another_network_say_is_what_the_runs_give():
 
 
 @pytest.mark.parametrize(
-    ('study', 'method', 'epochs'),
+    ('study', 'length', 'method', 'epochs'),
     [
-        *(('', method, epochs) for method, epochs in (('baseline', 80), ('baseline', 160), ('ds', 80))),
-        *(('-augmented', 'baseline', epochs) for epochs in (80, 192)),
+        *(('', 80, method, epochs) for method, epochs in (('baseline', 80), ('baseline', 160), ('ds', 80))),
+        *(('-augmented', 80, 'baseline', epochs) for epochs in (80, 192)),
+        *(('-augmented', 192, 'baseline', epochs) for epochs in (192, 460)),
     ],
 )
-def test_what_is_said_of_cifar10_is_what_the_runs_give(study, method, epochs):
+def test_what_is_said_of_cifar10_is_what_the_runs_give(study, length, method, epochs):
     paths = (RESULTS / 'cifar10/runs').glob(f'*-seed?{study}.json')
     errors = last_errors(json.loads(path.read_text()) for path in paths)
     other = errors[method, epochs]
-    dks = {seed: errors['dks', 80][seed] for seed in other}
+    dks = {seed: errors['dks', length][seed] for seed in other}
     name = {'baseline': 'the plain network', 'ds': 'DS'}[method]
     gain = gain_by_seed(other, dks).removeprefix('+')
     line = [f'{name}, {epochs} epochs', gain, f'{count_ahead(dks, other)} of {len(dks)}']
