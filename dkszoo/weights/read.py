@@ -43,8 +43,10 @@ def read_pickle(path: str | os.PathLike, legacy: bool = True):
         OSError, MemoryError: It cannot be read for reasons outside the file.
     """
     path = os.fspath(path)
+    if os.path.isdir(path):
+        raise ValueError(f'{path!r} is a folder (give a file in it; for a hub folder: --model local-dir:{path})')
     if not os.path.isfile(path):
-        raise ValueError(f'no checkpoint file {path!r}' + (' (a folder)' if os.path.isdir(path) else ''))
+        raise ValueError(f'no checkpoint file {path!r}')
     if not os.path.getsize(path):
         raise ValueError(f'checkpoint {path!r} is empty (an interrupted copy or download?)')
     if is_card(card_path(Path(path))):  # an export: say that it is one, not that it is damaged
