@@ -16,6 +16,7 @@ import dkszoo
 from dkszoo.data import class_targets, read_sample
 from dkszoo.weights import parse_json, sha256
 
+from .config import TrainConfig
 from .contents import is_count, is_finite, is_number
 from .data import Data
 from .setup import Setup
@@ -99,11 +100,15 @@ def new_record(setup: Setup, argv: list[str], started: str) -> dict:
         'dataset_sha256': fingerprint(setup.data),
         **image_counts(setup.data),
         'wrong_labels': len(setup.data.flips),
-        'kd_checkpoint_sha256': hash_of(setup.config.kd_checkpoint),
-        'initial_checkpoint_sha256': hash_of(setup.config.initial_checkpoint),
+        **file_hashes(setup.config),
         'best_on': setup.config.best_on,
         'started': started,
     }
+
+
+def file_hashes(config: TrainConfig) -> dict[str, str | None]:
+    """The SHA-256 of the files that a run starts from."""
+    return {f'{key}_sha256': hash_of(getattr(config, key)) for key in ('kd_checkpoint', 'initial_checkpoint')}
 
 
 def hash_of(path: str) -> str | None:

@@ -13,7 +13,7 @@ from .data import Data, open_data, warn_of_crop
 from .evaluate import check_images
 from .folder import RunFolder
 from .optim import updates_per_epoch
-from .record import differences, hash_of, image_counts, new_record
+from .record import differences, file_hashes, hash_of, image_counts, new_record
 from .setup import Setup, build
 from .signals import StopRequest
 from .trainer import Trainer
@@ -76,6 +76,9 @@ def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
         folder.check_result(record)
         if world.is_main:
             folder.lock.sweep()  # the run may have been killed after writing its result
+            known = {key: value for key, value in file_hashes(config).items() if value}  # it no longer needs them
+            for line in differences(record, {**record, **known}):
+                _logger.warning('the finished run had another %s (--overwrite starts anew)', line)
         return Run(config, folder, record, is_main=world.is_main)
     setup = build(config, data, world)
     if world.is_main:

@@ -56,6 +56,22 @@ def test_dskd_with_a_teacher_trained_here(run_cli, tmp_path, teacher):
     assert not any('teacher' in key for key in saved['task_state']['terms'])
 
 
+def test_a_finished_run_says_that_its_teacher_was_another(run_cli, teacher):
+    argv = (*TINY, '--method', 'kd', '--kd-checkpoint', TEACHER, '--experiment', 'student')
+    assert run_cli(*argv)[0] == 0
+    code, out, err = run_cli(*argv)
+    assert (code, 'finished already' in out, 'another' in err) == (0, True, False)
+    before, contents = sha256(teacher), torch.load(teacher, weights_only=True)
+    contents['state_dict']['fc.bias'] += 1
+    torch.save(contents, teacher)
+    code, out, err = run_cli(*argv)
+    line = f'had another teacher checkpoint: {before}, here {sha256(teacher)} (--overwrite starts anew)'
+    assert (code, 'finished already' in out, line in err) == (0, True, True)
+    teacher.unlink()  # it is no longer needed
+    code, out, err = run_cli(*argv)
+    assert (code, 'finished already' in out, 'another' in err) == (0, True, False)
+
+
 @pytest.mark.parametrize('source', ['last.pth.tar', 'teacher.safetensors', 'timm.pth.tar', 'bare.pth'])
 def test_every_kind_of_file_teaches_the_same(tmp_path, request, source):
     if source in ('bare.pth', 'timm.pth.tar'):
