@@ -8,10 +8,10 @@ import pytest
 import timm
 import torch
 
-from dkszoo.cli.bench import make_setup, predict, random_data, random_teacher
+from dkszoo.cli.bench import has_images, make_setup, predict, random_data, random_teacher
 from dkszoo.engine import TrainConfig, timing
 
-SMALL = ('--steps', '2', '-b', '4', '--workers', '0', '--validation-batch-size', '4', '--device', 'cpu')
+SMALL = ('--steps', '2', '-b', '4', '--workers', '0', '--validation-batch-size', '5', '--device', 'cpu')
 
 
 def bench(run_cli, *argv) -> tuple[dict, str]:
@@ -28,6 +28,7 @@ def test_random_images(run_cli):
     assert min(result['parts_ms'].values()) > 0
     assert result['images_per_second'] == pytest.approx(4000 / result['step_ms'])
     assert result['peak_memory_mib'] > 1
+    assert result['amp'] == ''
     assert 'recipe' not in result
     assert 'images/s' in out
 
@@ -38,7 +39,7 @@ def test_figures_are_of_one_step_and_of_all_images(run_cli, monkeypatch):
     monkeypatch.setattr(timing, 'time', SimpleNamespace(perf_counter=lambda: float(next(ticks))))
     result, _ = bench(run_cli, 'cifar_resnet8', '--method', 'dks')
     assert (result['parts_ms']['data'], result['parts_ms']['optimizer']) == (1000, 1000)
-    assert result['eval_images_per_second'] == 8  # two batches of four
+    assert result['eval_images_per_second'] == 10  # two batches of five
 
 
 def test_whole_batches_are_timed():
@@ -66,7 +67,7 @@ def test_a_step_that_was_held_up_does_not_count(monkeypatch, steps):
 def test_a_method_without_branches_on_a_model_of_timms(run_cli):
     result, _ = bench(run_cli, '--model', 'test_resnet', '--method', 'baseline', '--img-size', '96', '--amp')
     assert 'branches' not in result['parts_ms']
-    assert result['loader'] == 'timm'
+    assert (result['loader'], result['amp']) == ('timm', 'float16')
 
 
 def test_hours_of_a_recipe_without_its_data(run_cli, tmp_path):
@@ -122,6 +123,17 @@ def test_images_are_random_ones_where_no_data_is_named(run_cli, monkeypatch):
     monkeypatch.setattr('dkszoo.cli.bench.make_setup', lambda *args: asked.append(args[0]) or make_setup(*args))
     bench(run_cli, 'cifar_resnet8', '--method', 'baseline')
     assert [config.dataset for config in asked] == ['']
+
+
+def test_images_of_a_folder_are_no_random_ones():
+    assert has_images(TrainConfig(dataset='torch/cifar100', data_dir='D'))
+    assert not has_images(TrainConfig(dataset='torch/cifar100'))
+
+
+def test_random_images_are_as_many_as_are_timed():
+    fewer = dict(train_num_samples=2000, val_split=0.5)
+    _, data = random_data(TrainConfig(model='cifar_resnet8', dataset='torch/cifar100', **fewer), 8)
+    assert len(data.train) == 8
 
 
 def test_a_teacher_that_was_given_is_taken(tmp_path):

@@ -61,6 +61,7 @@ def test_a_network_in_hand_is_not_touched():
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert found == dkszoo.cost('cifar_resnet8', 'dks') == dkszoo.cost(net.backbone, 'dks')
     assert found == dkszoo.cost(net.eval())
+    assert found == dkszoo.cost(net.requires_grad_(False))  # what is frozen is counted too
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float64])

@@ -146,6 +146,18 @@ def test_gradient_checkpointing_of_every_design(design):
     check_gradient_checkpointing(attach_branches(timm.create_model('cifar_resnet8', num_classes=10), design))
 
 
+@pytest.mark.parametrize('design', ['dks', 'mirror'])
+def test_checkpointed_blocks_of_branches_run_again(design):
+    net, calls = attach_branches(timm.create_model('cifar_resnet8', num_classes=5), design), []
+    for branch in net.branches:
+        *_, block = (m for m in branch.modules() if isinstance(m, type(net.backbone.layer3[-1])))
+        block.register_forward_pre_hook(lambda *_: calls.append(None))
+    for checkpointing, total in ((False, 2), (True, 2 + 4)):
+        net.set_grad_checkpointing(checkpointing)
+        loss(net(images(net))).backward()
+        assert len(calls) == total
+
+
 def check_gradient_checkpointing(net):
     x = images(net)
     grads = []
@@ -320,6 +332,9 @@ class TestMirror:
 
         monkeypatch.setattr(timm, 'create_model', without_size)
         assert type(donor(backbone, 5)) is type(backbone)
+
+    def test_it_starts_at_the_size_of_its_backbone(self):
+        assert donor(timm.create_model('test_vit', img_size=96), 5).patch_embed.img_size == (96, 96)
 
     def test_what_cannot_start_afresh_is_refused(self):
         class Scale(nn.Module):

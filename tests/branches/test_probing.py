@@ -5,6 +5,7 @@ import timm
 import torch
 from torch import nn
 from torch.nn.utils import prune
+from torchvision.ops import Permute
 
 import dkszoo
 from dkszoo.branches import attach_branches, list_designs
@@ -110,6 +111,15 @@ def test_stages_of_one_resolution_are_one_step():
     assert probe.info[1]['num_chs'] != probe.info[2]['num_chs']
 
 
+def test_a_stage_of_two_down_samplings_takes_two_blocks():
+    net = Chain()
+    net.stage2[1] = nn.Conv2d(8, 8, 3, stride=4, padding=1)
+    branch = attach_branches(net, 'conv', [1]).branches[0]
+    assert [block.conv1.stride for block in branch.stages] == [(2, 2), (2, 2)]
+    with pytest.raises(ValueError, match='blocks 1 are too few for 2 down-samplings in one stage'):
+        attach_branches(net, {'branches': [{'tap': 1, 'kind': 'conv', 'stages': [1]}]})
+
+
 def test_a_path_around_the_tap_is_seen():
     probe = Probe(Chain(skip=True))
     with pytest.raises(ValueError, match='cannot be run again'):
@@ -128,6 +138,29 @@ def test_a_stage_that_overwrites_its_input():
     assert net.design == 'conv'
     out = net(torch.randn(2, 3, 64, 64))
     (out.logits.sum() + sum(z.sum() for z in out.branch_logits)).backward()
+
+
+class ChannelsLast(Chain):
+    """Its layers work on [B, H, W, C]; the taps are views of what they read."""
+
+    def __init__(self, inplace):
+        super().__init__()
+        self.stem = nn.Sequential(self.stem, Permute([0, 2, 3, 1]))
+        self.stage1 = nn.Linear(8, 8)
+        self.stage2 = nn.Sequential(nn.ReLU(inplace=inplace), nn.Linear(8, 8))
+
+    def forward_intermediates(self, x, indices=None, stop_early=False):
+        taps = []
+        for stage in (self.stem, self.stage1, self.stage2):
+            x = stage(x)
+            taps.append(x.permute(0, 3, 1, 2))
+        return taps[-1], [taps[i] for i in (indices or range(3))]
+
+
+def test_a_view_of_what_a_stage_overwrites():
+    assert Probe(ChannelsLast(inplace=False)).rerun(1).layout == 'NHWC'
+    with pytest.raises(ValueError, match='cannot be run again'):
+        Probe(ChannelsLast(inplace=True)).rerun(1)
 
 
 def test_a_network_that_needs_values_still_gets_linear_branches():

@@ -68,6 +68,7 @@ def refused(run_cli, tmp_path, *argv: str) -> str:
         (('--lr', '1' + 400 * '0'), '--lr must be at least 0 and finite'),
         (('--epochs', '1' + 400 * '0'), 'got a number of 401 digits'),
         (('--seed', '-1'), '--seed must be at least 0'),
+        (('--noise-seed', '-1'), '--noise-seed must be at least 0'),
         (('--seed', '4294967296'), '--seed must be at least 0 and at most 4294967295'),
         (('--seed', '-1' + 50 * '0'), 'got a number of 51 digits'),
         (('--layer-decay', '0'), '--layer-decay must be above 0'),

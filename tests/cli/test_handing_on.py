@@ -37,14 +37,14 @@ def test_reproduce(run_cli, monkeypatch):
         monkeypatch.setattr(reproduce, name, lambda *args: written.append(args[-1]) or 0)
     monkeypatch.setattr(reproduce, 'report', lambda *_: '')
     grid = ('--seeds', '2', '--jobs', '3', '--output', 'out', '--no-equal-time')
-    data = ('--dataset', 'cifar10', '--data-dir', 'D', '--device', 'cpu', '--workers', '4')
+    data = ('--dataset', 'cifar10', '--data-dir', 'D', '--device', 'cpu', '--workers', '0')
     code, _, err = run_cli('reproduce', 'dks-table1', '--row', 'resnet32-dks', *grid, *data)
     assert code == 0, err
     ((cells, folder, jobs),) = seen
     assert (folder, jobs) == (Path('out/reproduce-small'), 3)
     assert written == [folder / 'dks-table1.md', folder / 'dks-table1.png']
     assert sorted(cell.settings['seed'] for cell in cells) == [0, 0, 1, 1]
-    asked = {'dataset': 'torch/cifar10', 'data_dir': 'D', 'device': 'cpu', 'workers': 4}
+    asked = {'dataset': 'torch/cifar10', 'data_dir': 'D', 'device': 'cpu', 'workers': 0}
     assert all({key: cell.settings[key] for key in asked} == asked for cell in cells)
 
 

@@ -30,7 +30,9 @@ def test_models_lists_sizes(run_cli):
     assert row.split()[:4] == ['cifar_resnet20', '278,324', '40,818,944', '3x32x32']
     assert '; base_fashion_mnist, dks_fashion_mnist' in row
     for pattern in ('cifar_resnet?', 'cifar_resnet[8]'):
-        assert len(run_cli('models', pattern)[1].splitlines()) == 2
+        (row,) = run_cli('models', pattern)[1].splitlines()[1:]
+        assert row.split()[0] == 'cifar_resnet8'
+        assert ';' not in row  # the tags of cifar_resnet8x4 are not its own
     code, _, err = run_cli('models', 'nonsense')
     assert (code, "no model of dkszoo fits 'nonsense'" in err) == (2, True)
     assert err.endswith('(dkszoo models lists all)\n')

@@ -216,7 +216,7 @@ def test_switches_set_what_they_say(name):
     ('name', 'value'),
     [
         *(('decay_milestones', (60, 120)), ('mean', (0.5,)), ('taps', (0, 'layer2')), ('alpha', (0.5, 1.0))),
-        *(('mean', (-0.1, 0.2)), ('mean', (-1e-05, -0.5))),
+        *(('taps', (-2, 0)), ('mean', (-0.1, 0.2)), ('mean', (-1e-05, -0.5))),
     ],
 )
 def test_lists_are_taken_in_timms_form_and_in_one_word(name, value):
@@ -281,6 +281,11 @@ def test_what_is_trained_with_where_nothing_is_said():
     optimizer = (config.opt, config.lr, config.momentum, config.weight_decay)
     assert optimizer == ('sgd', 0.1, 0.9, 5e-4)
     assert (config.epochs, config.batch_size, config.sched) == (200, 64, 'cosine')
+    drops = (config.decay_milestones, config.decay_epochs, config.decay_rate, config.warmup_lr)
+    assert drops == ((60, 120, 160), 90.0, 0.1, 1e-5)
+    assert (config.mixup_prob, config.mixup_switch_prob, config.mixup_mode) == (1.0, 0.5, 'batch')
+    assert (config.model_ema_decay, config.color_jitter, config.train_crop_mode) == (0.999, 0.4, 'rrc')
+    assert (config.seed, config.val_split, config.best_on, config.validation_batch_size) == (42, 0.1, 'val', 256)
 
 
 def test_config_round_trip():

@@ -27,6 +27,21 @@ def test_a_processors_words_for_short_memory(monkeypatch):
     assert measure(subject, None, {}, 8, 0, torch.device('cpu')).batch_size == 2
 
 
+def test_what_an_attempt_measured_before_memory_was_short_does_not_count(monkeypatch):
+    monkeypatch.setattr(engine, 'eval_loader', lambda *_, batch_size, **__: batch_size)
+
+    def short_of_memory(net, batch_size, *_, calibration):
+        calibration.update(100 * torch.eye(2), torch.tensor([0, 1]))
+        if batch_size > 2:
+            calibration.update(100 * torch.eye(2), torch.tensor([1, 0]))
+            raise RuntimeError('out of memory')
+        return {}
+
+    monkeypatch.setattr(engine, 'evaluate', short_of_memory)
+    subject = Subject(torch.nn.Linear(1, 1), 'net', {})
+    assert measure(subject, None, {}, 4, 0, torch.device('cpu')).ece == 0
+
+
 def test_images_that_a_model_does_not_take(monkeypatch):
     images = [(torch.zeros(2, 3, 33, 33), torch.zeros(2, dtype=torch.long))]
     monkeypatch.setattr(engine, 'eval_loader', lambda *_, **__: images)
@@ -56,6 +71,12 @@ def test_another_data_set_is_not_looked_for_in_the_folder_of_the_first():
     assert len(open_view(SimpleNamespace(dataset='digits', data_dir=None, split='test'), subject)) == 359
     with pytest.raises(ValueError, match="'nowhere'"):
         open_view(SimpleNamespace(dataset=None, data_dir=None, split='test'), subject)
+
+
+def test_gray_images_are_coloured_for_a_model_of_colour():
+    subject = Subject(SimpleNamespace(num_classes=10), 'net', {'mean': (0.5,) * 3})
+    view = open_view(SimpleNamespace(dataset='digits', data_dir=None, split='test'), subject)
+    assert view[0][0].mode == 'RGB'
 
 
 def test_images_of_no_named_classes(monkeypatch):

@@ -8,7 +8,7 @@ from dkszoo.data import View, corrupt_labels, open_dataset
 TARGETS = np.random.default_rng(0).integers(0, 10, 5000).tolist()
 
 
-@pytest.mark.parametrize('share', [0.0, 0.003, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize('share', [0.0, 0.003, 1 / 3, 0.5, 0.8, 1.0])
 def test_exactly_that_share_becomes_another_class(share):
     labels, flips = corrupt_labels(TARGETS, share, 10, seed=3)
     wrong = [i for i, (new, old) in enumerate(zip(labels, TARGETS, strict=True)) if new != old]

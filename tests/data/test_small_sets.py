@@ -279,6 +279,7 @@ def test_facts(name, expected):
     [
         ('torch/cifar100', (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
         ('torch/mnist', (0.1307,), (0.3081,)),
+        ('torch/kmnist', (0.1918,), (0.3483,)),
     ],
 )
 def test_the_usual_normalisation(name, mean, std):
@@ -290,3 +291,4 @@ def test_normalisation_constants():
         assert len(mean) == len(std) in (1, 3), name
     assert np.multiply(NORMALISATION['c10u8'], 255).round(1).tolist() == [[125.3, 123.0, 113.9], [63.0, 62.1, 66.7]]
     assert np.allclose(NORMALISATION['c10b'], NORMALISATION['c10'], atol=6e-5)
+    assert NORMALISATION['c10c'] == (NORMALISATION['c10'][0], (0.2023, 0.1994, 0.2010))

@@ -126,6 +126,12 @@ def test_tied_weights(tmp_path):
     assert torch.equal(state['1.weight'], net[0].weight)
 
 
+def test_weights_in_another_memory_layout(tmp_path):
+    net = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    FORMATS['.safetensors'].write(net, None, tmp_path / 'o')
+    assert torch.equal(load_file(tmp_path / 'o')['weight'], net.weight)
+
+
 def test_network_that_is_no_graph():
     class Moody(nn.Module):
         def forward(self, x):

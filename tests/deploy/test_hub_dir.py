@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 import dkszoo
 from dkszoo.deploy import VerificationFailed, check_folder, export_hub, hub
 from dkszoo.deploy.citations import PAPERS, papers_of
-from dkszoo.deploy.hub import read_results
+from dkszoo.deploy.hub import is_timm_arch, read_results
 from dkszoo.deploy.model_card import fact_lines, recipe
 from dkszoo.engine import TrainConfig
 from dkszoo.engine.data import open_data
@@ -169,6 +169,11 @@ def test_nothing_of_timms_own_weights_is_claimed(tmp_path, monkeypatch):
     own = hub.hub_config(tmp_path, card, 'mit')['pretrained_cfg']
     assert (own['crop_pct'], own['tag']) == (1.0, 'dks')
     assert not {'label_names', 'origin_url', 'paper_name'} & own.keys()
+
+
+def test_architectures_that_timm_has_without_us():
+    known = {name: is_timm_arch(name) for name in ('resnet18', 'cifar_resnet8', 'dks_resnet18')}
+    assert known == {'resnet18': True, 'cifar_resnet8': False, 'dks_resnet18': False}
 
 
 def test_the_place_of_a_folder(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The README of a hub folder, part by part."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from dkszoo.deploy.citations import PAPERS
 from dkszoo.deploy.hub import read_results
 from dkszoo.deploy.model_card import fact_lines, model_card, recipe
 
+ROOT = Path(__file__).parents[2]
 CARD = {
     'arch': 'cifar_resnet8',
     'method': 'dks',
@@ -72,6 +74,12 @@ def test_preprints_are_articles(name):
     where = f'booktitle = {{{paper.venue}}}' if paper.venue else f'journal = {{arXiv preprint arXiv:{paper.arxiv}}}'
     assert paper.bibtex.startswith(f'@{kind}{{{paper.key},\n')
     assert f'  {where},\n' in paper.bibtex
+
+
+@pytest.mark.parametrize('name', PAPERS)
+def test_papers_are_those_of_the_pages(name):
+    pages = [ROOT / 'README.md', ROOT / 'docs/methods.md']
+    assert f'arxiv.org/abs/{PAPERS[name].arxiv}' in ''.join(page.read_text(encoding='utf-8') for page in pages)
 
 
 def test_what_is_only_of_the_run_is_in_no_recipe():

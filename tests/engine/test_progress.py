@@ -1,5 +1,6 @@
 """What a person watching a run sees: the line in the log, and curves.png."""
 
+import io
 import pty
 import sys
 import termios
@@ -36,6 +37,23 @@ def test_a_bar_needs_a_terminal_that_has_a_size(monkeypatch, rows, columns):
         bar = progress.ProgressBar(epoch=0, epochs=1, steps=1, start=0, batch_size=4, interval=1, show=True)
         assert (bar.bar is not None) == bool(rows and columns)
         bar.close()
+
+
+def test_a_bar_stands_where_the_step_does():
+    bar = progress.ProgressBar(epoch=0, epochs=1, steps=30, start=5, batch_size=4, interval=50, show=True)
+    bar.bar = progress.tqdm(total=30, initial=5, file=io.StringIO())
+    for step in (10, 20):
+        bar.update(step, 1.0, 50.0)
+        assert bar.bar.n == step
+
+
+def test_the_line_of_an_epoch(caplog):
+    row = {'epoch': 2, 'train': {'loss': 0.5}, 'eval': {'loss': 1.0, 'top1': 81.234, 'branch0_top1': 70.0}}
+    with caplog.at_level('INFO'):
+        for is_best in (False, True):
+            progress.report_epoch(row, is_best)
+    line = 'epoch 3: train loss 0.5000, top1 81.23 branch0_top1 70.00'
+    assert caplog.messages == [line, f'{line} *']
 
 
 def test_one_process_alone_says_how_far_it_is():

@@ -14,7 +14,7 @@ import dkszoo
 from benchmarks.reliability.runs import PLAIN
 from dkszoo.engine import TrainConfig
 from dkszoo.engine.checkpoint import describe_model
-from dkszoo.engine.config import FREE
+from dkszoo.engine.config import FREE, same_setting
 from dkszoo.engine.create import load_body
 from dkszoo.engine.data import open_data, warn_of_crop
 from dkszoo.engine.optim import build_optimizer, load_optimizer
@@ -47,6 +47,15 @@ def test_further_arguments_of_the_optimizer():
         assert optimizer.param_groups[0]['eps'] == eps
         assert optimizer.param_groups[0]['betas'] == (0.9, 0.999)
         optimizer = made(opt='adamw', opt_kwargs=asked).optimizer
+
+
+def test_switches_of_an_optimizer_are_kept_with_its_other_settings():
+    """The class alone, not its name, is that of the file's optimizer: sgd and momentum differ in a switch."""
+    earlier = made(opt='momentum', lr=0.5).optimizer.state_dict()
+    for keep, nesterov in (((), False), (('lr',), True)):
+        optimizer = made(opt='sgd').optimizer
+        load_optimizer(optimizer, earlier, keep)
+        assert {group['nesterov'] for group in optimizer.param_groups} == {nesterov}
 
 
 @pytest.mark.parametrize('asked', [False, True])
@@ -306,6 +315,14 @@ def test_an_average_that_stays_the_beginning_is_said(caplog, epochs, decay, said
 def test_tuples_are_the_lists_that_args_yaml_holds():
     config = TrainConfig(model_kwargs={'channels': (2, 4), 'more': {'of': (1,)}})
     assert config.to_dict()['model_kwargs'] == {'channels': [2, 4], 'more': {'of': [1]}}
+
+
+@pytest.mark.parametrize('name', ['data_dir', 'initial_checkpoint', 'kd_checkpoint'])
+def test_a_path_may_be_written_otherwise(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert same_setting(name, 'a/../file', str(tmp_path / 'file'))
+    assert not same_setting(name, 'file', '')
+    assert not same_setting('experiment', 'a/../file', 'file')
 
 
 def test_a_recipe_is_told_of_kinds():

@@ -15,7 +15,7 @@ import torch
 from benchmarks.reliability.runs import FOLDER, PLAIN, digest, finish, outcome
 from dkszoo import DeepSupervisionTask
 from dkszoo.engine.checkpoint import LAST, read_checkpoint
-from dkszoo.engine.compiled import CompiledSteps
+from dkszoo.engine.compiled import TRIALS, CompiledSteps
 from dkszoo.engine.finite import NonFinite
 from dkszoo.engine.snapshot import Snapshot
 from dkszoo.engine.step import Stepper
@@ -193,6 +193,20 @@ def test_an_error_of_the_step_itself_is_raised(error, calls):
     with pytest.raises(type(error)):
         steps(step, torch.Size([1]))
     assert (len(called), steps.active) == (calls, calls == 1)
+
+
+def test_images_of_a_new_shape_are_tried_anew():
+    """The graph of an epoch's last, smaller batch is compiled after many whole ones."""
+    steps, called = CompiledSteps(True, torch.nn.Linear(1, 1), torch.device('cpu')), []
+    for _ in range(TRIALS):
+        steps(dict, torch.Size([2]))
+
+    def fails_once() -> dict:
+        called.append(None)
+        return {} if len(called) > 1 else refuse()
+
+    assert steps(fails_once, torch.Size([1])) == {}
+    assert (len(called), steps.active) == (2, False)
 
 
 def test_where_it_works(train_here, tmp_path, run_cli):

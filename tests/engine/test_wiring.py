@@ -105,6 +105,13 @@ def test_loading_processes_end_with_the_training(tmp_path):
     assert not multiprocessing.active_children()
 
 
+def test_running_statistics_of_the_average_are_the_first_processes_too(tmp_path, monkeypatch):
+    setup, shared = made(model_ema=True, epochs=1), []
+    monkeypatch.setattr(World, 'share_buffers', lambda _, net: shared.append(net))
+    Trainer(setup, RunFolder(tmp_path), StopRequest()).fit()
+    assert shared == [setup.task.get_net(), setup.task.get_net(ema=True)]
+
+
 @pytest.mark.parametrize('asked', [True, False])
 def test_layout(asked):
     setup, seen = made(channels_last=asked, in_chans=3), []

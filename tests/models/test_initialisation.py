@@ -68,5 +68,10 @@ def test_only_blocks_of_1202_layers_start_as_their_shortcut():
         assert (zoo.fresh(name).layer1[0].bn2.weight == 1).all()
 
 
+def test_the_last_norm_of_a_bottleneck_is_its_third():
+    block = zoo.fresh('cifar_resnet50', layers=(1, 1, 1, 1), zero_init_last=True).layer4[0]
+    assert [norm.weight.sum().item() for norm in (block.bn1, block.bn2, block.bn3)] == [512, 512, 0]
+
+
 def test_the_classifier_of_a_wrn_starts_without_bias():
     assert (zoo.fresh('cifar_wrn16_2').get_classifier().bias == 0).all()

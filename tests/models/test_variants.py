@@ -51,6 +51,12 @@ def test_the_last_features_of_a_mobilenet_grow_but_do_not_shrink(width, features
     assert zoo.meta('cifar_mobilenet_v2_half', width_mult=width).num_features == features
 
 
+def test_channels_between_whole_numbers_are_rounded_down():
+    """To an even number in a ShuffleNet, whose units have two halves."""
+    made = {name: zoo.meta(name).make_stage(0, 16, 1, 0.36)[1] for name in ('cifar_resnet8', 'cifar_shufflenet_v2')}
+    assert made == {'cifar_resnet8': 5, 'cifar_shufflenet_v2': 40}  # of 5.76 and 41.76
+
+
 @pytest.mark.parametrize(('name', 'depth'), [('cifar_wrn16_2', 10), ('cifar_densenet40_12', 7)])
 def test_the_smallest_depths(name, depth):
     assert zoo.meta(name, depth=depth).stage_depths == (1, 1, 1)

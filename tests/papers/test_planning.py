@@ -75,6 +75,12 @@ def test_larger_images_of_more_channels_are_more_work():
     assert work({**settings, 'img_size': 64}) == pytest.approx(4 * plain, rel=0.2)
 
 
+def test_thinner_networks_with_fewer_branches_are_less_work():
+    settings = {'dataset': 'digits', 'model': 'cifar_resnet8', 'epochs': 2, 'method': 'dks'}
+    assert work({**settings, 'model_kwargs': {'channels': [4, 8, 16], 'stem_chs': 4}}) < 0.5 * work(settings)
+    assert work({**settings, 'taps': [1]}) < 0.9 * work(settings)
+
+
 def test_a_unit_of_work_takes_the_median_step(monkeypatch):
     """On one thread, the first step left out."""
     threads = []

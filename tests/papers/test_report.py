@@ -50,6 +50,13 @@ def test_the_best_temperature_stands_in_the_table():
     assert measure(plan, runs).temperature == 5
 
 
+def test_a_temperature_without_a_finished_run_is_passed_over():
+    record = next(r for r in read_table('dks-table6') if 'T' in r.arguments)
+    (plan,) = plan_table([record], 'small', 1, read_flags, {}, False)
+    runs = {cells[0].name: result(60, 62 - i) for i, cells in enumerate(plan.cells[2:])}
+    assert measure(plan, runs).temperature == 5
+
+
 def test_all_figures_of_a_setting_have_the_temperature_of_its_top1():
     records = [r for r in read_table('dks-table6') if r.row.startswith('kd_c1_ds')]
     assert [r.metric for r in records] == ['top1_err', 'top5_err']
