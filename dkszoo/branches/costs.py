@@ -110,7 +110,7 @@ def cost(
             branches are then counted and `design` and `taps` ignored; it is not changed.
         design: As for `attach_branches`; None or 'none': no branches.
         taps: As for `attach_branches`.
-        img_size: Side of the images; default: what the network was made for.
+        img_size: Side of the images; default: what the network was made for. Branches do not depend on it.
         batch_size: Images per training step.
         **model_kwargs: As for `timm.create_model`, if `model` is a name.
 

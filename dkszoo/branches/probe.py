@@ -127,7 +127,7 @@ class Probe:
                     self.failure = self.failure or error
         reason = str(self.failure).rstrip('.') or type(self.failure).__name__
         if not (getattr(self.backbone, 'pretrained_cfg', None) or {}).get('input_size'):
-            reason += "; it has no pretrained_cfg['input_size'], (C, H, W), that says which images it takes"
+            reason += "; if it takes one size of images only, set its pretrained_cfg = {'input_size': (C, H, W)}"
         raise ValueError(f'it cannot be run without values: {reason}')
 
     @property

@@ -47,12 +47,13 @@ def main(argv: list[str]) -> int:
 
 
 def read_names(path: str) -> list[str]:
-    """The lines of a text file, without the empty ones at its end.
+    """The lines of a text file, without spaces around them and without the empty ones at its end.
 
     Raises:
         ValueError: It cannot be read as text.
     """
     try:
-        return Path(path).read_text(encoding='utf-8-sig').rstrip().splitlines()
+        text = Path(path).read_text(encoding='utf-8-sig')
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f'cannot read class names from {path!r}: {error} (give a UTF-8 text file)') from error
+    return [line.strip() for line in text.rstrip().split('\n')]

@@ -92,8 +92,9 @@ def convert_file(
     if crop_pct is not None:
         data['crop_pct'] = crop_pct
     check_values(data, '')
-    if class_names is not None and len(class_names) != net.num_classes:
-        raise ValueError(f'{len(class_names)} class names for {net.num_classes} classes (give one for each)')
+    if class_names is not None and (len(class_names) != net.num_classes or not all(class_names)):
+        given = len(list(filter(None, class_names)))
+        raise ValueError(f'{given} class names for {net.num_classes} classes (give one for each, and no empty ones)')
     if not recorded.keys() >= {'mean', 'std'} and None in (mean, std, img_size, crop_pct):
         said = 'mean {mean}, std {std}, size {input_size}, crop {crop_pct}'.format_map(data)
         _logger.info('%s: it does not say how images are prepared; using %s (see dkszoo convert --help)', source, said)

@@ -133,17 +133,21 @@ def replace_checkpoint(path: Path, write: Callable[[Path], object], check: Calla
     except (OSError, RuntimeError, ValueError) as error:
         if 'DataLoader worker' in str(error):  # torch says so in whatever it interrupts
             raise
-        raise OSError(f'cannot write {str(path)!r}: {reason(error)}') from error
+        failed = OSError(f'cannot write {str(path)!r}: {reason(error)}')
+        failed.errno = getattr(system_error(error), 'errno', None)
+        raise failed from error
 
 
 def reason(error: BaseException) -> str:
-    """The cause of a failed write, in one line: torch's writer wraps the system's error in its own."""
-    chain = error
-    while chain is not None and not isinstance(chain, OSError):
-        chain = chain.__cause__ or chain.__context__
-    if chain is not None and chain.strerror:
-        return chain.strerror
-    return first_line(error)
+    """The cause of a failed write, in one line."""
+    return getattr(system_error(error), 'strerror', None) or first_line(error)
+
+
+def system_error(error: BaseException | None) -> OSError | None:
+    """The system's error, which torch's writer wraps in its own."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def recovery_files(folder: Path) -> list[Path]:

@@ -23,6 +23,7 @@ from .setup import Setup
 
 # The entries of a record that are read, and those of a finished run's.
 ENTRIES = {'settings': dict, 'seed': int, 'threads': int, 'best_on': str}
+FILES = ('kd_checkpoint', 'initial_checkpoint')  # settings that name a file whose hash is recorded
 FINISHED = {**ENTRIES, 'weights_sha256': str, 'result': dict}
 
 
@@ -108,7 +109,7 @@ def new_record(setup: Setup, argv: list[str], started: str) -> dict:
 
 def file_hashes(config: TrainConfig) -> dict[str, str | None]:
     """The SHA-256 of the files that a run starts from."""
-    return {f'{key}_sha256': hash_of(getattr(config, key)) for key in ('kd_checkpoint', 'initial_checkpoint')}
+    return {f'{key}_sha256': hash_of(getattr(config, key)) for key in FILES}
 
 
 def hash_of(path: str) -> str | None:

@@ -1,8 +1,10 @@
 """One run, from settings to result."""
 
+import contextlib
 import dataclasses
 import logging
 from datetime import UTC, datetime
+from pathlib import Path
 
 from dkszoo.branches import cost
 
@@ -76,9 +78,7 @@ def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
         folder.check_result(record)
         if world.is_main:
             folder.lock.sweep()  # the run may have been killed after writing its result
-            known = {key: value for key, value in file_hashes(config).items() if value}  # it no longer needs them
-            for line in differences(record, {**record, **known}):
-                _logger.warning('the finished run had another %s (--overwrite starts anew)', line)
+            warn_of_files(record, config)
         return Run(config, folder, record, is_main=world.is_main)
     setup = build(config, data, world)
     if world.is_main:
@@ -103,11 +103,21 @@ def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
             record = begin_record(folder, setup, argv)
     except OSError as error:
         folder.lock.release()
+        if error.filename and folder.path not in Path(error.filename).parents:  # a file that could not be read
+            raise
         raise folder.unusable(error) from error
     except BaseException:
         folder.lock.release()
         raise
     return Run(config, folder, record, trainer, world.is_main)
+
+
+def warn_of_files(record: dict, config: TrainConfig) -> None:
+    """Warn if a finished run started from other files than these; it no longer needs them."""
+    with contextlib.suppress(OSError):
+        here = {key: value for key, value in file_hashes(config).items() if value}
+        for line in differences(record, {**record, **here}):
+            _logger.warning('the finished run had another %s', line)
 
 
 def check_same(world: World, found, folder: RunFolder) -> None:

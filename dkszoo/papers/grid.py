@@ -16,7 +16,7 @@ from dkszoo.engine.config import FILLED_IN, TrainConfig, flag, negation, same_se
 from dkszoo.engine.contents import is_finite
 from dkszoo.engine.create import WRONG_ARGUMENTS, check_name, create_model, read_design
 from dkszoo.engine.lock import wait_until_free
-from dkszoo.engine.record import hash_of, read_record
+from dkszoo.engine.record import FILES, hash_of, read_record
 from dkszoo.weights import fit_channels, parse_json
 
 from .processes import Processes
@@ -156,7 +156,7 @@ def check_settings(cell: Cell, folder: Path, hash_file: Callable[[str], str | No
                 f'{str(folder)!r} holds a run with {flag(key)} {say(stored[key])}, not {say(value)} '
                 '(--output names another folder)'
             )
-    for key in ('kd_checkpoint', 'initial_checkpoint'):
+    for key in FILES:
         before, now = result.record.get(f'{key}_sha256'), hash_file(cell.settings.get(key, ''))
         if before and now and before != now:
             raise ValueError(

@@ -44,7 +44,9 @@ def read_pickle(path: str | os.PathLike, legacy: bool = True):
     """
     path = os.fspath(path)
     if os.path.isdir(path):
-        raise ValueError(f'{path!r} is a folder (give a file in it; for a hub folder: --model local-dir:{path})')
+        raise ValueError(
+            f'{path!r} is a folder (give a file in it: last.pth.tar of a run, model.safetensors of a hub folder)'
+        )
     if not os.path.isfile(path):
         raise ValueError(f'no checkpoint file {path!r}')
     if not os.path.getsize(path):

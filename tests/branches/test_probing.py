@@ -251,7 +251,7 @@ def test_a_network_that_takes_one_size_of_images(caplog):
     (record,) = caplog.records
     assert record.levelname == 'WARNING'
     assert 'design linear for Flat, at stem, stage1, as it cannot be run without values: ' in record.message
-    assert "it has no pretrained_cfg['input_size'], (C, H, W), that says which images it takes" in record.message
+    assert "; if it takes one size of images only, set its pretrained_cfg = {'input_size': (C, H, W)}" in record.message
     caplog.clear()
     assert attach_branches(Flat(input_size=(3, 40, 40))).design == 'mirror'
     assert [record.levelname for record in caplog.records] == ['INFO']

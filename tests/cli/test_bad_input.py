@@ -1,11 +1,13 @@
 """A user's mistake ends with exit code 2 and one line that says what to do, before any training."""
 
 import errno
+import shutil
 
 import pytest
 import torch
 
 from dkszoo.engine.folder import RunFolder
+from dkszoo.engine.trainer import Trainer
 
 TRAIN = ('train', '--config', 'quickstart', '--device', 'cpu')
 
@@ -220,6 +222,23 @@ def test_a_disk_that_is_full_at_the_start(run_cli, tmp_path, monkeypatch):
     line = "dkszoo: error: cannot write run folder 'runs/r': [Errno 28] Full (free some space)"
     assert (code, err.splitlines()[-1]) == (2, line)
     assert not (tmp_path / 'runs/r/.lock').exists()
+
+
+def test_a_disk_that_is_full_for_a_copy_of_the_checkpoint_to_resume(run_cli, tmp_path, monkeypatch):
+    argv = (*TRAIN, '--train-num-samples', '100', '--output', 'runs')
+    assert run_cli(*argv, '--epochs', '1', '--experiment', 'one')[0] == 0
+    monkeypatch.setattr(shutil, 'copyfile', lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, 'Full')))
+    code, _, err = run_cli(*argv, '--epochs', '2', '--experiment', 'r', '--resume', 'runs/one/last.pth.tar')
+    line = "cannot write run folder 'runs/r': cannot write 'runs/r/last.pth.tar': Full (free some space)"
+    assert (code, err.splitlines()[-1]) == (2, f'dkszoo: error: {line}')
+
+
+def test_a_file_to_start_from_that_cannot_be_read_is_not_the_folder(run_cli, monkeypatch, tmp_path):
+    denied = OSError(errno.EACCES, 'Denied', 'elsewhere/last.pth.tar')
+    monkeypatch.setattr(Trainer, 'resume', lambda _: (_ for _ in ()).throw(denied))
+    code, _, err = run_cli(*TRAIN, '--output', 'runs', '--experiment', 'r')
+    assert code == 2
+    assert err.splitlines()[-1].startswith("dkszoo: error: [Errno 13] Denied: 'elsewhere/last.pth.tar'")
 
 
 @pytest.mark.parametrize('name', ['.', '..'])

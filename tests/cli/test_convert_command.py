@@ -60,7 +60,7 @@ def test_convert_writes_an_export(run_cli, dhm_file):
 
 def test_convert_with_the_names_of_the_classes(run_cli, tmp_path):
     torch.save(dkszoo.create_model('cifar_resnet8', num_classes=3).state_dict(), tmp_path / 'net.pth')
-    (tmp_path / 'names.txt').write_text('a cat\nÄffle\ndog\n', encoding='utf-8')
+    (tmp_path / 'names.txt').write_text('a cat \nÄffle\ndog\n\n', encoding='utf-8')
     code, _, err = run_cli('convert', 'net.pth', 'w.safetensors', '--class-names', 'names.txt')
     assert code == 0, err
     model, _ = dkszoo.load('w.safetensors')
@@ -69,9 +69,11 @@ def test_convert_with_the_names_of_the_classes(run_cli, tmp_path):
     with open('again.json', encoding='utf-8') as file:
         assert json.load(file)['class_names'] == ['a cat', 'Äffle', 'dog']
     (tmp_path / 'two.txt').write_text('cat\ndog')
+    (tmp_path / 'empty.txt').write_text('cat\n\ndog')
     (tmp_path / 'binary.txt').write_bytes(b'\xff\xfe')
     for name, words in (
-        ('two.txt', '2 class names for 3 classes (give one for each)'),
+        ('two.txt', '2 class names for 3 classes (give one for each, and no empty ones)'),
+        ('empty.txt', '2 class names for 3 classes (give one for each, and no empty ones)'),
         ('binary.txt', "cannot read class names from 'binary.txt'"),
         ('none.txt', "cannot read class names from 'none.txt'"),
     ):

@@ -91,7 +91,7 @@ def test_missing_empty_foreign_truncated_and_damaged_files(tmp_path):
     with pytest.raises(ValueError, match='no checkpoint file'):
         read_pickle(tmp_path / 'nothing')
     with pytest.raises(
-        ValueError, match=r' is a folder \(give a file in it; for a hub folder: --model local-dir:.*\)$'
+        ValueError, match=r' is a folder \(give a file in it: last.pth.tar of a run, .* of a hub folder\)$'
     ):
         read_pickle(tmp_path)
     (tmp_path / 'w.safetensors').write_bytes(save({'w': torch.ones(2)}))
