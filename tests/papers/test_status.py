@@ -241,6 +241,51 @@ def test_the_tables_of_the_second_teacher_are_what_the_runs_give(epoch):
     assert table(header, lines) in (RESULTS / 'distillation/README.md').read_text()
 
 
+FINE_TUNED = {  # a run's name, without its seed: start, method, epochs
+    'baseline-epochs_40-lr_0.1-initial_checkpoint_': ('random', 'baseline', '40'),
+    'baseline-epochs_40': ('pretrained', 'baseline', '40'),
+    'baseline-epochs_84': ('pretrained', 'baseline', '84'),
+    'ds-epochs_40': ('pretrained', 'ds', '40'),
+    'dks-epochs_40': ('pretrained', 'dks', '40'),
+    'dks-epochs_40-branch_lr_scale_5': ('pretrained', 'dks, branches at 5 times the rate', '40'),
+}
+
+
+def fine_tuning(epoch: str) -> str:
+    """Errors after fine-tuning, at the 'last' or the 'best' epoch."""
+    errors = {}
+    for name in FINE_TUNED:
+        records = [json.loads(p.read_text()) for p in (RESULTS / 'finetuning/runs').glob(f'{name}-seed[0-9].json')]
+        errors[name] = {record['seed']: 100 - record['result'][epoch]['top1'] for record in records}
+    plain, longer, lines = errors['baseline-epochs_40'], errors['baseline-epochs_84'], []
+    for name, by_seed in errors.items():
+        gains = [gain_by_seed(other, by_seed) if other is not by_seed else '' for other in (plain, longer)]
+        figures = (str(len(by_seed)), show(*mean_std(list(by_seed.values()))))
+        lines.append((*FINE_TUNED[name], *figures, *gains))
+    over = ('gain over plain 40', 'gain over plain 84')
+    return table(('start', 'method', 'epochs', 'runs', f'error, {epoch}', *over), lines)
+
+
+@pytest.mark.parametrize('epoch', ['last', 'best'])
+def test_the_tables_of_fine_tuning_are_what_the_runs_give(epoch):
+    assert fine_tuning(epoch) in (RESULTS / 'finetuning/README.md').read_text()
+
+
+def test_the_rate_of_fine_tuning_is_the_best_of_those_tried():
+    """By the held-out images, of plain fine-tuning, with seeds that no table has."""
+    errors = {}
+    for path in (RESULTS / 'finetuning/runs').glob('baseline-epochs_40-lr_*-seed10?.csv'):
+        with open(path, newline='') as file:
+            *_, last = csv.DictReader(file)
+        rate = path.name.split('lr_')[1].split('-')[0]
+        errors.setdefault(rate, []).append(100 - float(last['eval_top1']))
+    found = [(rate, show(sum(e) / len(e), None)) for rate, e in sorted(errors.items())]
+    assert {len(e) for e in errors.values()} == {3}
+    assert min(found, key=lambda row: float(row[1]))[0] == '0.02'
+    page = (RESULTS / 'finetuning/README.md').read_text()
+    assert ', '.join(f'{error} ({rate})' for rate, error in found) in ' '.join(page.split())
+
+
 @pytest.mark.parametrize('percent', ['50', '80'])
 def test_what_is_said_of_wrong_labels_is_what_the_runs_give(percent):
     dks, lines = errors_of_ten_seeds('noise/runs', 'dks', 10, f'-{percent}'), []
