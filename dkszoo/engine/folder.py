@@ -1,5 +1,6 @@
 """The run folder: what it holds and how it is written."""
 
+import contextlib
 import csv
 import errno
 import io
@@ -8,6 +9,7 @@ import logging
 import math
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from dkszoo.data import Flip
@@ -55,13 +57,11 @@ class RunFolder:
             ValueError: It holds another run, is in use or cannot be written; or --overwrite would delete the file of
                 --resume.
         """
-        try:
+        with self.writing():
             self.lock.acquire()
             for path in self.path.iterdir():
                 if LEFTOVER.fullmatch(path.name):  # of a killed run; we hold the lock, so nobody is writing it
                     path.unlink()
-        except OSError as error:
-            raise self.unusable(error) from error
         if not config.overwrite:
             self.check_settings(config)
         elif config.resume and self.path.resolve() in Path(config.resume).resolve().parents:
@@ -73,7 +73,7 @@ class RunFolder:
         Raises:
             ValueError: It cannot be written.
         """
-        try:
+        with self.writing():
             if new:
                 self.path.mkdir(parents=True)  # fails if another run has just done the same
                 self.lock.acquire()
@@ -81,12 +81,15 @@ class RunFolder:
                 self.clear()
             if not self.settings.exists():
                 write_text(self.settings, dump_yaml({**config.to_dict(), 'overwrite': False}))
-        except OSError as error:
-            raise self.unusable(error) from error
 
-    def unusable(self, error: OSError) -> ValueError:
-        cure = 'free some space' if error.errno in (errno.ENOSPC, errno.EDQUOT) else 'choose another --output'
-        return ValueError(f'cannot write run folder {str(self.path)!r}: {error} ({cure})')
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Context in which an OSError becomes a ValueError that says what to do about the folder."""
+        try:
+            yield
+        except OSError as error:
+            cure = 'free some space' if error.errno in (errno.ENOSPC, errno.EDQUOT) else 'choose another --output'
+            raise ValueError(f'cannot write run folder {str(self.path)!r}: {error} ({cure})') from error
 
     def check_settings(self, config: TrainConfig, finished: bool = False) -> None:
         """Raise a ValueError that names the first setting that differs from those of the run in the folder, if any."""

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import logging
 from datetime import UTC, datetime
-from pathlib import Path
 
 from dkszoo.branches import cost
 
@@ -97,15 +96,11 @@ def prepare(config: TrainConfig, argv: list[str], stop: StopRequest) -> Run:
         check_same(world, (trainer.progress.epoch, trainer.progress.step), folder)
         if world.is_main:
             folder.claim(config, new)
-            if data.flips:
-                folder.write_flips(data.flips)
-            trainer.settle()
+            with folder.writing():
+                if data.flips:
+                    folder.write_flips(data.flips)
+                trainer.settle()
             record = begin_record(folder, setup, argv)
-    except OSError as error:
-        folder.lock.release()
-        if error.filename and folder.path not in Path(error.filename).parents:  # a file that could not be read
-            raise
-        raise folder.unusable(error) from error
     except BaseException:
         folder.lock.release()
         raise
@@ -153,7 +148,8 @@ def begin_record(folder: RunFolder, setup: Setup, argv: list[str]) -> dict:
     for line in differences(record, here):
         _logger.warning('the run was started with another %s: the result may differ', line)
     if not record:
-        folder.write_record(here)
+        with folder.writing():
+            folder.write_record(here)
         return here
     return {**record, 'test_images': here['test_images']}  # those that the result will be of
 
