@@ -2,51 +2,14 @@
 
 import io
 import pickle
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from torchvision import datasets
 
 from .images import ArrayImages, how_to_fetch
 
-
-@dataclass(frozen=True)
-class Layout:
-    """File layout of a CIFAR data set.
-
-    Attributes:
-        kind: The class in torchvision.
-        folder: Its folder in torchvision's root.
-        train: Files of the training images.
-        test: Files of the test images.
-        labels: Key of the labels.
-        meta: File with the class names.
-        names: Key of the class names.
-    """
-
-    kind: str
-    folder: str
-    train: tuple[str, ...]
-    test: tuple[str, ...]
-    labels: str
-    meta: str
-    names: str
-
-
-LAYOUTS = {
-    'torch/cifar10': Layout(
-        'CIFAR10',
-        'cifar-10-batches-py',
-        tuple(f'data_batch_{i}' for i in range(1, 6)),
-        ('test_batch',),
-        'labels',
-        'batches.meta',
-        'label_names',
-    ),
-    'torch/cifar100': Layout(
-        'CIFAR100', 'cifar-100-python', ('train',), ('test',), 'fine_labels', 'meta', 'fine_label_names'
-    ),
-}
+KINDS = {'torch/cifar10': 'CIFAR10', 'torch/cifar100': 'CIFAR100'}  # timm's name -> torchvision's class
 
 
 def whole_numbers(*args) -> np.dtype:
@@ -134,23 +97,25 @@ def open_cifar(name: str, data_dir: str, train: bool) -> ArrayImages:
     """CIFAR-10 or CIFAR-100 from torchvision's root, or from the folder that holds its files.
 
     Args:
-        name: A key of `LAYOUTS`.
+        name: A key of `KINDS`.
         data_dir: The folder.
         train: The training split, else the test split.
 
     Raises:
         ValueError: A file is missing, damaged or of another format.
     """
-    layout = LAYOUTS[name]
-    folder = Path(data_dir) / layout.folder
+    kind = getattr(datasets, KINDS[name])  # knows the names of its folder and files
+    folder = Path(data_dir) / kind.base_folder
     folder = folder if folder.is_dir() else Path(data_dir)
-    if not (folder / layout.meta).is_file():
-        raise ValueError(f'no file {layout.meta} in {str(folder)!r} ({how_to_fetch(layout.kind, data_dir)})')
-    names = read_cifar_pickle(folder / layout.meta).get(layout.names)
+    meta, key = folder / kind.meta['filename'], kind.meta['key']
+    if not meta.is_file():
+        raise ValueError(f'no file {meta.name} in {str(folder)!r} ({how_to_fetch(KINDS[name], data_dir)})')
+    names = read_cifar_pickle(meta).get(key)
     if not isinstance(names, list) or not all(isinstance(n, str | bytes) for n in names):
-        raise ValueError(f'{str(folder / layout.meta)!r} has no list "{layout.names}" (download it again)')
+        raise ValueError(f'{str(meta)!r} has no list "{key}" (download it again)')
     classes = [n.decode('latin1') if isinstance(n, bytes) else n for n in names]
-    files = layout.train if train else layout.test
-    batches = [read_batch(folder / file, layout.labels, len(classes)) for file in files]
+    under = 'labels' if name == 'torch/cifar10' else 'fine_labels'
+    files = kind.train_list if train else kind.test_list
+    batches = [read_batch(folder / file, under, len(classes)) for file, _ in files]
     images = np.ascontiguousarray(np.concatenate([images for images, _ in batches]))
     return ArrayImages(images, [label for _, labels in batches for label in labels], classes)

@@ -10,7 +10,7 @@ from timm.data import create_dataset, get_img_extensions
 from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from .cifar import LAYOUTS, open_cifar
+from .cifar import KINDS, open_cifar
 from .digits import open_digits
 from .idx import FOLDERS, open_idx
 from .images import ArrayImages, how_to_fetch
@@ -22,7 +22,7 @@ TRAIN = ('train', 'training')
 OPENERS = {
     'digits': lambda name, data_dir, train: open_digits(train),
     **dict.fromkeys(FOLDERS, open_idx),
-    **dict.fromkeys(LAYOUTS, open_cifar),
+    **dict.fromkeys(KINDS, open_cifar),
 }
 IMAGE_FOLDERS = ('', 'torch/image_folder', 'torch/folder')
 # timm's prefixes besides torch and hfds, and its names after `torch/` besides the small sets.
@@ -134,8 +134,8 @@ def open_dataset(name: str, data_dir: str | None, split: str, in_chans: int = 3)
         raise ValueError(f'data set {name!r} needs a folder (give --data-dir)')
     if kind in ('', 'torch') and not os.path.isdir(data_dir):
         advice = 'give another --data-dir'
-        if name.lower() in {*FOLDERS, *LAYOUTS}:
-            advice = how_to_fetch(FOLDERS.get(name.lower()) or LAYOUTS[name.lower()].kind, data_dir)
+        if small := (FOLDERS | KINDS).get(name.lower()):
+            advice = how_to_fetch(small, data_dir)
         raise ValueError(f'no data folder {data_dir!r} for data set {name!r} ({advice})')
     if name.lower() in OPENERS:
         return open_small(name.lower(), data_dir, split)
