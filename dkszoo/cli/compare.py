@@ -12,9 +12,8 @@ from dkszoo.papers.report import compare_methods
 from dkszoo.tasks import METHODS, LossSettings, get_method
 
 from .flags import add_config, add_flags, setting_from_text
-from .grids import finish
+from .grids import finish, until_stopped
 from .main import Parser, tell
-from .stopping import until_stopped
 
 # Settings that `compare` makes itself or leaves out, in every run.
 OF_THE_GRID = ('method', 'seed', 'output', 'experiment', 'export', 'resume', 'overwrite')

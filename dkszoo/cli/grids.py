@@ -1,12 +1,22 @@
-"""Final report and exit code of a grid of runs."""
+"""How a grid of runs ends: its final report, or a signal."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dkszoo import engine
 from dkszoo.papers.grid import Cell, Result
 from dkszoo.weights import write_text
 
-from .main import fail, tell
+from .main import fail, say_stopped, tell
+
+
+def until_stopped(work: Callable[[], int]) -> int:
+    """Call `work`, which a signal may stop; returns the exit code."""
+    try:
+        with engine.StopRequest():
+            return work()
+    except engine.Stopped as error:
+        return say_stopped(error, 'the same command')
 
 
 def finish(cells: Sequence[Cell], results: dict[str, Result], text: str, path: Path) -> int:

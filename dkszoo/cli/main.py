@@ -126,6 +126,12 @@ def fail(error: BaseException | str, code: int, prog: str = '') -> int:
     return code
 
 
+def say_stopped(error: dkszoo.engine.Stopped, again: str) -> int:
+    """Print how to resume after a signal, with the command `again`; returns the exit code."""
+    tell(f'dkszoo: stopped by {error}; {again} resumes from here', sys.stderr)
+    return error.exit_code
+
+
 def tell(line: str, file: TextIO | None = None, flush: bool = False) -> None:
     """Print a line on stdout or `file`; if its terminal has been closed, drop it: the work goes on."""
     file = file or sys.stdout

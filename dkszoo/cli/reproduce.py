@@ -15,9 +15,8 @@ from dkszoo.papers.reproduce import SCALE, cell_work, plan_table
 from dkszoo.papers.workload import seconds_per_work
 
 from .flags import add_flags
-from .grids import finish
+from .grids import finish, until_stopped
 from .main import Parser, tell
-from .stopping import until_stopped
 
 DEBIAN = '/usr/share/datasets/fashion-mnist'  # where Debian's package dataset-fashion-mnist installs it
 

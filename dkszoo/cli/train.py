@@ -16,8 +16,7 @@ from dkszoo.engine.folder import RunFolder
 from dkszoo.weights import dump_yaml
 
 from .flags import add_config, add_flags
-from .main import Parser, fail, prog_name, tell
-from .stopping import say_stopped
+from .main import Parser, fail, prog_name, say_stopped, tell
 
 # What a loading process that cannot be started, or was killed, ends in, besides a RuntimeError.
 LOADING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ECONNRESET, errno.ECONNREFUSED)

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.reliability.runs import PLAIN, differences, wait
 from benchmarks.reliability.signals import signals
-from dkszoo.cli.stopping import until_stopped
+from dkszoo.cli.grids import until_stopped
 from dkszoo.engine import run
 from dkszoo.engine.keeper import Keeper
 from dkszoo.engine.signals import SIGNALS, Stopped, StopRequest, batches_of, hidden_signals, shut_down
