@@ -42,24 +42,14 @@ class ProgressBar:
         """Show mean loss and accuracy of the epoch so far, images per second and the time left of the run."""
         seconds = max(time.monotonic() - self.began, 1e-9)
         rate = (step - self.start) / seconds
-        speed = rate * self.batch_size
         left = tqdm.format_interval(round((self.steps - step + self.steps * (self.epochs - self.epoch - 1)) / rate))
+        figures = f'loss {loss:.3f}, top1 {top1:.1f} %, {rate * self.batch_size:.0f} img/s, {left} left'
         if self.bar is not None:
-            figures = f'loss {loss:.3f}, top1 {top1:.1f} %, {speed:.0f} img/s, {left} left'
             self.bar.set_postfix_str(figures, refresh=False)
             self.bar.update(step - self.bar.n)
         else:
-            _logger.info(
-                'epoch %d/%d step %d/%d loss %.3f top1 %.1f %% %.0f img/s %s left',
-                self.epoch + 1,
-                self.epochs,
-                step,
-                self.steps,
-                loss,
-                top1,
-                speed,
-                left,
-            )
+            place = f'epoch {self.epoch + 1}/{self.epochs} step {step}/{self.steps}'
+            _logger.info('%s %s', place, figures.replace(',', ''))
 
     def close(self) -> None:
         if self.bar is not None:
