@@ -114,24 +114,16 @@ def stage_of(probe: Probe, own: OwnStages, tap: int) -> int:
     return tap - own.first
 
 
-def narrow_design(probe: Probe, taps: Sequence[int]) -> list[BranchSpec]:
-    """DKS Table 3, narrow blocks: `dks` at half its width."""
-    return [
-        BranchSpec(s.tap, 'own', tuple((blocks, width / 2) for blocks, width in s.stages))
-        for s in dks_design(probe, taps)
+def altered(change: Callable) -> Callable[[Probe, Sequence[int]], list[BranchSpec]]:
+    """DKS Table 3, other sizes of the blocks: `dks` with `change(blocks, width)` for every stage."""
+    return lambda probe, taps: [
+        BranchSpec(spec.tap, 'own', tuple(change(*stage) for stage in spec.stages)) for spec in dks_design(probe, taps)
     ]
 
 
-def shallow_design(probe: Probe, taps: Sequence[int]) -> list[BranchSpec]:
-    """DKS Table 3, shallow blocks: `dks` with one block per stage (one per row, if a stage has several)."""
-
-    def one(blocks: int | tuple[int, ...]) -> int | tuple[int, ...]:
-        return (1,) * len(blocks) if isinstance(blocks, tuple) else 1
-
-    return [
-        BranchSpec(s.tap, 'own', tuple((one(blocks), width) for blocks, width in s.stages))
-        for s in dks_design(probe, taps)
-    ]
+def one_block(blocks: int | tuple[int, ...]) -> int | tuple[int, ...]:
+    """One block, or one per row if the stage has several."""
+    return (1,) * len(blocks) if isinstance(blocks, tuple) else 1
 
 
 def mirror_design(probe: Probe, taps: Sequence[int]) -> list[BranchSpec]:
@@ -162,8 +154,8 @@ DESIGNS = {
     'mirror': mirror_design,
     'conv': falling('conv'),
     'linear': pooled('none', (), 'fc'),
-    'narrow': narrow_design,
-    'shallow': shallow_design,
+    'narrow': altered(lambda blocks, width: (blocks, width / 2)),
+    'shallow': altered(lambda blocks, width: (one_block(blocks), width)),
     'ap_conv_2fc': pooled('conv3x3', ((1, 2.0),), '2fc'),
     'ap_2fc': pooled('none', (), '2fc'),
     'bottleneck': falling('sepconv'),
