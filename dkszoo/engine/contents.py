@@ -65,12 +65,9 @@ def check_entries(entries, required: dict[str, Callable], optional: dict[str, Ca
     """Raise a ValueError that names the first entry that is missing or fails its check."""
     if not isinstance(entries, dict):
         raise ValueError(f'it has {type(entries).__name__} where {", ".join(required)} belong')
-    for name, good in required.items():
-        if name not in entries:
+    for name, good in (required | (optional or {})).items():
+        if name not in entries and name in required:
             raise ValueError(f'it has no {name!r}')
-        if not good(entries[name]):
-            raise ValueError(f'its {name!r} is invalid')
-    for name, good in (optional or {}).items():
         if name in entries and not good(entries[name]):
             raise ValueError(f'its {name!r} is invalid')
 
