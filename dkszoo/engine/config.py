@@ -35,6 +35,12 @@ def same_setting(name: str, one, other) -> bool:
     return one == other
 
 
+def check_setting(folder: os.PathLike, name: str, stored, asked, cure: str) -> None:
+    """Raise a ValueError unless the run in a folder has a setting that means the same as the one asked for."""
+    if not same_setting(name, asked, stored):
+        raise ValueError(f'{str(folder)!r} holds a run with {flag(name)} {say(stored)}, not {say(asked)} ({cure})')
+
+
 @dataclass(frozen=True)
 class TrainConfig(RunSettings, OptimSettings, DataSettings, LossSettings, MethodSettings, ModelSettings):
     """All settings of a run, validated on construction.

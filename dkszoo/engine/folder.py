@@ -16,7 +16,7 @@ from dkszoo.data import Flip
 from dkszoo.weights import dump_yaml, parse_json, parse_yaml, write_durably, write_text
 
 from .checkpoint import BEST, LAST, recovery_files
-from .config import TrainConfig, flag, same_setting, say
+from .config import TrainConfig, check_setting
 from .data import open_data
 from .lock import FolderLock
 from .record import check_record, parse_record
@@ -117,11 +117,9 @@ class RunFolder:
         if config.to_dict().keys() - stored.keys():  # settings newer than the run: it had their defaults
             stored = open_data(TrainConfig.from_dict(stored))[0].to_dict()
         for key, value in {'method': config.method, **config.fixed()}.items():  # branches may differ because of it
-            if not same_setting(key, value, stored[key]):
-                raise ValueError(
-                    f'{str(self.path)!r} holds a run with {flag(key)} {say(stored[key])}, not {say(value)} '
-                    '(--overwrite starts anew, --experiment names another folder)'
-                )
+            check_setting(
+                self.path, key, stored[key], value, '--overwrite starts anew, --experiment names another folder'
+            )
 
     def clear(self) -> None:
         """Remove the records and checkpoints of a run; other files stay.

@@ -12,7 +12,7 @@ import torch
 
 from dkszoo.data import open_dataset
 from dkszoo.engine.checkpoint import BEST
-from dkszoo.engine.config import FILLED_IN, TrainConfig, flag, negation, same_setting, say
+from dkszoo.engine.config import FILLED_IN, TrainConfig, check_setting, flag, negation
 from dkszoo.engine.contents import is_finite
 from dkszoo.engine.create import WRONG_ARGUMENTS, check_name, create_model, read_design
 from dkszoo.engine.lock import wait_until_free
@@ -151,11 +151,8 @@ def check_settings(cell: Cell, folder: Path, hash_file: Callable[[str], str | No
     own = {key for key in FILLED_IN if key in cell.settings or flag(key) not in given}
     filled_in = {key for key in own if asked[key] == default[key]} | ({'kd_checkpoint'} if cell.needs else set())
     for key, value in asked.items():
-        if key not in filled_in and not same_setting(key, value, stored[key]):
-            raise ValueError(
-                f'{str(folder)!r} holds a run with {flag(key)} {say(stored[key])}, not {say(value)} '
-                '(--output names another folder)'
-            )
+        if key not in filled_in:
+            check_setting(folder, key, stored[key], value, '--output names another folder')
     for key in FILES:
         before, now = result.record.get(f'{key}_sha256'), hash_file(cell.settings.get(key, ''))
         if before and now and before != now:
