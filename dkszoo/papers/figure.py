@@ -69,9 +69,6 @@ def mean_errors(folders: list[Path], metric: str) -> list[float]:
     runs = []
     for folder in folders:
         with open(folder / 'summary.csv', newline='', encoding='utf-8') as file:
-            runs.append([100 - float(row[key(row, metric)]) for row in csv.DictReader(file)])
+            rows = csv.DictReader(file)
+            runs.append([100 - float(row.get(f'eval_{metric}') or row[f'eval_test_{metric}']) for row in rows])
     return [math.fsum(values) / len(values) for values in zip(*runs, strict=True)]
-
-
-def key(row: dict, metric: str) -> str:
-    return f'eval_{metric}' if row.get(f'eval_{metric}') else f'eval_test_{metric}'
