@@ -35,16 +35,11 @@ def number(dtype: np.dtype, data: bytes) -> int:
     return int(np.frombuffer(data, dtype)[0])
 
 
-def to_bytes(text: str, encoding: str) -> bytes:
-    """Bytes as Python 3 pickles them for Python 2."""
-    return text.encode(encoding)
-
-
 # All names a pickle may use: the parts of integer arrays, each mapped to a safe replacement.
 ALLOWED = {
     ('numpy', 'ndarray'): np.ndarray,
     ('numpy', 'dtype'): whole_numbers,
-    ('_codecs', 'encode'): to_bytes,
+    ('_codecs', 'encode'): str.encode,  # makes bytes, as Python 3 pickles them for Python 2
 }
 for core in ('numpy.core', 'numpy._core'):
     ALLOWED[f'{core}.multiarray', '_reconstruct'] = empty_array
