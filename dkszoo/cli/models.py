@@ -27,12 +27,10 @@ def main(argv: list[str]) -> int:
     pattern = args.filter if set(args.filter) & set('*?[') else f'*{args.filter}*'
     names = dkszoo.list_models(pattern)
     if not names:
-        own = (
-            f"dkszoo cost {args.filter} has the figures of timm's"
-            if timm.is_model(args.filter)
-            else 'dkszoo models lists all'
-        )
-        raise ValueError(f'no model of dkszoo fits {args.filter!r} ({own})')
+        hint = 'dkszoo models lists all'
+        if timm.is_model(args.filter):
+            hint = f"dkszoo cost {args.filter} has the figures of timm's"
+        raise ValueError(f'no model of dkszoo fits {args.filter!r} ({hint})')
     if args.csv:
         writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator='\n')
         writer.writeheader()
