@@ -88,12 +88,9 @@ class DeeplySupervised(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that backbone and branches exempt from weight decay."""
-        names = self.backbone.no_weight_decay() if hasattr(self.backbone, 'no_weight_decay') else ()
-        found = {f'backbone.{name}' for name in names}
-        for i, branch in enumerate(self.branches):
-            if hasattr(branch, 'no_weight_decay'):
-                found |= {f'branches.{i}.{name}' for name in branch.no_weight_decay()}
-        return found
+        parts = {'backbone': self.backbone, **{f'branches.{i}': branch for i, branch in enumerate(self.branches)}}
+        exempt = {at: part.no_weight_decay() for at, part in parts.items() if hasattr(part, 'no_weight_decay')}
+        return {f'{at}.{name}' for at, names in exempt.items() for name in names}
 
     def classifiers(self) -> list[nn.Module]:
         """The last linear layers of all heads, main head first."""
