@@ -61,12 +61,12 @@ class FolderLock:
 
         Raises:
             ValueError: Another process holds it.
-            OSError: The folder cannot be written.
+            OSError: The folder cannot be written, or the file is a link.
         """
         if fcntl is None:
             return
         while self.handle is None:
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)  # a link's target is not ours
             try:
                 fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):

@@ -22,6 +22,16 @@ def test_it_names_its_holder_and_goes(tmp_path):
     assert not file.exists()
 
 
+def test_a_link_is_not_followed(tmp_path):
+    file, link = tmp_path / 'precious', tmp_path / '.lock'
+    file.write_text('mine')
+    link.symlink_to(file)
+    with pytest.raises(OSError, match='Too many levels of symbolic links'):
+        FolderLock(tmp_path).acquire()
+    FolderLock(tmp_path).sweep()
+    assert file.read_text() == 'mine'
+
+
 def test_a_file_that_its_holder_has_just_removed_locks_nothing(tmp_path, monkeypatch):
     plain, calls = fcntl.lockf, []
 
