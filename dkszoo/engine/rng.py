@@ -30,11 +30,17 @@ def rng_state(device: torch.device) -> dict:
 
 
 def set_rng_state(state: dict, device: torch.device) -> None:
-    """The inverse of `rng_state`."""
+    """The inverse of `rng_state`.
+
+    Raises:
+        ValueError: NumPy's position is outside its state.
+    """
     version, words, next_gauss = state['python']
     random.setstate((version, tuple(words.tolist()), next_gauss))
-    name, keys, *rest = state['numpy']
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    name, keys, position, *rest = state['numpy']
+    if not 0 <= position <= len(keys):  # NumPy would read beyond its own state
+        raise ValueError(f"NumPy's position is {position}, beyond its {len(keys)} numbers")
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, *rest))  # noqa: NPY002
     torch.set_rng_state(state['torch'])
     if device.type == 'cuda' and 'cuda' in state:
         torch.cuda.set_rng_state(state['cuda'], device)

@@ -16,13 +16,33 @@ import torch
 from .card import card_path, is_card, read_card_file, refuse_graph
 from .untrusted import check_limits, check_pickle
 
+
+class NumberType:
+    """Stands for the dtype of a NumPy scalar in a file: only that of a number, whose state is its byte order.
+
+    NumPy's own would allocate any size that the file asks for, and take any flags.
+    """
+
+    def __init__(self, kind: str, *_):
+        self.dtype = np.dtype(kind)
+        if self.dtype.kind not in 'biuf':
+            raise pickle.UnpicklingError(f'a scalar of {self.dtype}')
+
+    def __setstate__(self, state: tuple):
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+def number(kind: NumberType, data: bytes) -> np.generic:
+    """A NumPy scalar."""
+    return np.frombuffer(data, kind.dtype)[0]
+
+
 # Other projects' checkpoints contain NumPy scalars (accuracies), timm's an argparse.Namespace. Nothing else is allowed.
 ALLOWED = [
     argparse.Namespace,
-    np.dtype,
-    (np._core.multiarray.scalar, 'numpy.core.multiarray.scalar'),
-    (np._core.multiarray.scalar, 'numpy._core.multiarray.scalar'),
-    *{type(np.dtype(kind)) for kind in ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', '?')},
+    (NumberType, 'numpy.dtype'),
+    (number, 'numpy.core.multiarray.scalar'),
+    (number, 'numpy._core.multiarray.scalar'),
 ]
 
 ALLOWING = threading.Lock()
@@ -221,6 +241,8 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         ValueError: The file is damaged, or not a .safetensors file.
     """
     try:
-        return safetensors.torch.load_file(path)
+        tensors = safetensors.torch.load_file(path)
+        check_limits(tensors)
     except Exception as error:  # a damaged header can raise anything
         raise ValueError(f'{os.fspath(path)!r} is not a safetensors file, or is damaged ({error})') from error
+    return tensors

@@ -1,5 +1,6 @@
 """YAML and JSON texts, possibly untrusted, as plain values."""
 
+import argparse
 import json
 import re
 from collections.abc import Iterator
@@ -63,6 +64,8 @@ def walk(contents, most: int) -> Iterator:
             left += value.values()
         elif isinstance(value, list | tuple | set):
             left += value
+        elif isinstance(value, argparse.Namespace):
+            left += vars(value).values()
 
 
 def parse_json(text: str):

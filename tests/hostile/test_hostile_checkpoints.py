@@ -33,6 +33,7 @@ def nested() -> list:
 
 
 # Where in the file, what is put there, what the message says.
+POSITION = ('MT19937', torch.zeros(624, dtype=torch.int64), 2**30, 0, 0.0)
 DAMAGE = {
     'format': ((*OWN, 'format'), [[1]], 'has format [['),
     'format as truth': ((*OWN, 'format'), True, 'has format True'),
@@ -62,6 +63,7 @@ DAMAGE = {
     'sums': ((*OWN, 'processes', 0, 'sums', 'loss'), 'x', "its 'sums'"),
     'generators': ((*OWN, 'processes', 0, 'rng'), {}, "its random generators cannot be loaded: it has no 'python'"),
     'generators as texts': ((*OWN, 'processes', 0, 'rng', 'python'), 'abc', 'its random generators cannot be'),
+    'position of a generator': ((*OWN, 'processes', 0, 'rng', 'numpy'), POSITION, "NumPy's position is 1073741824"),
     'scheduler': ((*OWN, 'scheduler'), 7, "its 'scheduler'"),
     'no scheduler': ((*OWN, 'scheduler'), None, 'its scheduler cannot be loaded: there is none'),
     'values of the scheduler': ((*OWN, 'scheduler', 'base_values'), ['x'], 'base_values is not of type list'),

@@ -44,6 +44,7 @@ HEADERS = {
     'other size': header({'a': tensor(shape=(3,))}),
     'pickled': header({'a': tensor()}).replace(b'F32', b'O32'),
     'deep': header(b'[' * 100000),
+    'complex numbers': header({'a': tensor('C64', (1,))}),
 }
 
 
@@ -94,6 +95,7 @@ DESCRIPTIONS = {
     'no spread': {'data': {**DATA, 'std': [0.5, 0.5, 0]}},
     'mean is no number': {'data': {**DATA, 'mean': [float('nan')] * 3}},
     'crop of nothing': {'data': {**DATA, 'crop_pct': 1e-300}},
+    'crop that enlarges': {'data': {**DATA, 'input_size': [3, 1000, 1000], 'crop_pct': 0.01}},
     'other channels': {'data': {**DATA, 'input_size': [1, 32, 32]}},
     'means are texts': {'data': {**DATA, 'mean': ['a', 'b', 'c']}},
     'interpolation': {'data': {**DATA, 'interpolation': '__class__'}},

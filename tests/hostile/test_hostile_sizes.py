@@ -1,10 +1,12 @@
 """Small checkpoints that stand for more than fits in memory or time: refused before either is spent."""
 
+import argparse
 import pickle
 import zipfile
 
 import pytest
 import torch
+from torch import nn
 
 from dkszoo.weights import read_pickle, untrusted
 
@@ -20,6 +22,19 @@ def doubling_tuples(levels: int = 45) -> bytes:
     return body + b'}h%bK\x01s.' % bytes([levels])
 
 
+def hiding() -> nn.Parameter:
+    """A tensor with an attribute that takes a method's place."""
+    parameter = nn.Parameter(torch.zeros(3))
+    parameter.detach = 'x'
+    return parameter
+
+
+def recursive() -> argparse.Namespace:
+    items = []
+    items += [items, items]
+    return argparse.Namespace(model_kwargs=items)
+
+
 def doubling_list(levels: int = 45) -> list:
     nested = [1]
     for _ in range(levels):
@@ -29,6 +44,9 @@ def doubling_list(levels: int = 45) -> list:
 
 OBJECTS = {
     'shared lists': (doubling_list, 'too many values'),
+    'shared lists of settings': (lambda: argparse.Namespace(a=doubling_list()), 'too many values'),
+    'recursive settings': (recursive, 'too many values'),
+    'hidden method': (hiding, 'not plain numbers'),
     'expanded tensor': (lambda: torch.zeros(1, 1).expand(300_000_000, 64), 'with more numbers than are stored'),
     'complex tensor': (lambda: torch.zeros(3, dtype=torch.complex64), 'not plain numbers'),
     'sparse tensor': (lambda: torch.ones(3).to_sparse(), 'not plain numbers'),

@@ -57,6 +57,29 @@ def test_numpy_scalars_of_every_kind(tmp_path, kind):
     assert (back, back.dtype) == (1, np.dtype(kind))
 
 
+class Call:
+    """Unpickles as the result of a call."""
+
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call[0], self.call[1:]
+
+
+def test_numpy_scalars_of_the_other_byte_order(tmp_path):
+    kind = np.dtype('>f8')
+    path = saved(tmp_path, {'a': Call(np._core.multiarray.scalar, kind, np.array(3.5, kind).tobytes())})
+    assert read_pickle(path) == {'a': 3.5}
+
+
+@pytest.mark.parametrize('kind', ['V4', 'U1', 'S4', 'M8', 'c8', '(2,)i4', 'i2,i2'])
+def test_scalars_that_are_no_numbers_are_refused(tmp_path, kind):
+    """Without data NumPy allocates their size, which the file may choose."""
+    with pytest.raises(ValueError, match='or is damaged'):
+        read_pickle(saved(tmp_path, {'a': Call(np._core.multiarray.scalar, Call(np.dtype, kind))}))
+
+
 def test_scalars_of_numpy_1(tmp_path):
     path = saved(tmp_path, {'acc': np.float64(3.5)}, _use_new_zipfile_serialization=False)
     content = path.read_bytes()
