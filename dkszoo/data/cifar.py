@@ -12,42 +12,60 @@ from .images import ArrayImages, how_to_fetch
 KINDS = {'torch/cifar10': 'CIFAR10', 'torch/cifar100': 'CIFAR100'}  # timm's name -> torchvision's class
 
 
-def whole_numbers(*args) -> np.dtype:
-    """The dtype of an array, if of integers: an array of objects could hold anything."""
-    dtype = np.dtype(*args)
-    if dtype.kind not in 'ui':
-        raise pickle.UnpicklingError(f'an array of {dtype}')
-    return dtype
+class IntegerType:
+    """Stands for the dtype of an array, if of integers (of objects, it could hold anything); its state is a byte order.
+
+    NumPy's own would take any flags and sizes from the file.
+    """
+
+    def __init__(self, kind: str, *_):
+        self.dtype = np.dtype(kind)
+        if self.dtype.kind not in 'ui':
+            raise pickle.UnpicklingError(f'an array of {self.dtype}')
+
+    def __setstate__(self, state: tuple):
+        self.dtype = self.dtype.newbyteorder(state[1])
 
 
-def empty_array(*_) -> np.ndarray:
-    """An array for the pickle to fill; NumPy always requests an empty one."""
-    return np.ndarray((0,), np.uint8)
+def to_bytes(data: bytes | str) -> bytes:
+    """Bytes, which Python 2 pickled as what Python 3 takes for a text."""
+    return data.encode('latin1') if isinstance(data, str) else data
 
 
-def filled_array(data: bytes, dtype: np.dtype, shape: tuple, order: str) -> np.ndarray:
+class IntegerArray:
+    """Stands for an array, which the pickle makes empty and then fills; it has no more than the bytes in the file."""
+
+    def __init__(self, *_):
+        self.values = np.empty(0, np.uint8)
+
+    def __setstate__(self, state: tuple):
+        _, shape, kind, by_columns, data = state
+        self.values = np.frombuffer(to_bytes(data), kind.dtype).reshape(shape, order='F' if by_columns else 'C')
+
+
+def filled_array(data: bytes, kind: IntegerType, shape: tuple, order: str) -> np.ndarray:
     """An array in a pickle of protocol 5."""
-    return np.frombuffer(data, dtype).reshape(shape, order=order)
+    return np.frombuffer(data, kind.dtype).reshape(shape, order=order)
 
 
-def number(dtype: np.dtype, data: bytes) -> int:
+def number(kind: IntegerType, data: bytes) -> int:
     """A NumPy scalar."""
-    return int(np.frombuffer(data, dtype)[0])
+    return int(np.frombuffer(to_bytes(data), kind.dtype)[0])
 
 
 # All names a pickle may use: the parts of integer arrays, each mapped to a safe replacement.
 ALLOWED = {
-    ('numpy', 'ndarray'): np.ndarray,
-    ('numpy', 'dtype'): whole_numbers,
+    ('numpy', 'ndarray'): None,  # only handed to _reconstruct
+    ('numpy', 'dtype'): IntegerType,
     ('_codecs', 'encode'): str.encode,  # makes bytes, as Python 3 pickles them for Python 2
 }
 for core in ('numpy.core', 'numpy._core'):
-    ALLOWED[f'{core}.multiarray', '_reconstruct'] = empty_array
+    ALLOWED[f'{core}.multiarray', '_reconstruct'] = IntegerArray
     ALLOWED[f'{core}.multiarray', 'scalar'] = number
     ALLOWED[f'{core}.numeric', '_frombuffer'] = filled_array
 
 
-class ArrayUnpickler(pickle.Unpickler):
+class ArrayUnpickler(pickle._Unpickler):  # in C, nine bytes can make it allocate gigabytes
     """An unpickler for plain containers and arrays of integers."""
 
     def find_class(self, module: str, name: str):
@@ -72,7 +90,8 @@ def read_cifar_pickle(path: Path) -> dict:
         raise ValueError(f'{str(path)!r} is damaged or not a CIFAR file: {reason} (download it again)') from error
     if not isinstance(contents, dict):
         raise ValueError(f'{str(path)!r} is not a CIFAR file: it holds a {type(contents).__name__} (download it again)')
-    return {key.decode('latin1') if isinstance(key, bytes) else key: value for key, value in contents.items()}
+    found = {key.decode('latin1') if isinstance(key, bytes) else key: value for key, value in contents.items()}
+    return {key: value.values if isinstance(value, IntegerArray) else value for key, value in found.items()}
 
 
 def read_batch(path: Path, key: str, num_classes: int) -> tuple[np.ndarray, list[int]]:

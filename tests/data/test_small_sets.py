@@ -3,6 +3,7 @@
 import gzip
 import os
 import pickle
+import resource
 import struct
 from pathlib import Path
 
@@ -177,6 +178,41 @@ def test_hostile_and_damaged_pickles(tmp_path, case, protocol):
     with pytest.raises(ValueError, match=message):
         open_dataset('torch/cifar100', str(tmp_path), 'train')
     assert not marker.exists()
+
+
+FORGED = {  # images of which the file has less than it says
+    'made by the file': Payload(np.ndarray, (10, 3072), 'u1', b'a', 0, (0, 0)),
+    'one byte': Payload(np._core.numeric._frombuffer, b'a', np.dtype('u1'), (2, 3072), 'C'),
+}
+
+
+@pytest.mark.parametrize('case', FORGED)
+def test_arrays_larger_than_the_file(tmp_path, case):
+    write_cifar(tmp_path, 100)
+    contents = pickle.dumps({b'data': FORGED[case], b'fine_labels': [0, 1]}, 2)
+    (tmp_path / 'cifar-100-python' / 'train').write_bytes(contents)
+    with pytest.raises(ValueError, match='is damaged'):
+        open_dataset('torch/cifar100', str(tmp_path), 'train')
+
+
+def test_flags_of_a_dtype_are_not_taken_from_a_file(tmp_path):
+    """NumPy would then follow the numbers of an array as references to objects."""
+    write_cifar(tmp_path, 100)
+    contents = pickle.dumps({b'data': np.zeros((2, 3072), np.uint8), b'fine_labels': [0, 1]}, 2)
+    assert contents.count(b'K\x00tq\x14b') == 1
+    (tmp_path / 'cifar-100-python' / 'train').write_bytes(contents.replace(b'K\x00tq\x14b', b'K\x01tq\x14b'))
+    images = open_dataset('torch/cifar100', str(tmp_path), 'train').images
+    assert images.dtype.flags == 0
+
+
+def test_a_memo_that_boasts(tmp_path):
+    """In C the unpickler would allocate 4 GB for nine bytes."""
+    write_cifar(tmp_path, 100)
+    (tmp_path / 'cifar-100-python' / 'train').write_bytes(b'\x80\x02]r\xff\xff\xff\x0f.')
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match='holds a list'):
+        open_dataset('torch/cifar100', str(tmp_path), 'train')
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 100_000  # KiB
 
 
 @pytest.mark.parametrize('change', [lambda d: b'', lambda d: d[: len(d) // 2], lambda d: b'junk' + d])
