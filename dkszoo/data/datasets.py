@@ -186,10 +186,14 @@ def check_files(folder: str) -> None:
     Skipped images in a folder with readable ones or sub-folders only give a warning.
 
     Raises:
-        ValueError: There is such a folder.
+        ValueError: There is such a folder, or a link to one above it.
     """
-    passed_over, read = 0, get_img_extensions()
+    passed_over, read, paths = 0, get_img_extensions(), {}
     for place, folders, files in os.walk(folder, onerror=refuse_folder, followlinks=True):
+        real, above = os.path.realpath(place), paths.get(os.path.dirname(place), ())
+        if real in above:
+            raise ValueError(f'{place!r} is a link to a folder that it is in (remove the link)')
+        paths[place] = (*above, real)
         kinds = [os.path.splitext(file)[1].lower() for file in files]
         others = [kind for kind in kinds if kind in IMG_EXTENSIONS and kind not in read]
         if others and not folders and not any(kind in read for kind in kinds):

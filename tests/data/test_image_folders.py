@@ -90,6 +90,23 @@ def test_a_class_that_is_a_link_is_looked_into(tmp_path):
         open_dataset('', str(tmp_path), 'train')
 
 
+@pytest.mark.parametrize('links', [{'a/up': '..'}, {'a/b': '../b', 'b/a': '../a'}])
+def test_a_link_to_a_folder_above_is_named(tmp_path, links):
+    """timm would take its images up to 40 times, or look for ever."""
+    make(tmp_path, 2)
+    for name, target in links.items():
+        (tmp_path / 'train' / name).symlink_to(target)
+    with pytest.raises(ValueError, match=r'is a link to a folder that it is in \(remove the link\)'):
+        open_dataset('', str(tmp_path), 'train')
+
+
+def test_a_folder_that_is_linked_twice_is_no_loop(tmp_path):
+    make(tmp_path, 2)
+    for name in ('c', 'd'):
+        (tmp_path / 'train' / name).symlink_to('a')
+    assert len(open_dataset('', str(tmp_path), 'train')) == 8
+
+
 @pytest.mark.parametrize('mode', ['I;16', 'I', 'F'])
 def test_images_of_more_than_eight_bits_are_not_cut_off(tmp_path, mode):
     make(tmp_path, 1)
