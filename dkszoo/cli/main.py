@@ -29,6 +29,8 @@ COMMANDS = {
     'replay': 'repeat a recorded run and tell whether the weights are equal',
 }
 
+CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f-\x9f]')  # all control characters but tab and line feed
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors look like all others of dkszoo, and that does not accept abbreviated flags."""
@@ -133,10 +135,13 @@ def say_stopped(error: dkszoo.engine.Stopped, again: str) -> int:
 
 
 def tell(line: str, file: TextIO | None = None, flush: bool = False) -> None:
-    """Print a line on stdout or `file`; if its terminal has been closed, drop it: the work goes on."""
+    """Print a line on stdout or `file`; if its terminal has been closed, drop it: the work goes on.
+
+    Control characters, which names in files may have, are escaped.
+    """
     file = file or sys.stdout
     try:
-        print(line, file=file, flush=flush)
+        print(CONTROL.sub(lambda found: repr(found[0])[1:-1], line), file=file, flush=flush)
     except OSError as error:
         if error.errno != errno.EIO:
             raise

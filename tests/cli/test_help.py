@@ -65,6 +65,12 @@ def test_lines_for_a_terminal_that_is_gone_are_dropped():
         main.tell('one', io.TextIOWrapper(full, write_through=True))
 
 
+def test_control_characters_are_escaped(capsys):
+    """Names in files may have them; a terminal would obey."""
+    main.tell('a\x1b]0;owned\x07\r\x9bb\tc\n\u3000d')
+    assert capsys.readouterr().out == 'a\\x1b]0;owned\\x07\\r\\x9bb\tc\n\u3000d\n'
+
+
 def test_an_error_is_one_line_unless_more_is_asked_for(capsys, monkeypatch):
     error = ValueError('two\n  lines')
     assert main.fail(error, 2, 'dkszoo cost') == 2
