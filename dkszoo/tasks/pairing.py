@@ -54,9 +54,7 @@ def fixed_size(model: nn.Module) -> tuple[int, int] | None:
 
 
 @torch.no_grad()
-def example_batch(
-    net: DeeplySupervised, teacher: Teacher | None, stages: tuple[Sequence[int], Sequence[int]] = ((), ())
-) -> Batch:
+def example_batch(net: DeeplySupervised, teacher: Teacher | None, stages: tuple[Sequence[int], Sequence[int]]) -> Batch:
     """The outputs for one image of zeros. Changes neither the networks nor any random generator.
 
     Args:

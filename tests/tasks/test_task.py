@@ -126,7 +126,7 @@ def test_making_it_changes_nothing_in_the_network(method):
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
-    example_batch(net, None)
+    example_batch(net, None, ((), ()))
     assert torch.equal(torch.rand(1), expected)
 
 
