@@ -165,17 +165,12 @@ def check_values(values: dict, said: str, group: dict[str, Callable] = DATA) -> 
 
 
 def check_data(data: dict, source: str) -> None:
-    """Raise a ValueError unless input size, mean and std are present and agree in channels, and a crop is of an image.
-
-    The image is resized to the input size divided by `crop_pct` before it is cropped.
-    """
+    """Raise a ValueError unless input size, mean and std are present and agree in the number of channels."""
     for key in ('input_size', 'mean', 'std'):
         if data.get(key) is None:
             raise ValueError(f'{source} is damaged: it lacks the {key} of its images')
     if not len(data['mean']) == len(data['std']) == data['input_size'][0]:
         raise ValueError(f'{source} is damaged: mean, std and input_size have different numbers of channels')
-    if math.prod(data['input_size']) > MOST_PIXELS * (data.get('crop_pct') or 1) ** 2:
-        raise ValueError(f'{source} is damaged: its crop_pct {data["crop_pct"]} makes images too large to hold')
 
 
 def check_arguments(args, source: str) -> dict:

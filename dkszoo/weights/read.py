@@ -1,51 +1,18 @@
 """Reading checkpoints without executing code from them."""
 
-import argparse
 import errno
 import os
 import pickle
 import stat
-import threading
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import safetensors.torch
 import torch
 
+from .allowed import load
 from .card import card_path, is_card, read_card_file, refuse_graph
 from .untrusted import check_limits, check_pickle
-
-
-class NumberType:
-    """Stands for the dtype of a NumPy scalar in a file: only that of a number, whose state is its byte order.
-
-    NumPy's own would allocate any size that the file asks for, and take any flags.
-    """
-
-    def __init__(self, kind: str, *_):
-        self.dtype = np.dtype(kind)
-        if self.dtype.kind not in 'biuf':
-            raise pickle.UnpicklingError(f'a scalar of {self.dtype}')
-
-    def __setstate__(self, state: tuple):
-        self.dtype = self.dtype.newbyteorder(state[1])
-
-
-def number(kind: NumberType, data: bytes) -> np.generic:
-    """A NumPy scalar."""
-    return np.frombuffer(data, kind.dtype)[0]
-
-
-# Other projects' checkpoints contain NumPy scalars (accuracies), timm's an argparse.Namespace. Nothing else is allowed.
-ALLOWED = [
-    argparse.Namespace,
-    (NumberType, 'numpy.dtype'),
-    (number, 'numpy.core.multiarray.scalar'),
-    (number, 'numpy._core.multiarray.scalar'),
-]
-
-ALLOWING = threading.Lock()
 
 DIRECTORY = 0x10  # in a zip entry's external attributes; Python's reader ignores it, torch's does not
 
@@ -100,15 +67,6 @@ def read_pickle(path: str | os.PathLike, legacy: bool = True):
     except ValueError as error:
         raise ValueError(f'checkpoint {path!r} cannot be used: {error} (take another file)') from error
     return contents
-
-
-def load(path: str):
-    """The contents of a pickle that holds only data. torch's allow-list is global, so it is extended under a lock."""
-    with ALLOWING:
-        # Only what is missing: on exit `safe_globals` removes all that it was given.
-        ours = [kind for kind in ALLOWED if kind not in torch.serialization.get_safe_globals()]
-        with torch.serialization.safe_globals(ours):
-            return torch.load(path, map_location='cpu', weights_only=True)
 
 
 def reraise_if_not_of_the_file(error: Exception) -> None:

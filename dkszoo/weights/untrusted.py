@@ -77,16 +77,18 @@ def check_limits(contents) -> None:
 
     Raises:
         ValueError: There are more than `MOST_VALUES` values; or a tensor is not plain numbers in memory (sparse,
-            quantised, complex, without data, with a method replaced), or has more elements than its storage.
+            quantised, complex, without data), or has more elements than its storage; or an attribute takes the place
+            of a method.
     """
     for value in walk(contents, MOST_VALUES):
+        if any(hasattr(type(value), name) for name in getattr(value, '__dict__', ())):
+            raise ValueError('it holds an attribute in the place of a method')
         if isinstance(value, torch.Tensor):
             check_tensor(value)
 
 
 def check_tensor(value: torch.Tensor) -> None:
     plain = value.layout is torch.strided and value.device.type == 'cpu' and not value.is_nested
-    plain = plain and not any(hasattr(torch.Tensor, name) for name in vars(value))  # would hide a method
     if not plain or value.is_quantized or value.is_complex():
         raise ValueError('it holds a tensor that is not plain numbers')
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():

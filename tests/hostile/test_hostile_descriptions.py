@@ -95,7 +95,6 @@ DESCRIPTIONS = {
     'no spread': {'data': {**DATA, 'std': [0.5, 0.5, 0]}},
     'mean is no number': {'data': {**DATA, 'mean': [float('nan')] * 3}},
     'crop of nothing': {'data': {**DATA, 'crop_pct': 1e-300}},
-    'crop that enlarges': {'data': {**DATA, 'input_size': [3, 1000, 1000], 'crop_pct': 0.01}},
     'other channels': {'data': {**DATA, 'input_size': [1, 32, 32]}},
     'means are texts': {'data': {**DATA, 'mean': ['a', 'b', 'c']}},
     'interpolation': {'data': {**DATA, 'interpolation': '__class__'}},

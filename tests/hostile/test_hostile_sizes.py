@@ -3,6 +3,7 @@
 import argparse
 import pickle
 import zipfile
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -22,11 +23,10 @@ def doubling_tuples(levels: int = 45) -> bytes:
     return body + b'}h%bK\x01s.' % bytes([levels])
 
 
-def hiding() -> nn.Parameter:
-    """A tensor with an attribute that takes a method's place."""
-    parameter = nn.Parameter(torch.zeros(3))
-    parameter.detach = 'x'
-    return parameter
+def hiding(value, name: str):
+    """The value with an attribute that takes a method's place."""
+    setattr(value, name, 'x')
+    return value
 
 
 def recursive() -> argparse.Namespace:
@@ -46,7 +46,8 @@ OBJECTS = {
     'shared lists': (doubling_list, 'too many values'),
     'shared lists of settings': (lambda: argparse.Namespace(a=doubling_list()), 'too many values'),
     'recursive settings': (recursive, 'too many values'),
-    'hidden method': (hiding, 'not plain numbers'),
+    'hidden method of a tensor': (lambda: hiding(nn.Parameter(torch.zeros(3)), 'detach'), 'place of a method'),
+    'hidden method of a dict': (lambda: hiding(OrderedDict(a=1), 'values'), 'place of a method'),
     'expanded tensor': (lambda: torch.zeros(1, 1).expand(300_000_000, 64), 'with more numbers than are stored'),
     'complex tensor': (lambda: torch.zeros(3, dtype=torch.complex64), 'not plain numbers'),
     'sparse tensor': (lambda: torch.ones(3).to_sparse(), 'not plain numbers'),

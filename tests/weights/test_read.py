@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save
 
 from dkszoo.weights import backbone_state, load_strictly, read_pickle
+from dkszoo.weights.allowed import name_of
 
 
 def saved(tmp_path, value, **kwargs):
@@ -39,6 +40,23 @@ def test_what_others_let_in_stays_let_in(tmp_path):
     with torch.serialization.safe_globals([argparse.Namespace]):
         read_pickle(path)
         torch.load(path, weights_only=True)
+
+
+def test_no_name_is_let_in_twice(tmp_path, monkeypatch):
+    """torch keeps its allow-list as a set: of two entries of a name, chance would choose."""
+    path, plain, names = saved(tmp_path, {'a': np.float64(3.5)}), torch.load, []
+    theirs = [np._core.multiarray.scalar, np.dtype, type(np.dtype('f8')), Evil]
+
+    def load(*args, **kwargs):
+        names.extend(map(name_of, torch.serialization.get_safe_globals()))
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(torch, 'load', load)
+    with torch.serialization.safe_globals(theirs):
+        assert read_pickle(path) == {'a': 3.5}
+        assert set(torch.serialization.get_safe_globals()) >= set(theirs)
+    assert len(names) == len(set(names))
+    assert name_of(Evil) in names
 
 
 def test_several_threads_may_read(tmp_path):
@@ -78,6 +96,16 @@ def test_scalars_that_are_no_numbers_are_refused(tmp_path, kind):
     """Without data NumPy allocates their size, which the file may choose."""
     with pytest.raises(ValueError, match='or is damaged'):
         read_pickle(saved(tmp_path, {'a': Call(np._core.multiarray.scalar, Call(np.dtype, kind))}))
+
+
+def test_scalars_of_python_2(tmp_path):
+    """Their bytes are a text there."""
+    data = np.float64(92.5).tobytes()
+    call = b'cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(X\x02\0\0\0f8K\0K\x01tRU\x08%btR.' % data
+    head = (torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, {})
+    head = b''.join(pickle.dumps(value, 2) for value in head)
+    (tmp_path / 'x.pth').write_bytes(head + b'\x80\x02' + call + pickle.dumps([], 2))
+    assert read_pickle(tmp_path / 'x.pth') == 92.5
 
 
 def test_scalars_of_numpy_1(tmp_path):
