@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import pickletools
 from pathlib import Path
 
 import numpy as np
@@ -65,13 +66,20 @@ for core in ('numpy.core', 'numpy._core'):
     ALLOWED[f'{core}.numeric', '_frombuffer'] = filled_array
 
 
-class ArrayUnpickler(pickle._Unpickler):  # in C, nine bytes can make it allocate gigabytes
+class ArrayUnpickler(pickle.Unpickler):
     """An unpickler for plain containers and arrays of integers."""
 
     def find_class(self, module: str, name: str):
         if (module, name) not in ALLOWED:
             raise pickle.UnpicklingError(f'{module}.{name}')
         return ALLOWED[module, name]
+
+
+def check_memo(data: bytes) -> None:
+    """Refuse a pickle that numbers more objects than it can hold: the unpickler would allocate room for all."""
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name.endswith('PUT') and int(argument) > len(data):
+            raise pickle.UnpicklingError(f'object {argument} in {len(data)} bytes')
 
 
 def read_cifar_pickle(path: Path) -> dict:
@@ -84,7 +92,9 @@ def read_cifar_pickle(path: Path) -> dict:
     if not path.is_file():
         raise ValueError(f'no file {path.name} in {str(path.parent)!r} (download it again)')
     try:
-        contents = ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding='latin1').load()
+        data = path.read_bytes()
+        check_memo(data)
+        contents = ArrayUnpickler(io.BytesIO(data), encoding='latin1').load()
     except Exception as error:  # a damaged pickle can raise anything
         reason = str(error) or type(error).__name__
         raise ValueError(f'{str(path)!r} is damaged or not a CIFAR file: {reason} (download it again)') from error
@@ -100,7 +110,7 @@ def read_batch(path: Path, key: str, num_classes: int) -> tuple[np.ndarray, list
     data, labels = contents.get('data'), contents.get(key)
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         raise ValueError(f'{str(path)!r} has no images of 3 x 32 x 32 bytes under "data" (download it again)')
-    if not isinstance(labels, list | np.ndarray) or len(labels) != len(data) or not len(data):
+    if not isinstance(labels, list | np.ndarray) or np.ndim(labels) != 1 or len(labels) != len(data) or not len(data):
         raise ValueError(f'{str(path)!r} does not have one label per image under "{key}" (download it again)')
     if not all(isinstance(label, int | np.integer) and 0 <= label < num_classes for label in labels):
         raise ValueError(f'{str(path)!r} has labels that are not 0 to {num_classes - 1} (download it again)')

@@ -192,6 +192,8 @@ def check_files(folder: str) -> None:
     for place, folders, files in os.walk(folder, onerror=refuse_folder, followlinks=True):
         real, above = os.path.realpath(place), paths.get(os.path.dirname(place), ())
         if real in above:
+            while not os.path.islink(place):  # it can be this folder itself, reached through a link
+                place = os.path.dirname(place)
             raise ValueError(f'{place!r} is a link to a folder that it is in (remove the link)')
         paths[place] = (*above, real)
         kinds = [os.path.splitext(file)[1].lower() for file in files]

@@ -90,14 +90,17 @@ def test_a_class_that_is_a_link_is_looked_into(tmp_path):
         open_dataset('', str(tmp_path), 'train')
 
 
-@pytest.mark.parametrize('links', [{'a/up': '..'}, {'a/b': '../b', 'b/a': '../a'}])
+@pytest.mark.parametrize(
+    'links', [{'a/up': '..'}, {'a/up': '../..'}, {'a/up': '.'}, {'a/b': '../b', 'b/a': '../a'}], ids=str
+)
 def test_a_link_to_a_folder_above_is_named(tmp_path, links):
-    """timm would take its images up to 40 times, or look for ever."""
+    """timm would take its images up to 40 times, or look for ever. No folder is named whose removal would cost data."""
     make(tmp_path, 2)
     for name, target in links.items():
         (tmp_path / 'train' / name).symlink_to(target)
-    with pytest.raises(ValueError, match=r'is a link to a folder that it is in \(remove the link\)'):
+    with pytest.raises(ValueError, match=r'is a link to a folder that it is in \(remove the link\)') as raised:
         open_dataset('', str(tmp_path), 'train')
+    assert os.path.islink(str(raised.value).split("'")[1])
 
 
 def test_a_folder_that_is_linked_twice_is_no_loop(tmp_path):

@@ -161,6 +161,7 @@ def hostile_files(marker: str) -> dict:
         'shape': ({**good, b'data': np.zeros((2, 1024), np.uint8)}, 'no images'),
         'wide numbers': ({**good, b'data': np.zeros((2, 3072), np.int32)}, 'no images'),
         'labels missing': ({b'data': good[b'data']}, 'label'),
+        'label of no dimension': ({**good, b'fine_labels': np.array(1)}, 'label'),
         'few labels': ({**good, b'fine_labels': [0]}, 'label'),
         'large label': ({**good, b'fine_labels': [0, 100]}, 'labels that are not 0 to 99'),
         'text label': ({**good, b'fine_labels': ['0', '1']}, 'labels that are not 0 to 99'),
@@ -205,12 +206,13 @@ def test_flags_of_a_dtype_are_not_taken_from_a_file(tmp_path):
     assert images.dtype.flags == 0
 
 
-def test_a_memo_that_boasts(tmp_path):
-    """In C the unpickler would allocate 4 GB for nine bytes."""
+@pytest.mark.parametrize('contents', [b'\x80\x02]r\xff\xff\xff\x0f.', b'\x80\x05\x96\0\0\0\x80\0\0\0\0.'])
+def test_numbers_and_sizes_that_boast(tmp_path, contents):
+    """An unpickler would allocate gigabytes: the one in C for the number, the one in Python for the size."""
     write_cifar(tmp_path, 100)
-    (tmp_path / 'cifar-100-python' / 'train').write_bytes(b'\x80\x02]r\xff\xff\xff\x0f.')
+    (tmp_path / 'cifar-100-python' / 'train').write_bytes(contents)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(ValueError, match='holds a list'):
+    with pytest.raises(ValueError, match='is damaged'):
         open_dataset('torch/cifar100', str(tmp_path), 'train')
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 100_000  # KiB
 
