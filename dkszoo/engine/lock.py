@@ -61,12 +61,14 @@ class FolderLock:
 
         Raises:
             ValueError: Another process holds it.
-            OSError: The folder cannot be written, or the file is a link.
+            OSError: The folder cannot be written.
         """
         if fcntl is None:
             return
         while self.handle is None:
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)  # a link's target is not ours
+            if self.path.is_symlink():
+                self.path.unlink()  # its target is not ours
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
             try:
                 fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
