@@ -19,7 +19,7 @@ from dkszoo.data import View
 from dkszoo.engine.ranges import check_range
 from dkszoo.engine.world import join_world
 
-from .main import Parser, fail, prog_name
+from .main import Parser, fail, prog_name, tell
 from .subject import Subject, is_export, open_view, read_subject
 
 MEMORY = ('out of memory', "can't allocate memory")  # in torch's messages, for a GPU and for a CPU
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
             if len(asked) == 1:
                 raise
             failed.append(one.checkpoint or one.model)
-            print(f'{failed[-1]} was not measured: {error}', file=sys.stderr)
+            tell(f'{failed[-1]} was not measured: {error}', sys.stderr)
             continue
         print_table(result)
         print(json.dumps({key: finite(value) for key, value in result.items()}, allow_nan=False), flush=True)
@@ -187,7 +187,7 @@ def measure(subject: Subject, view: View, how: dict, batch_size: int, workers: i
                 raise
             if batch_size == 1:
                 raise ValueError(f'{subject.name}: a single image is too much for the memory of {device}') from error
-            print(f'{subject.name}: out of memory with {batch_size} images, trying half as many', file=sys.stderr)
+            tell(f'{subject.name}: out of memory with {batch_size} images, trying half as many', sys.stderr)
             batch_size //= 2
 
 
