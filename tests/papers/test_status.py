@@ -241,6 +241,24 @@ def test_the_tables_of_the_second_teacher_are_what_the_runs_give(epoch):
     assert table(header, lines) in (RESULTS / 'distillation/README.md').read_text()
 
 
+@pytest.mark.parametrize('epoch', ['last', 'best'])
+def test_the_tables_of_distillation_on_cifar10_are_what_the_runs_give(epoch):
+    errors, lines = {}, []
+    for method, epochs in (('baseline', 80), ('baseline', 192), ('kd', 80), ('kd', 136), ('dskd', 80)):
+        folder, study = ('distillation', 'cifar10') if 'kd' in method else ('cifar10', 'augmented')
+        paths = (RESULTS / folder / 'runs').glob(f'{method}-epochs_{epochs}-seed?-{study}.json')
+        records = [json.loads(path.read_text()) for path in paths]
+        errors[method, epochs] = {record['seed']: 100 - record['result'][epoch]['top1'] for record in records}
+    plain, dskd = errors['baseline', 192], errors['dskd', 80]
+    for (method, epochs), own in errors.items():
+        over = gain_by_seed(plain, own) if own is not plain else ''
+        gain = [gain_by_seed(own, dskd), f'{count_ahead(dskd, own)} of {len(own)}'] if own is not dskd else ['', '']
+        lines.append([method, str(epochs), str(len(own)), show(*mean_std(list(own.values()))), over, *gain])
+    header = ('method', 'epochs', 'runs', f'error, {epoch}', 'gain over the plain 192 epochs')
+    page = (RESULTS / 'distillation/README.md').read_text()
+    assert table((*header, 'gain of `dskd` over it', 'ahead in'), lines) in page
+
+
 FINE_TUNED = {  # a run's name, without its seed: start, method, epochs
     'baseline-epochs_40-lr_0.1-initial_checkpoint_': ('random', 'baseline', '40'),
     'baseline-epochs_40': ('pretrained', 'baseline', '40'),
