@@ -41,6 +41,7 @@ class DeeplySupervised(nn.Module):
         self.branches = nn.ModuleList(branches)
         self.taps = tuple(taps)
         self.design = design
+        self.training = backbone.training  # as are the branches'
 
     def forward(self, x: torch.Tensor) -> DeepOutput:
         """Images [B, C, H, W] -> `DeepOutput`. The backbone runs once."""

@@ -32,7 +32,8 @@ def synergy_loss(
 
     m teaches n. Both forms have the gradient d/dz_n = 1/B (sum_m beta[m][n] p_n - sum_m beta[m][n] p_m); they differ
     by the entropy of the teaching heads, which the paper's H includes and the official code subtracts. The paper
-    uses beta = 1 and all ordered pairs. 0 log 0 is 0. A single head has no pair: the loss is 0.
+    uses beta = 1 and all ordered pairs. A probability that underflows to 0 adds 0, but logits must be finite (mask a
+    class with -1e9, not with -inf). A single head has no pair: the loss is 0.
 
     Time is linear in the number of heads (a matrix adds one multiply-add per pair), memory is O(heads x batch x
     classes): a head is compared with the sum of its teachers, not with each of them. First derivatives only.
@@ -115,8 +116,9 @@ class _Synergy(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple:
         if torch.is_grad_enabled():  # second derivatives, which would be silently wrong
             raise RuntimeError('synergy_loss has first derivatives only (leave create_graph=True out)')
-        scale = grad / ctx.saved_tensors[0].shape[0]
-        return None, None, None, None, *(pull * scale for pull in ctx.saved_tensors)
+        pulls = ctx.saved_tensors  # read once: activation checkpointing allows no more
+        scale = grad / pulls[0].shape[0]
+        return None, None, None, None, *(pull * scale for pull in pulls)
 
 
 def _centre(log_probs: list[Tensor]) -> None:

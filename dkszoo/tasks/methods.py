@@ -68,6 +68,8 @@ def get_method(name: str) -> Method:
     Raises:
         ValueError: Unknown name (names the nearest).
     """
+    if not isinstance(name, str):
+        raise ValueError(f"a method is a name, got {name!r} (methods are joined by '+': 'kd+ds')")
     members = []
     for part in name.split('+'):
         if part not in METHODS:

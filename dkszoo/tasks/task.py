@@ -1,6 +1,7 @@
 """The training task: timm's contract, filled with the terms of a method."""
 
 import logging
+import reprlib
 
 import torch
 from timm.task import TrainingTask, resolve_classification_loss
@@ -12,7 +13,7 @@ from dkszoo.branches import DeeplySupervised, classifiers
 from .methods import get_method, warn_unread
 from .pairing import example_batch, pair_stages
 from .settings import make_settings
-from .teacher import Teacher, adopt_teacher
+from .teacher import adopt_teacher
 from .terms import TERMS, Context
 from .trainable import TrainableModule
 
@@ -57,10 +58,10 @@ class DeepSupervisionTask(TrainingTask):
         verbose: bool = True,
         **settings,
     ):
-        super().__init__(device=device or next(model.parameters()).device, dtype=dtype, verbose=verbose)
+        net = as_net(model)
+        super().__init__(device=device or next(net.parameters()).device, dtype=dtype, verbose=verbose)
         self.method = method
         spec, settings = get_method(method), make_settings(settings)
-        net = as_net(model)
         needs_branches = spec.needs_branches(settings)
         if needs_branches and not net.branches:
             raise ValueError(f'method {method!r} needs branches (use attach_branches, or create_model(branches=...))')
@@ -74,11 +75,8 @@ class DeepSupervisionTask(TrainingTask):
         if net.num_classes == 1 and (idle := [name for name in spec.terms if TERMS[name].uses_softmax]):
             _logger.warning('a softmax over one class is 1: %s will always be 0 (use two classes)', ', '.join(idle))
         warn_unread(spec, settings)
-        described = isinstance(teacher, Teacher)  # then its maker chose the normalisation
-        teacher = None if teacher is None else adopt_teacher(teacher, net)
+        teacher = None if teacher is None else adopt_teacher(teacher, net, verbose)
         object.__setattr__(self, 'teacher', teacher)  # no submodule: not in state_dict(), parameters() or train()
-        if verbose and teacher is not None and teacher.renormalises and not described:
-            _logger.info('teacher: images are normalised again for it, to the mean and std of its pretrained_cfg')
         kinds = [TERMS[name] for name in spec.terms]
         uses_stages = any(kind.uses_stages for kind in kinds)
         own_stages, self.teacher_stages = pair_stages(net.backbone, teacher.model) if uses_stages else ((), ())
@@ -86,8 +84,8 @@ class DeepSupervisionTask(TrainingTask):
         if any(kind.uses_example for kind in kinds):
             example = example_batch(net, teacher, (own_stages, self.teacher_stages))
         criterion = resolve_classification_loss(criterion, self.device)
-        if not callable(criterion):
-            raise ValueError(f'criterion must be a loss (logits, target) -> scalar, got {criterion!r}')
+        if not callable(criterion) or isinstance(criterion, type) or hasattr(criterion, 'forward_features'):
+            raise ValueError(f'criterion must be a loss (logits, target) -> scalar, got {reprlib.repr(criterion)}')
         weight = next(net.parameters())
         if isinstance(criterion, nn.Module):  # in the precision that logits are promoted to
             criterion.to(weight.device, torch.promote_types(weight.dtype, torch.float32))

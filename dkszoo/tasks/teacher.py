@@ -1,5 +1,6 @@
 """The teacher: a frozen network that provides targets."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
@@ -9,6 +10,8 @@ from torch import nn
 
 from dkszoo.branches import DeeplySupervised, strip
 from dkszoo.branches.output import to_map
+
+_logger = logging.getLogger(__name__)
 
 
 class TeacherOutput(NamedTuple):
@@ -38,7 +41,7 @@ class Teacher(nn.Module):
         dtype: Data type it computes in, regardless of autocast; None: its own, subject to autocast.
 
     Raises:
-        ValueError: Means or standard deviations of different lengths.
+        ValueError: Means or standard deviations of different lengths, or a scripted or exported graph.
     """
 
     def __init__(
@@ -52,7 +55,10 @@ class Teacher(nn.Module):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        self.model = strip(model).requires_grad_(False).eval()
+        try:
+            self.model = strip(model).requires_grad_(False).eval()
+        except (NotImplementedError, RuntimeError) as error:
+            raise ValueError(f'the teacher cannot be frozen: {error} (pass the network, not a graph of it)') from error
         self.dtype = dtype
         self.input_size = None if input_size is None else tuple(input_size)
         described = own_statistics(self.model)
@@ -135,8 +141,8 @@ def own_statistics(model: nn.Module) -> tuple[Sequence[float] | None, Sequence[f
     return (mean, std) if fits else (None, None)
 
 
-def adopt_teacher(teacher: nn.Module, net: DeeplySupervised) -> Teacher:
-    """The teacher as a `Teacher`, on the network's device.
+def adopt_teacher(teacher: nn.Module, net: DeeplySupervised, verbose: bool = True) -> Teacher:
+    """The teacher as a `Teacher`, on the network's device; `verbose` warns if it is to see other images than given.
 
     Raises:
         TypeError: It is not a module.
@@ -153,6 +159,12 @@ def adopt_teacher(teacher: nn.Module, net: DeeplySupervised) -> Teacher:
     if not isinstance(teacher, Teacher):
         mean, std = own_statistics(net.backbone)
         teacher = Teacher(teacher, input_mean=mean, input_std=std)
+        if verbose and teacher.renormalises:
+            _logger.warning(
+                "images are normalised again for the teacher, from the mean and std of the network's pretrained_cfg to "
+                'those of its own (if yours are normalised as for the teacher: tasks.Teacher(model, mean, std, '
+                'input_mean=mean, input_std=std))'
+            )
     if teacher.num_classes not in (None, net.num_classes):
         raise ValueError(
             f'the teacher has {teacher.num_classes} classes, the network {net.num_classes} '

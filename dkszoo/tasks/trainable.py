@@ -48,7 +48,7 @@ class TrainableModule(nn.Module):
         values = {name: term(batch) for name, term in self.terms.items()}
         loss = torch.stack(list(values.values())).sum()
         if self.idle_branches:  # DDP needs a gradient for every parameter, even if it is zero
-            loss = loss + 0.0 * sum(z.float().sum() for z in output.branch_logits)
+            loss = loss + sum(z[:0].float().sum() for z in output.branch_logits)
         result = {'loss': loss, 'output': output.logits, **{name: value.detach() for name, value in values.items()}}
         if self.report_branches:
             result['branch_output'] = tuple(z.detach() for z in output.branch_logits)

@@ -182,6 +182,8 @@ def test_kd_and_ds_on_the_paper_s_three_places():
 def test_unknown_names():
     with pytest.raises(ValueError, match=r"unknown method 'dsk' \(did you mean .*dks.*\? methods: baseline, ds,"):
         get_method('dsk')
+    with pytest.raises(ValueError, match=r"a method is a name, got \['kd', 'ds'\]"):
+        get_method(['kd', 'ds'])
     with pytest.raises(ValueError, match="unknown setting 'kd_tau'"):
         make_task('kd', kd_tau=2)
 

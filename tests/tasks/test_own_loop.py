@@ -6,6 +6,7 @@ import torch
 from task_zoo import STUDENT, make_task, make_teacher, network
 from timm.optim import create_optimizer_v2
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import dkszoo
 
@@ -104,8 +105,40 @@ def test_the_criterion_is_a_part_once():
     task.trainable_module.criterion = nn.Identity()  # whatever is there is what the terms take
     with pytest.raises(TypeError):
         task(torch.randn(2, 1, 32, 32), torch.arange(2))
-    with pytest.raises(ValueError, match='criterion must be a loss'):
-        make_task('ds', criterion='cross_entropy')
+    for wrong in ('cross_entropy', nn.CrossEntropyLoss, network(None)):  # the last is a teacher in the wrong place
+        with pytest.raises(ValueError, match='criterion must be a loss'):
+            make_task('ds', criterion=wrong)
+
+
+def test_a_name_is_no_network():
+    with pytest.raises(ValueError, match='str is not a timm classifier'):
+        dkszoo.DeepSupervisionTask('cifar_resnet8')
+
+
+def test_activation_checkpointing():
+    images, labels = torch.randn(4, 1, 32, 32), torch.arange(4)
+    plain, saving = make_task('dks'), make_task('dks')
+    plain(images, labels)['loss'].backward()
+    checkpoint(lambda *batch: saving(*batch)['loss'], images, labels, use_reentrant=False).backward()
+    for one, other in zip(plain.parameters(), saving.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
+
+
+def test_branches_that_nobody_reads_change_no_loss():
+    task = dkszoo.DeepSupervisionTask(network('dks'), 'baseline')
+    with torch.no_grad():
+        for head in task.get_net().classifiers()[1:]:
+            head.bias[0] = -torch.inf
+    result = task(torch.randn(2, 1, 32, 32), torch.arange(2))
+    assert result['loss'] == result['ce']
+    result['loss'].backward()
+    assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in task.get_net().branches.parameters())
+
+
+@pytest.mark.parametrize('mode', [True, False])
+def test_new_branches_are_in_the_mode_of_the_network(mode):
+    net = dkszoo.attach_branches(dkszoo.create_model('cifar_resnet8', num_classes=10).train(mode))
+    assert [net.training, *(branch.training for branch in net.branches)] == [mode] * 3
 
 
 class Learned(nn.Module):
