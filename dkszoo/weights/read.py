@@ -43,6 +43,10 @@ def read_pickle(path: str | os.PathLike, legacy: bool = True):
     open(path, 'rb').close()  # raises if it cannot be opened, which `is_zip` would take for "not a zip file"
     if zipped := is_zip(path):
         verify_zip(path)
+        if not looks_like_zip(path):
+            raise ValueError(
+                f'checkpoint {path!r} is damaged (something else stands before the zip file; take another copy)'
+            )
     elif path.endswith('.safetensors'):
         raise ValueError(f'{path!r} has weights, but no training state (start from it with --initial-checkpoint)')
     elif not legacy or looks_like_zip(path):
@@ -122,7 +126,7 @@ def find_fault(records: list[zipfile.ZipInfo], size: int) -> str | None:
             return f'{name!r} is a link'
         if record.compress_type != zipfile.ZIP_STORED or record.compress_size != record.file_size:
             return f'{name!r} is compressed, which torch never does'
-    if len({record.filename for record in records}) < len(records):
+    if len({record.filename.lower() for record in records}) < len(records):
         return 'it has a record twice'
     if sum(record.file_size for record in records) > size:
         return 'its records are larger than the file'

@@ -25,7 +25,7 @@ def check_pickle(path: str, zipped: bool) -> None:
     if zipped:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
-                if name.endswith('data.pkl'):
+                if name.lower().endswith('data.pkl'):  # torch's reader does not tell upper from lower case
                     check_stream(io.BytesIO(archive.read(name)))
     else:
         with open(path, 'rb') as file:
@@ -81,7 +81,7 @@ def check_limits(contents) -> None:
             of a method.
     """
     for value in walk(contents, MOST_VALUES):
-        if any(hasattr(type(value), name) for name in getattr(value, '__dict__', ())):
+        if any(not isinstance(name, str) or hasattr(type(value), name) for name in getattr(value, '__dict__', ())):
             raise ValueError('it holds an attribute in the place of a method')
         if isinstance(value, torch.Tensor):
             check_tensor(value)

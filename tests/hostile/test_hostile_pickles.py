@@ -152,6 +152,15 @@ def test_zip_files(refused, name):
         assert says in refused(*argv)
 
 
+def test_what_stands_before_a_zip_file(refused):
+    """torch would read it, and not the zip file."""
+    torch.save({'a': 1}, refused.place / 'old.pth', _use_new_zipfile_serialization=False)
+    torch.save({'a': 2}, refused.place / 'new.pth')
+    both = b''.join((refused.place / name).read_bytes() for name in ('old.pth', 'new.pth'))
+    (refused.place / 'x.pth').write_bytes(both)
+    assert 'something else stands before the zip file' in refused('convert', 'x.pth', 'o.safetensors')
+
+
 @pytest.mark.filterwarnings('ignore:Duplicate name')
 def test_a_record_that_stands_twice(refused):
     rezip(refused.place / 'x.pth', {}, add=[('x/data.pkl', pickle.dumps({}))])

@@ -29,6 +29,12 @@ def hiding(value, name: str):
     return value
 
 
+def unnamed() -> OrderedDict:
+    value = OrderedDict(a=1)
+    value.__dict__[5] = 'x'
+    return value
+
+
 def recursive() -> argparse.Namespace:
     items = []
     items += [items, items]
@@ -47,6 +53,7 @@ OBJECTS = {
     'shared lists of settings': (lambda: argparse.Namespace(a=doubling_list()), 'too many values'),
     'recursive settings': (recursive, 'too many values'),
     'hidden method of a tensor': (lambda: hiding(nn.Parameter(torch.zeros(3)), 'detach'), 'place of a method'),
+    'attribute without a name': (unnamed, 'place of a method'),
     'hidden method of a dict': (lambda: hiding(OrderedDict(a=1), 'values'), 'place of a method'),
     'expanded tensor': (lambda: torch.zeros(1, 1).expand(300_000_000, 64), 'with more numbers than are stored'),
     'complex tensor': (lambda: torch.zeros(3, dtype=torch.complex64), 'not plain numbers'),
@@ -61,12 +68,13 @@ def refused(path, says: str) -> None:
         read_pickle(path)
 
 
-@pytest.mark.parametrize('form', ['zip', 'bare', 'old, object', 'old, storages'])
+@pytest.mark.parametrize('form', ['data.pkl', 'DATA.PKL', 'bare', 'old, object', 'old, storages'])
 def test_tuples_that_double(form, tmp_path):
+    """torch finds DATA.PKL, too."""
     path = tmp_path / 'bomb.pth.tar'
-    if form == 'zip':
+    if form.lower() == 'data.pkl':
         with zipfile.ZipFile(path, 'w') as archive:
-            archive.writestr('a/data.pkl', doubling_tuples())
+            archive.writestr(f'a/{form}', doubling_tuples())
             archive.writestr('a/version', '3\n')
             archive.writestr('a/byteorder', 'little')
     else:
