@@ -58,7 +58,7 @@ def number(kind: IntegerType, data: bytes) -> int:
 ALLOWED = {
     ('numpy', 'ndarray'): None,  # only handed to _reconstruct
     ('numpy', 'dtype'): IntegerType,
-    ('_codecs', 'encode'): str.encode,  # makes bytes, as Python 3 pickles them for Python 2
+    ('_codecs', 'encode'): lambda text, _: to_bytes(text),  # as Python 3 pickles bytes for Python 2, always as latin1
 }
 for core in ('numpy.core', 'numpy._core'):
     ALLOWED[f'{core}.multiarray', '_reconstruct'] = IntegerArray

@@ -24,6 +24,7 @@ OPENERS = {
     **dict.fromkeys(FOLDERS, open_idx),
     **dict.fromkeys(KINDS, open_cifar),
 }
+FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'PPM', 'WEBP', 'TIFF')  # for EPS, Pillow would start Ghostscript
 IMAGE_FOLDERS = ('', 'torch/image_folder', 'torch/folder')
 # timm's prefixes besides torch and hfds, and its names after `torch/` besides the small sets.
 SEQUENCES = ('hfids', 'tfds', 'wds')  # no random access, which the sample stream needs
@@ -79,7 +80,9 @@ def read_sample(base: Dataset, index: int) -> tuple[Image.Image, int]:
     mode = base.input_img_mode
     try:
         file, target, *_ = reader[index]
-        with file, Image.open(file) as opened:
+        with file, Image.open(file, formats=FORMATS) as opened:
+            if max(opened.size) > 1000 * min(opened.size):  # resized by its short side it would fill the memory
+                raise ValueError(f'it has {opened.width} x {opened.height} pixels')
             if opened.mode.startswith(('I', 'F')):  # Pillow would turn all values above 255 white
                 raise ValueError(f'it has more than 8 bits per channel (mode {opened.mode})')
             image = opened.convert(mode) if mode else opened.copy()

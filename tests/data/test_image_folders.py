@@ -119,6 +119,24 @@ def test_images_of_more_than_eight_bits_are_not_cut_off(tmp_path, mode):
         read_sample(open_dataset('', str(tmp_path), 'train', 1), 0)
 
 
+@pytest.mark.parametrize(
+    ('image', 'says'),
+    [
+        (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\nshowpage\n', 'cannot identify image file'),
+        (Image.new('L', (5000, 1)), 'it has 5000 x 1 pixels'),
+    ],
+    ids=['a program', 'a line'],
+)
+def test_images_that_cost_too_much_are_named(tmp_path, monkeypatch, image, says):
+    """Ghostscript would run a PostScript file; a line is resized until its short side has the size of an image."""
+    make(tmp_path, 1)
+    path = tmp_path / 'train/a/000.png'
+    path.write_bytes(image) if isinstance(image, bytes) else image.save(path)
+    monkeypatch.setattr(subprocess, 'check_call', lambda *_, **__: pytest.fail('a program was started'))
+    with pytest.raises(UnreadableImage, match=rf'a/000\.png.*{says}'):
+        read_sample(open_dataset('', str(tmp_path), 'train'), 0)
+
+
 def test_an_empty_folder(tmp_path):
     make(tmp_path, 0)
     with pytest.raises(ValueError, match='Found 0 images'):

@@ -1,5 +1,6 @@
 """Data sets of small images: files are read as they were written; damaged or hostile ones raise a ValueError."""
 
+import codecs
 import gzip
 import os
 import pickle
@@ -155,6 +156,7 @@ def hostile_files(marker: str) -> dict:
         'getattr': (Payload(getattr, 'text', 'upper'), 'getattr'),
         'objects': ({**good, b'data': np.array([[run]], dtype=object)}, 'array of object'),
         'object array': ({**good, b'data': np.array([['a']], dtype=object)}, 'array of object'),
+        'codec': ({**good, b'filenames': [Payload(codecs.encode, '\u20ac', 'hex')]}, 'latin-1'),
         'list': ([1, 2], 'holds a list'),
         'no images': ({b'fine_labels': [0, 1]}, 'no images'),
         'floats': ({**good, b'data': np.zeros((2, 3072))}, 'array of float64'),
