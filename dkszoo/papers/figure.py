@@ -65,10 +65,18 @@ def draw_groups(plans: list[Plan], results: dict[str, Result], path: Path) -> No
 
 
 def mean_errors(folders: list[Path], metric: str) -> list[float]:
-    """Error (100 minus the metric) after each epoch, averaged over finished runs of equal length; empty without any."""
+    """Error (100 minus the metric) after each epoch, averaged over finished runs of equal length; empty without any.
+
+    Raises:
+        ValueError: A summary.csv is damaged.
+    """
     runs = []
     for folder in folders:
-        with open(folder / 'summary.csv', newline='', encoding='utf-8') as file:
+        path = folder / 'summary.csv'
+        with open(path, newline='', encoding='utf-8') as file:
             rows = csv.DictReader(file)
-            runs.append([100 - float(row.get(f'eval_{metric}') or row[f'eval_test_{metric}']) for row in rows])
+            try:
+                runs.append([100 - float(row.get(f'eval_{metric}') or row[f'eval_test_{metric}']) for row in rows])
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f'{str(path)!r} is damaged (remove its folder, and the run is repeated)') from error
     return [math.fsum(values) / len(values) for values in zip(*runs, strict=True)]

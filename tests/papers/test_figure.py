@@ -4,7 +4,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from dkszoo.cli.reproduce import read_flags
-from dkszoo.papers.figure import draw_groups
+from dkszoo.papers.figure import draw_groups, mean_errors
 from dkszoo.papers.grid import Result
 from dkszoo.papers.records import read_table
 from dkszoo.papers.reproduce import plan_table
@@ -43,3 +43,12 @@ def test_matplotlib_settings_that_fail_leave_a_warning(tmp_path, monkeypatch, ca
 def test_without_a_finished_run_there_is_no_figure(tmp_path):
     draw_groups(plan_table(read_table('dks-table1')[:1], 'small', 1, read_flags, {}), {}, tmp_path / 'x.png')
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    'text', ['epoch,top1\n0,80\n', 'epoch,eval_top1\n0,x\n', 'epoch,eval_top1,eval_test_top1\n0\n']
+)
+def test_a_damaged_summary_is_named(tmp_path, text):
+    (tmp_path / 'summary.csv').write_text(text)
+    with pytest.raises(ValueError, match=r"summary\.csv' is damaged"):
+        mean_errors([tmp_path], 'top1')
