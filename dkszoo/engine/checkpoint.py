@@ -133,10 +133,14 @@ def replace_checkpoint(path: Path, write: Callable[[Path], object], check: Calla
     except (OSError, RuntimeError, ValueError) as error:
         if 'DataLoader worker' in str(error):  # torch says so in whatever it interrupts
             raise
-        cause = system_error(error)
-        failed = OSError(f'cannot write {str(path)!r}: {getattr(cause, "strerror", None) or first_line(error)}')
-        failed.errno = getattr(cause, 'errno', None)
+        failed = OSError(f'cannot write {str(path)!r}: {reason(error)}')
+        failed.errno = getattr(system_error(error), 'errno', None)
         raise failed from error
+
+
+def reason(error: BaseException) -> str:
+    """The cause of a failed write, in one line."""
+    return getattr(system_error(error), 'strerror', None) or first_line(error)
 
 
 def system_error(error: BaseException | None) -> OSError | None:
