@@ -151,10 +151,10 @@ def test_the_tables_of_lengths_are_what_the_runs_give(folder, study):
     assert any(published[i : i + len(lines)] == lines for i in starts)
 
 
-def errors_of_ten_seeds(runs: str, method: str, epochs: int, study: str = '') -> dict[int, float]:
-    """Test errors after the last epoch, by seed."""
+def errors_of_ten_seeds(runs: str, method: str, epochs: int, study: str = '', epoch: str = 'last') -> dict[int, float]:
+    """Test errors after the last or the best epoch, by seed."""
     paths = [RESULTS / runs / f'{method}-epochs_{epochs}-seed{seed}{study}.json' for seed in range(10)]
-    return {seed: 100 - json.loads(p.read_text())['result']['last']['top1'] for seed, p in enumerate(paths)}
+    return {seed: 100 - json.loads(p.read_text())['result'][epoch]['top1'] for seed, p in enumerate(paths)}
 
 
 def count_ahead(errors: dict[int, float], others: dict[int, float]) -> str:
@@ -206,10 +206,8 @@ def test_what_is_said_of_cifar10_is_what_the_runs_give(study, length, method, ep
 def test_the_tables_of_distillation_are_what_the_runs_give(epoch):
     errors = {}
     for method, epochs in (('baseline', 80), ('baseline', 160), ('kd', 80), ('dskd', 80), ('dks', 80)):
-        folder, study = ('distillation', '') if 'kd' in method else ('lengths', '-resnet8-float32')
-        paths = (RESULTS / folder / 'runs').glob(f'{method}-epochs_{epochs}-seed?{study}.json')
-        records = [json.loads(path.read_text()) for path in paths]
-        errors[method, epochs] = {record['seed']: 100 - record['result'][epoch]['top1'] for record in records}
+        runs, study = ('distillation/runs', '') if 'kd' in method else ('lengths/runs', '-resnet8-float32')
+        errors[method, epochs] = errors_of_ten_seeds(runs, method, epochs, study, epoch)
     header = ('method', 'epochs', 'runs', f'error, {epoch}')
     plain, lines = [('baseline', 80), ('baseline', 160)], []
     for (method, epochs), by_seed in list(errors.items())[:4]:
@@ -226,14 +224,9 @@ def test_the_tables_of_distillation_are_what_the_runs_give(epoch):
 
 @pytest.mark.parametrize('epoch', ['last', 'best'])
 def test_the_tables_of_the_second_teacher_are_what_the_runs_give(epoch):
-    errors = {}
-    for path in (RESULTS / 'distillation/runs').glob('*-seed?-teacher1.json'):
-        record = json.loads(path.read_text())
-        key = (record['settings']['method'], record['settings']['epochs'])
-        errors.setdefault(key, {})[record['seed']] = 100 - record['result'][epoch]['top1']
-    dskd, lines = errors['dskd', 80], []
+    dskd, lines = errors_of_ten_seeds('distillation/runs', 'dskd', 80, '-teacher1', epoch), []
     for method, epochs in (('kd', 80), ('kd', 136), ('dskd', 80)):
-        other = errors[method, epochs]
+        other = errors_of_ten_seeds('distillation/runs', method, epochs, '-teacher1', epoch)
         gain = [gain_by_seed(other, dskd), f'{count_ahead(dskd, other)} of {len(other)}']
         figures = [method, str(epochs), str(len(other)), show(*mean_std(list(other.values())))]
         lines.append([*figures, *(gain if method == 'kd' else ['', ''])])
@@ -245,10 +238,8 @@ def test_the_tables_of_the_second_teacher_are_what_the_runs_give(epoch):
 def test_the_tables_of_distillation_on_cifar10_are_what_the_runs_give(epoch):
     errors, lines = {}, []
     for method, epochs in (('baseline', 80), ('baseline', 192), ('kd', 80), ('kd', 136), ('dskd', 80)):
-        folder, study = ('distillation', 'cifar10') if 'kd' in method else ('cifar10', 'augmented')
-        paths = (RESULTS / folder / 'runs').glob(f'{method}-epochs_{epochs}-seed?-{study}.json')
-        records = [json.loads(path.read_text()) for path in paths]
-        errors[method, epochs] = {record['seed']: 100 - record['result'][epoch]['top1'] for record in records}
+        runs, study = ('distillation/runs', '-cifar10') if 'kd' in method else ('cifar10/runs', '-augmented')
+        errors[method, epochs] = errors_of_ten_seeds(runs, method, epochs, study, epoch)
     plain, dskd = errors['baseline', 192], errors['dskd', 80]
     for (method, epochs), own in errors.items():
         over = gain_by_seed(plain, own) if own is not plain else ''
