@@ -41,7 +41,7 @@ class DeeplySupervised(nn.Module):
         self.branches = nn.ModuleList(branches)
         self.taps = tuple(taps)
         self.design = design
-        self.training = backbone.training  # as are the branches'
+        self.training = backbone.training  # new branches are made in this mode, too
 
     def forward(self, x: torch.Tensor) -> DeepOutput:
         """Images [B, C, H, W] -> `DeepOutput`. The backbone runs once."""

@@ -41,7 +41,7 @@ class IntegerArray:
 
     def __setstate__(self, state: tuple):
         _, shape, kind, by_columns, data = state
-        self.values = np.frombuffer(to_bytes(data), kind.dtype).reshape(shape, order='F' if by_columns else 'C')
+        self.values = filled_array(to_bytes(data), kind, shape, 'F' if by_columns else 'C')
 
 
 def filled_array(data: bytes, kind: IntegerType, shape: tuple, order: str) -> np.ndarray:

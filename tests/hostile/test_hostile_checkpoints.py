@@ -32,8 +32,8 @@ def nested() -> list:
     return value
 
 
+POSITION = ('MT19937', torch.zeros(624, dtype=torch.int64), 2**30, 0, 0.0)  # a state of NumPy's generator
 # Where in the file, what is put there, what the message says.
-POSITION = ('MT19937', torch.zeros(624, dtype=torch.int64), 2**30, 0, 0.0)
 DAMAGE = {
     'format': ((*OWN, 'format'), [[1]], 'has format [['),
     'format as truth': ((*OWN, 'format'), True, 'has format True'),

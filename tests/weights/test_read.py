@@ -14,6 +14,16 @@ from dkszoo.weights import backbone_state, load_strictly, read_pickle
 from dkszoo.weights.allowed import name_of
 
 
+class Call:
+    """Unpickles as the result of a call."""
+
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call[0], self.call[1:]
+
+
 def saved(tmp_path, value, **kwargs):
     path = tmp_path / 'file.pth'
     torch.save(value, path, **kwargs)
@@ -45,7 +55,7 @@ def test_what_others_let_in_stays_let_in(tmp_path):
 def test_no_name_is_let_in_twice(tmp_path, monkeypatch):
     """torch keeps its allow-list as a set: of two entries of a name, chance would choose."""
     path, plain, names = saved(tmp_path, {'a': np.float64(3.5)}), torch.load, []
-    theirs = [np._core.multiarray.scalar, np.dtype, type(np.dtype('f8')), Evil]
+    theirs = [np._core.multiarray.scalar, np.dtype, type(np.dtype('f8')), Call]
 
     def load(*args, **kwargs):
         names.extend(map(name_of, torch.serialization.get_safe_globals()))
@@ -56,7 +66,7 @@ def test_no_name_is_let_in_twice(tmp_path, monkeypatch):
         assert read_pickle(path) == {'a': 3.5}
         assert set(torch.serialization.get_safe_globals()) >= set(theirs)
     assert len(names) == len(set(names))
-    assert name_of(Evil) in names
+    assert name_of(Call) in names
 
 
 def test_several_threads_may_read(tmp_path):
@@ -73,16 +83,6 @@ def test_several_threads_may_read(tmp_path):
 def test_numpy_scalars_of_every_kind(tmp_path, kind):
     back = read_pickle(saved(tmp_path, {'a': np.dtype(kind).type(1)}))['a']
     assert (back, back.dtype) == (1, np.dtype(kind))
-
-
-class Call:
-    """Unpickles as the result of a call."""
-
-    def __init__(self, *call):
-        self.call = call
-
-    def __reduce__(self):
-        return self.call[0], self.call[1:]
 
 
 def test_numpy_scalars_of_the_other_byte_order(tmp_path):
@@ -116,18 +116,10 @@ def test_scalars_of_numpy_1(tmp_path):
     assert read_pickle(path) == {'acc': 3.5}
 
 
-class Evil:
-    def __init__(self, target):
-        self.target = target
-
-    def __reduce__(self):
-        return os.system, (f'touch {self.target}',)
-
-
 @pytest.mark.parametrize('legacy', [False, True])
 def test_code_is_refused_and_not_run(tmp_path, legacy):
     mark = tmp_path / 'ran'
-    path = saved(tmp_path, {'state_dict': Evil(mark)}, _use_new_zipfile_serialization=not legacy)
+    path = saved(tmp_path, {'state_dict': Call(os.system, f'touch {mark}')}, _use_new_zipfile_serialization=not legacy)
     with pytest.raises(ValueError, match='code or objects'):
         read_pickle(path)
     assert not mark.exists()
